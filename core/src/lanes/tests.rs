@@ -1,0 +1,354 @@
+#![allow(clippy::expect_used)]
+
+use std::collections::{HashMap, HashSet, VecDeque};
+
+use proptest::prelude::*;
+
+use super::*;
+
+const LIMITS: Limits = Limits { calls_per_bot: 2, waiting_per_bot: 4, waiting_total: 100 };
+const FRESH: Neighbours = Neighbours { earlier: false, later: false };
+
+fn ticket(event: EventId, conversation: Conversation, message: MessageId) -> Ticket {
+    Ticket { event, bot: 1, conversation, message }
+}
+
+fn lanes_with(tickets: impl IntoIterator<Item = Ticket>) -> Lanes {
+    let mut lanes = Lanes::new(LIMITS);
+    for ticket in tickets {
+        lanes.offer(ticket, FRESH);
+    }
+    lanes
+}
+
+#[test]
+fn a_lane_runs_its_lowest_message_and_nothing_beside_it() {
+    let mut lanes = lanes_with([ticket(1, 7, 30), ticket(2, 7, 20), ticket(3, 7, 10)]);
+    for event in [3, 2, 1] {
+        assert_eq!(lanes.next_event(), Some(event));
+        assert_eq!(lanes.next_event(), None);
+        lanes.finished(event);
+    }
+    assert_eq!(lanes.held(), 0);
+    assert!(lanes.bots.is_empty());
+}
+
+#[test]
+fn lanes_run_beside_each_other_up_to_the_bots_limit() {
+    let mut lanes = lanes_with([ticket(1, 7, 1), ticket(2, 8, 2), ticket(3, 9, 3)]);
+    assert_eq!((lanes.next_event(), lanes.next_event()), (Some(1), Some(2)));
+    assert_eq!(lanes.next_event(), None);
+    lanes.finished(2);
+    assert_eq!(lanes.next_event(), Some(3));
+}
+
+#[test]
+fn calls_of_an_event_count_each_by_itself() {
+    let mut lanes = lanes_with([ticket(1, 7, 1)]);
+    lanes.next_event();
+    lanes.opened(1, &[11, 12, 13]);
+    assert_eq!((lanes.next_call(), lanes.next_call()), (Some((1, 11)), Some((1, 12))));
+    assert_eq!(lanes.next_call(), None);
+    lanes.call_ended(1);
+    assert_eq!(lanes.next_call(), Some((1, 13)));
+}
+
+#[test]
+fn bots_take_turns_however_much_one_of_them_has() {
+    let mut lanes = Lanes::new(Limits { calls_per_bot: 100, waiting_per_bot: 100, waiting_total: 1000 });
+    for event in 0..50 {
+        lanes.offer(Ticket { event, bot: 1, conversation: event, message: event }, FRESH);
+    }
+    lanes.offer(Ticket { event: 100, bot: 2, conversation: 0, message: 0 }, FRESH);
+    lanes.next_event();
+    assert_eq!(lanes.next_event(), Some(100));
+}
+
+#[test]
+fn an_event_without_room_is_left_and_asked_for_when_half_is_free() {
+    let mut lanes = lanes_with((1..=4).map(|event| ticket(event, event, event)));
+    assert_eq!(lanes.offer(ticket(5, 5, 5), FRESH), Offered::Left);
+    assert!(lanes.take_wants(true).is_empty());
+    lanes.next_event();
+    lanes.next_event();
+    assert!(lanes.take_wants(false).is_empty());
+    let wants = lanes.take_wants(true);
+    assert_eq!(wants.bots.len(), 1);
+    assert_eq!(wants.bots[0].rows_max, 2);
+    assert_eq!(wants.bots[0].held.iter().collect::<HashSet<_>>(), [1, 2, 3, 4].iter().collect());
+    assert!(lanes.take_wants(true).is_empty());
+}
+
+#[test]
+fn an_earlier_message_evicts_the_last_one_of_its_lane() {
+    let mut lanes = lanes_with((1..=4).map(|event| ticket(event, 7, event * 10)));
+    assert_eq!(lanes.offer(ticket(5, 7, 15), FRESH), Offered::Held { evicted: Some(4) });
+    assert_eq!(lanes.offer(ticket(6, 7, 50), FRESH), Offered::Left);
+}
+
+#[test]
+fn a_lane_waits_with_its_parked_event() {
+    let mut lanes = lanes_with([ticket(1, 7, 1), ticket(2, 7, 2)]);
+    lanes.next_event();
+    assert_eq!(lanes.parked(1), [2]);
+    assert_eq!(lanes.next_event(), None);
+    assert_eq!(lanes.offer(ticket(3, 7, 3), Neighbours { earlier: true, later: false }), Offered::Left);
+    let wants = lanes.take_wants(true);
+    assert_eq!(wants.lanes, [LaneWant { bot: 1, conversation: 7, rows_max: 4 }]);
+    assert!(lanes.pulled(1, 7, &[], false).is_empty());
+    assert!(lanes.bots.is_empty());
+}
+
+#[test]
+fn a_lane_that_ran_empty_asks_for_what_was_left() {
+    let mut lanes = lanes_with((1..=6).map(|event| ticket(event, 7, event)));
+    for event in 1..=4 {
+        assert_eq!(lanes.next_event(), Some(event));
+        lanes.finished(event);
+    }
+    assert_eq!(lanes.next_event(), None);
+    assert_eq!(lanes.take_wants(false).lanes.len(), 1);
+    assert_eq!(lanes.pulled(1, 7, &[ticket(5, 7, 5), ticket(6, 7, 6)], false), [5, 6]);
+    assert_eq!(lanes.next_event(), Some(5));
+}
+
+/// A row of the simulated inbox.
+#[derive(Debug, Clone)]
+struct Row {
+    ticket: Ticket,
+    finished: bool,
+    parked: bool,
+    behind: bool,
+}
+
+/// What the lanes asked of the inbox.
+enum Job {
+    Pull(LaneWant),
+    Refill(BotWant),
+}
+
+/// What the inbox has sent to the lanes.
+#[derive(Debug)]
+enum Mail {
+    Offer(Ticket, Neighbours),
+    Pulled(LaneWant, Vec<Ticket>, bool),
+    Refilled(BotId, Vec<Ticket>, bool),
+}
+
+/// The lanes together with an inbox that does one job after the other and whose results arrive later,
+/// in order.
+struct Simulation {
+    lanes: Lanes,
+    rows: Vec<Row>,
+    jobs: VecDeque<Job>,
+    mail: VecDeque<Mail>,
+    running: Vec<(EventId, usize)>,
+    limits: Limits,
+}
+
+impl Simulation {
+    fn new(limits: Limits) -> Self {
+        Self {
+            lanes: Lanes::new(limits),
+            rows: Vec::new(),
+            jobs: VecDeque::new(),
+            mail: VecDeque::new(),
+            running: Vec::new(),
+            limits,
+        }
+    }
+
+    fn has_earlier(&self, of: &Ticket) -> bool {
+        self.rows.iter().any(|row| {
+            !row.finished
+                && (row.ticket.bot, row.ticket.conversation) == (of.bot, of.conversation)
+                && (row.ticket.message, row.ticket.event) < (of.message, of.event)
+        })
+    }
+
+    fn has_later(&self, of: &Ticket) -> bool {
+        let lane = self.unfinished(|row| (row.bot, row.conversation) == (of.bot, of.conversation));
+        lane.last().is_some_and(|row| row.ticket.message > of.message)
+    }
+
+    fn store(&mut self, bot: BotId, conversation: Conversation, message: MessageId) {
+        let event = self.rows.len() as EventId;
+        let ticket = Ticket { event, bot, conversation, message };
+        let behind = self.has_earlier(&ticket);
+        let later = self.has_later(&ticket);
+        self.rows.push(Row { ticket, finished: false, parked: false, behind });
+        self.mail.push_back(Mail::Offer(ticket, Neighbours { earlier: behind, later }));
+    }
+
+    fn unpark(&mut self, event: EventId) {
+        let ticket = self.rows[event as usize].ticket;
+        self.rows[event as usize].parked = false;
+        let earlier = self.has_earlier(&ticket);
+        self.rows[event as usize].behind = earlier;
+        self.mail.push_back(Mail::Offer(ticket, Neighbours { earlier, later: true }));
+    }
+
+    fn serve(&mut self) -> bool {
+        match self.jobs.pop_front() {
+            None => return false,
+            Some(Job::Pull(want)) => {
+                let lane =
+                    self.unfinished(|row| (row.bot, row.conversation) == (want.bot, want.conversation));
+                let page = &lane[..lane.len().min(want.rows_max)];
+                let free: Vec<Ticket> =
+                    page.iter().take_while(|row| !row.parked).map(|row| row.ticket).collect();
+                let more = lane.len() > free.len();
+                self.mail.push_back(Mail::Pulled(want, free, more));
+            }
+            Some(Job::Refill(want)) => {
+                let mut heads: Vec<Ticket> = self
+                    .unfinished(|row| row.bot == want.bot && !want.held.contains(&row.event))
+                    .iter()
+                    .filter(|row| !row.parked && !row.behind && !self.has_earlier(&row.ticket))
+                    .map(|row| row.ticket)
+                    .collect();
+                let more = heads.len() > want.rows_max;
+                heads.truncate(want.rows_max);
+                self.mail.push_back(Mail::Refilled(want.bot, heads, more));
+            }
+        }
+        true
+    }
+
+    fn unfinished(&self, wanted: impl Fn(&Ticket) -> bool) -> Vec<&Row> {
+        let mut rows: Vec<&Row> =
+            self.rows.iter().filter(|row| !row.finished && wanted(&row.ticket)).collect();
+        rows.sort_by_key(|row| (row.ticket.message, row.ticket.event));
+        rows
+    }
+
+    fn deliver(&mut self) -> bool {
+        match self.mail.pop_front() {
+            None => return false,
+            Some(Mail::Offer(ticket, neighbours)) => {
+                self.lanes.offer(ticket, neighbours);
+            }
+            Some(Mail::Pulled(want, rows, more)) => {
+                self.lanes.pulled(want.bot, want.conversation, &rows, more);
+            }
+            Some(Mail::Refilled(bot, rows, more)) => {
+                self.lanes.refilled(bot, &rows, more);
+            }
+        }
+        true
+    }
+
+    fn pump(&mut self) {
+        while let Some(event) = self.lanes.next_event() {
+            let ticket = self.rows[event as usize].ticket;
+            for (other, _) in &self.running {
+                let other = self.rows[*other as usize].ticket;
+                assert!(
+                    (other.bot, other.conversation) != (ticket.bot, ticket.conversation),
+                    "two events of one lane at a time"
+                );
+            }
+            assert!(!self.rows[event as usize].finished && !self.rows[event as usize].parked);
+            let offered_earlier = self.rows.iter().any(|row| {
+                let known = !self
+                    .mail
+                    .iter()
+                    .any(|mail| matches!(mail, Mail::Offer(t, _) if t.event == row.ticket.event));
+                !row.finished
+                    && known
+                    && (row.ticket.bot, row.ticket.conversation) == (ticket.bot, ticket.conversation)
+                    && (row.ticket.message, row.ticket.event) < (ticket.message, ticket.event)
+            });
+            assert!(!offered_earlier, "an earlier event of the lane was taken and unfinished");
+            let services = (event % 3 + 1) as usize;
+            self.lanes.opened(event, &(0..services as ServiceId).collect::<Vec<_>>());
+            self.running.push((event, services));
+        }
+        while self.lanes.next_call().is_some() {}
+        let mut calls: HashMap<BotId, usize> = HashMap::new();
+        for (id, bot) in &self.lanes.bots {
+            *calls.entry(*id).or_default() += bot.calls;
+            assert!(bot.calls <= self.limits.calls_per_bot && bot.open <= self.limits.calls_per_bot);
+            assert!(bot.waiting <= self.limits.waiting_per_bot + 1 + bot.lanes.len());
+        }
+        let wants = self.lanes.take_wants(true);
+        self.jobs.extend(wants.lanes.into_iter().map(Job::Pull));
+        self.jobs.extend(wants.bots.into_iter().map(Job::Refill));
+    }
+
+    fn end(&mut self, pick: usize, parks: bool) {
+        let (event, services) = self.running.swap_remove(pick);
+        let row = &mut self.rows[event as usize];
+        let in_flight = services.min(self.lanes.bots[&row.ticket.bot].calls);
+        for _ in 0..in_flight {
+            self.lanes.call_ended(row.ticket.bot);
+        }
+        if parks {
+            row.parked = true;
+            self.lanes.parked(event);
+        } else {
+            row.finished = true;
+            self.lanes.finished(event);
+        }
+    }
+
+    fn parked(&self) -> Vec<EventId> {
+        self.rows.iter().filter(|row| row.parked).map(|row| row.ticket.event).collect()
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
+
+    /// Events of few lanes arrive, out of order at times, run, park, come back; jobs of the inbox are
+    /// served at random moments. Each runs in order and alone in its lane, and every one finishes.
+    #[test]
+    fn every_event_runs_once_in_order_and_none_is_forgotten(
+        calls_per_bot in 1usize..4,
+        waiting_per_bot in 1usize..6,
+        waiting_total in 1usize..10,
+        steps in proptest::collection::vec((0u8..10, any::<prop::sample::Index>(), 0i64..6), 1..300),
+    ) {
+        let mut simulation = Simulation::new(Limits { calls_per_bot, waiting_per_bot, waiting_total });
+        let mut next_message = 10;
+        for (step, pick, lane) in steps {
+            match step {
+                0..=3 => {
+                    next_message += 2;
+                    let late = if step == 3 { 5 } else { 0 };
+                    simulation.store(lane % 2, lane / 2, next_message - late);
+                }
+                4 => { simulation.serve(); }
+                5 | 6 => { simulation.deliver(); }
+                7 | 8 if !simulation.running.is_empty() => {
+                    let at = pick.index(simulation.running.len());
+                    simulation.end(at, step == 8);
+                }
+                9 => {
+                    let parked = simulation.parked();
+                    if !parked.is_empty() { simulation.unpark(parked[pick.index(parked.len())]); }
+                }
+                _ => {}
+            }
+            simulation.pump();
+        }
+        for _ in 0..10_000 {
+            let served = simulation.serve() | simulation.deliver();
+            simulation.pump();
+            if !simulation.running.is_empty() {
+                simulation.end(0, false);
+                simulation.pump();
+            } else if !served {
+                match simulation.parked().first() {
+                    Some(event) => simulation.unpark(*event),
+                    None => break,
+                }
+            }
+        }
+        prop_assert!(simulation.rows.iter().all(|row| row.finished), "forgotten: {:?}",
+            simulation.rows.iter().filter(|row| !row.finished).collect::<Vec<_>>());
+        prop_assert_eq!(simulation.lanes.held(), 0);
+        prop_assert!(simulation.lanes.bots.is_empty());
+        prop_assert_eq!(simulation.lanes.waiting, 0);
+    }
+}

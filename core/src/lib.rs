@@ -1,0 +1,27 @@
+//! What outhook decides, as plain functions and state machines.
+//!
+//! Nothing here knows an actor, a clock, a socket or a database: time comes in as an argument,
+//! effects go out as return values. That is what lets property tests run the rules over random
+//! histories in milliseconds.
+//!
+//! | module | decides |
+//! | --- | --- |
+//! | [`event`] | what a queue delivery is, and which conversation it belongs to |
+//! | [`identity`] | how events and calls are named, also towards the endpoint |
+//! | [`lanes`] | which event may run next: order within a conversation, fair shares between bots |
+//! | [`completion`] | when an event is finished |
+//! | [`outcome`] | what an HTTP answer, or the lack of one, means |
+//! | [`answer`] | how the JSON of an answer is read |
+//! | [`retry`] | when a call is made again, and when it is given up |
+//! | [`egress`] | which URLs and addresses may be dialled |
+//! | [`excerpt`] | what of an answer may be kept |
+
+pub mod answer;
+pub mod completion;
+pub mod egress;
+pub mod event;
+pub mod excerpt;
+pub mod identity;
+pub mod lanes;
+pub mod outcome;
+pub mod retry;

@@ -1,0 +1,218 @@
+//! What an HTTP answer, or the lack of one, means.
+
+use std::fmt;
+
+use crate::identity::Millis;
+
+/// What came of one attempt, as the HTTP side saw it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Attempt {
+    /// A whole answer.
+    Answered {
+        /// Status code.
+        status: u16,
+        /// When the endpoint asked to be tried again (`Retry-After`).
+        retry_after: Option<Millis>,
+        /// The body after decompression.
+        body: Vec<u8>,
+    },
+    /// No whole answer.
+    Failed {
+        /// What went wrong.
+        fault: Fault,
+        /// The technical detail, for the ledger and the log.
+        detail: String,
+    },
+}
+
+/// Why there was no usable answer. The names are stored and shown (see [`Fault::name`]).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Fault {
+    /// The deadline over the whole call passed.
+    Timeout,
+    /// The connection was refused.
+    Refused,
+    /// The connection broke before the answer's head.
+    Reset,
+    /// The host name could not be resolved.
+    Dns,
+    /// TLS could not be agreed on.
+    Tls,
+    /// The body ended early or was framed wrongly.
+    Truncated,
+    /// What came back is not HTTP, or an encoding that was not asked for.
+    NotHttp,
+    /// The answer is larger than `http.max_response_bytes`.
+    TooLarge,
+    /// The URL can't be used.
+    BadUrl,
+    /// The egress rules forbid the address.
+    Blocked,
+    /// An answer with a status that is not 2xx.
+    Status,
+    /// A 2xx answer that is not one of the accepted shapes.
+    BadAnswer,
+    /// The interface can't carry this event (Slack's has no direct messages).
+    Unsupported,
+    /// The handler panicked.
+    Panicked,
+}
+
+impl Fault {
+    /// The stable name under which the ledger and the metrics show it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Timeout => "timeout",
+            Self::Refused => "refused",
+            Self::Reset => "reset",
+            Self::Dns => "dns",
+            Self::Tls => "tls",
+            Self::Truncated => "truncated",
+            Self::NotHttp => "not_http",
+            Self::TooLarge => "too_large",
+            Self::BadUrl => "bad_url",
+            Self::Blocked => "blocked",
+            Self::Status => "status",
+            Self::BadAnswer => "bad_answer",
+            Self::Unsupported => "unsupported",
+            Self::Panicked => "panicked",
+        }
+    }
+
+    /// Whether another attempt may end better.
+    const fn may_pass(self) -> bool {
+        matches!(
+            self,
+            Self::Timeout
+                | Self::Refused
+                | Self::Reset
+                | Self::Dns
+                | Self::Tls
+                | Self::Truncated
+                | Self::NotHttp
+        )
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// Why a call did not succeed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    /// The kind.
+    pub fault: Fault,
+    /// Status of the answer, if there was one.
+    pub status: Option<u16>,
+    /// Technical detail for operators; never shown in a conversation.
+    pub detail: String,
+}
+
+impl Failure {
+    /// The failure as half a sentence for the conversation: `…, so it got no answer.` can follow.
+    /// It names no URL, no address and nothing that the endpoint wrote.
+    pub fn told(&self) -> String {
+        match (self.fault, self.status) {
+            (Fault::Status, Some(status)) => format!("its endpoint answered with status {status}"),
+            (Fault::Timeout, _) => "its endpoint did not answer in time".into(),
+            (Fault::Refused | Fault::Reset | Fault::Dns, _) => "its endpoint could not be reached".into(),
+            (Fault::Tls, _) => "no secure connection to its endpoint could be made".into(),
+            (Fault::Truncated, _) => "its endpoint's answer was cut short".into(),
+            (Fault::TooLarge, _) => "its endpoint's answer was too large".into(),
+            (Fault::BadUrl, _) => "its endpoint's URL can't be used".into(),
+            (Fault::Blocked, _) => "its endpoint is at an address that this server may not call".into(),
+            (Fault::Unsupported, _) => "its Slack-format interface has no direct messages".into(),
+            (Fault::NotHttp | Fault::Status | Fault::BadAnswer | Fault::Panicked, _) => {
+                "its endpoint's answer could not be understood".into()
+            }
+        }
+    }
+}
+
+/// What an attempt means for its call.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// The endpoint took the event; `body` is for the handler to read.
+    Success {
+        /// Body of the 2xx answer, possibly empty.
+        body: Vec<u8>,
+    },
+    /// Another attempt may succeed.
+    Retry {
+        /// What went wrong this time.
+        failure: Failure,
+        /// The earliest moment the endpoint wants to hear from us.
+        not_before: Option<Millis>,
+    },
+    /// No further attempt would help.
+    Final(Failure),
+}
+
+/// Statuses that ask for another attempt.
+const TRY_AGAIN: [u16; 7] = [408, 425, 429, 500, 502, 503, 504];
+
+/// Judges an attempt by the outcome table. Whether a 2xx body is acceptable is for
+/// [`crate::answer`] to say.
+pub fn judge(attempt: Attempt) -> Verdict {
+    match attempt {
+        Attempt::Answered { status: 200..=299, body, .. } => Verdict::Success { body },
+        Attempt::Answered { status, retry_after, .. } => {
+            let failure = Failure {
+                fault: Fault::Status,
+                status: Some(status),
+                detail: format!("the endpoint answered with status {status}"),
+            };
+            if TRY_AGAIN.contains(&status) {
+                Verdict::Retry { failure, not_before: retry_after }
+            } else {
+                Verdict::Final(failure)
+            }
+        }
+        Attempt::Failed { fault, detail } => {
+            let failure = Failure { fault, status: None, detail };
+            if fault.may_pass() {
+                Verdict::Retry { failure, not_before: None }
+            } else {
+                Verdict::Final(failure)
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answered(status: u16) -> Verdict {
+        judge(Attempt::Answered { status, retry_after: Some(5), body: b"x".to_vec() })
+    }
+
+    #[test]
+    fn only_statuses_of_the_table_are_tried_again() {
+        for status in 100..=599 {
+            let verdict = answered(status);
+            match status {
+                200..=299 => assert!(matches!(verdict, Verdict::Success { .. }), "{status}"),
+                408 | 425 | 429 | 500 | 502 | 503 | 504 => {
+                    assert!(matches!(verdict, Verdict::Retry { not_before: Some(5), .. }), "{status}");
+                }
+                _ => assert!(matches!(verdict, Verdict::Final(_)), "{status}"),
+            }
+        }
+    }
+
+    #[test]
+    fn a_fault_of_the_line_is_tried_again_and_a_fault_of_the_target_is_not() {
+        let verdict = |fault| judge(Attempt::Failed { fault, detail: String::new() });
+        for fault in [Fault::Timeout, Fault::Refused, Fault::Reset, Fault::Dns, Fault::Tls, Fault::Truncated]
+        {
+            assert!(matches!(verdict(fault), Verdict::Retry { not_before: None, .. }), "{fault}");
+        }
+        for fault in [Fault::TooLarge, Fault::BadUrl, Fault::Blocked, Fault::Unsupported] {
+            assert!(matches!(verdict(fault), Verdict::Final(_)), "{fault}");
+        }
+    }
+}

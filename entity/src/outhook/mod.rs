@@ -1,0 +1,6 @@
+//! outhook's own tables. Times are milliseconds since the Unix epoch.
+
+pub mod call;
+pub mod dead_letter;
+pub mod event;
+pub mod reply;

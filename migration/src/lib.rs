@@ -1,0 +1,96 @@
+//! Creates and upgrades outhook's tables.
+//!
+//! Every change is a file of its own, applied once and recorded in `outhook_migration`. All
+//! pending ones run in one transaction under a lock of the whole database, so that several daemons may
+//! start at once.
+
+mod m20261101_000001_outhook_tables;
+mod m20261101_000002_own_tables;
+
+use sea_orm_migration::{
+    MigratorTraitSelf,
+    prelude::*,
+    sea_orm::{
+        DatabaseConnection, DbBackend, DbErr, SqliteTransactionMode, TransactionOptions, TransactionTrait,
+    },
+};
+
+/// Any number will do, as long as it is only outhook's ("outhook" in ASCII).
+const MIGRATION_LOCK: i64 = 0x6f75_7468_6f6f_6b00;
+
+/// The migrations for one kind of database.
+#[derive(Debug, Clone, Copy)]
+pub struct Migrator {
+    /// Also create the tables that Zulip would have (`database.tables = "own"`).
+    pub own_tables: bool,
+}
+
+impl MigratorTraitSelf for Migrator {
+    fn migrations(&self) -> Vec<Box<dyn MigrationTrait>> {
+        let mut migrations: Vec<Box<dyn MigrationTrait>> =
+            vec![Box::new(m20261101_000001_outhook_tables::Migration)];
+        if self.own_tables {
+            migrations.push(Box::new(m20261101_000002_own_tables::Migration));
+        }
+        migrations
+    }
+
+    fn migration_table_name(&self) -> DynIden {
+        "outhook_migration".into_iden()
+    }
+}
+
+/// What a database holds, as far as migrations are concerned.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Status {
+    /// Tables of Zulip's names exist.
+    pub has_zulip_tables: bool,
+    /// outhook created them.
+    pub created_zulip_tables: bool,
+    /// Migrations that were not applied yet.
+    pub pending: Vec<String>,
+}
+
+impl Migrator {
+    /// Applies what is pending and says how much that was.
+    ///
+    /// # Errors
+    /// Whatever the database answers; nothing is changed then.
+    pub async fn migrate(&self, db: &DatabaseConnection) -> Result<usize, DbErr> {
+        let options = TransactionOptions {
+            sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate),
+            ..TransactionOptions::default()
+        };
+        let transaction = db.begin_with_options(options).await?;
+        if transaction.get_database_backend() == DbBackend::Postgres {
+            transaction.execute_unprepared(&format!("SELECT pg_advisory_xact_lock({MIGRATION_LOCK})")).await?;
+        }
+        let pending = self.get_pending_migrations(&transaction).await?.len();
+        if pending > 0 {
+            self.up(&transaction, None).await?;
+        }
+        transaction.commit().await?;
+        Ok(pending)
+    }
+
+    /// Looks at a database without changing it.
+    ///
+    /// # Errors
+    /// Whatever the database answers.
+    pub async fn status(&self, db: &DatabaseConnection) -> Result<Status, DbErr> {
+        let has_zulip_tables = SchemaManager::new(db).has_table("zerver_userprofile").await?;
+        let all = Migrator { own_tables: true };
+        let pending = all.get_pending_migrations_read_only(db).await?;
+        let own = m20261101_000002_own_tables::Migration;
+        let created = !pending.iter().any(|migration| migration.name() == own.name());
+        Ok(Status {
+            has_zulip_tables,
+            created_zulip_tables: created,
+            pending: pending
+                .iter()
+                .map(|migration| migration.name().to_owned())
+                .filter(|name| self.own_tables || name != own.name())
+                .collect(),
+        })
+    }
+}

@@ -1,0 +1,183 @@
+//! URLs that may hold a password.
+
+use std::fmt;
+
+use secrecy::{ExposeSecret, SecretString};
+use url::{Position, Url};
+
+/// The URL of a server, whose password neither `Debug` nor `Display` shows.
+#[derive(Clone)]
+pub(crate) struct ConnectionUrl(SecretString);
+
+impl ConnectionUrl {
+    /// Takes `text` if it is a URL that begins with one of `prefixes` (such as `amqp://`).
+    ///
+    /// Whitespace, a fragment and an `@` after the host are refused: they are legal, and yet the sign of a
+    /// password that should have been percent-encoded, without which a parser takes the user for the host.
+    pub(super) fn parse(text: &str, prefixes: &[&str]) -> Option<Self> {
+        let url = Url::parse(text).ok()?;
+        let known = prefixes.iter().any(|&prefix| text.starts_with(prefix));
+        let has_blanks = text.chars().any(|c| c.is_whitespace() || c.is_control());
+        let has_stray_parts = url.fragment().is_some() || url[Position::BeforePath..].contains('@');
+        (known && !has_blanks && !has_stray_parts).then(|| Self(SecretString::from(text)))
+    }
+
+    /// The URL with its password, for the one call that connects.
+    pub(crate) fn expose(&self) -> &str {
+        self.0.expose_secret()
+    }
+}
+
+impl PartialEq for ConnectionUrl {
+    fn eq(&self, other: &Self) -> bool {
+        self.expose() == other.expose()
+    }
+}
+
+impl Eq for ConnectionUrl {}
+
+impl fmt::Display for ConnectionUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&masked(self.expose()))
+    }
+}
+
+impl fmt::Debug for ConnectionUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ConnectionUrl({self})")
+    }
+}
+
+/// `text` with every password in it replaced by `***`, also when it is no URL at all.
+///
+/// It looks at the text and not at a parsed URL: a password with an unescaped `/`, `?` or `#` is not where a
+/// parser looks for it, and that is just when a fault is shown.
+pub(super) fn masked(text: &str) -> String {
+    mask_user_info(&mask_query(text))
+}
+
+/// Hides what stands between the first colon after the scheme and the last `@`.
+fn mask_user_info(text: &str) -> String {
+    let start = authority_start(text);
+    let rest = &text[start..];
+    let Some(end) = rest.rfind('@') else { return mask_unreadable(text, start) };
+    match rest[..end].find(':') {
+        Some(colon) => format!("{}:***{}", &text[..start + colon], &rest[end..]),
+        None => text.to_owned(),
+    }
+}
+
+/// Hides all of a URL that cannot be parsed and has no `@`: `amqp://user:password` lacks its host.
+fn mask_unreadable(text: &str, start: usize) -> String {
+    let is_file = text.starts_with("sqlite:");
+    if start == 0 || is_file || Url::parse(text).is_ok() {
+        text.to_owned()
+    } else {
+        format!("{}***", &text[..start])
+    }
+}
+
+fn authority_start(text: &str) -> usize {
+    match text.split_once("://") {
+        Some((scheme, _)) if is_scheme(scheme) => scheme.len() + "://".len(),
+        _ => 0,
+    }
+}
+
+fn is_scheme(text: &str) -> bool {
+    text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte))
+}
+
+/// Hides `…password=` parameters, which PostgreSQL URLs may have.
+fn mask_query(text: &str) -> String {
+    const PARAMETER: &str = "password=";
+    // Lower case in ASCII only, so that offsets stay the same.
+    let Some(at) = text.to_ascii_lowercase().find(PARAMETER) else { return text.to_owned() };
+    let value = at + PARAMETER.len();
+    let end = text[value..].find('&').map_or(text.len(), |length| value + length);
+    format!("{}***{}", &text[..value], mask_query(&text[end..]))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used)]
+mod tests {
+    use super::*;
+
+    const AMQP: &[&str] = &["amqp://", "amqps://"];
+
+    #[test]
+    fn a_password_is_shown_neither_by_debug_nor_by_display() {
+        let url = ConnectionUrl::parse("amqp://user:hunter2@broker:5672/vhost", AMQP).expect("a URL");
+        assert_eq!(url.to_string(), "amqp://user:***@broker:5672/vhost");
+        assert_eq!(format!("{url:?}"), "ConnectionUrl(amqp://user:***@broker:5672/vhost)");
+        assert_eq!(url.expose(), "amqp://user:hunter2@broker:5672/vhost");
+    }
+
+    #[test]
+    fn a_password_is_masked_however_badly_it_is_written() {
+        for text in [
+            "amqp://user:hunter2@host/vhost",
+            "amqp://user:a/hunter2@host/vhost",
+            "amqp://user:a?hunter2@host",
+            "amqp://user:12#hunter2@host",
+            "amqp://user:a@hunter2@host",
+            "amqp://user:a://hunter2@host",
+            "amqp://:hunter2@host",
+            "amqp://user:hunter2",
+            "user:hunter2@host",
+            "user:a://hunter2@host",
+            "mysql:user:hunter2@host",
+            "postgres://host/db?password=hunter2",
+            "postgres://host:5432/db?user=u&PASSWORD=a@hunter2&sslmode=require",
+            "postgres://user:password=a&hunter2@host/db",
+            "postgres://user:hunter2@host/db?sslpassword=hunter2&password=hunter2",
+        ] {
+            let shown = masked(text);
+            assert!(!shown.contains("hunter2"), "{text} is shown as {shown}");
+            assert!(shown.contains("***"), "{text} is shown as {shown}");
+        }
+    }
+
+    #[test]
+    fn a_text_without_a_password_is_shown_as_it_is() {
+        for text in [
+            "",
+            "stored",
+            "amqp://broker",
+            "amqp://user@broker:5672/vhost",
+            "amqp://[::1]:5672",
+            "sqlite://:memory:",
+            "postgres:///zulip?host=/var/run/postgresql",
+            "10.0.0.0/8",
+            "[::1]:9464",
+        ] {
+            assert_eq!(masked(text), text);
+        }
+    }
+
+    #[test]
+    fn a_url_of_another_scheme_or_with_characters_to_escape_is_refused() {
+        for text in [
+            "http://broker",
+            "AMQP://broker",
+            "amqp:broker",
+            "broker:5672",
+            "amqp://user:pass word@broker",
+            "amqp://user:pass\nword@broker",
+            " amqp://broker",
+            "amqp://user:12#34@broker",
+            "amqp://user:12/34@broker",
+            "amqp://user:12?34@broker",
+            "amqp://broker:70000",
+        ] {
+            assert_eq!(ConnectionUrl::parse(text, AMQP), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn urls_are_equal_only_with_equal_passwords() {
+        let parse = |text| ConnectionUrl::parse(text, AMQP).expect("a URL");
+        assert_eq!(parse("amqp://user:one@broker"), parse("amqp://user:one@broker"));
+        assert_ne!(parse("amqp://user:one@broker"), parse("amqp://user:two@broker"));
+    }
+}

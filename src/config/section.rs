@@ -1,0 +1,222 @@
+//! One section of the configuration, read key by key.
+//!
+//! A getter takes its key out of the section. A value that is not allowed becomes a fault and the getter goes
+//! on with the default, so that one run reports everything. Keys that are left at the end are unknown.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use ::config::{Map, Value, ValueKind};
+
+use super::fault::Fault;
+use super::value;
+
+/// The values of one section, and what was found wrong with them.
+pub(super) struct Section {
+    name: &'static str,
+    values: Map<String, Value>,
+    known: Vec<&'static str>,
+    faults: Vec<Fault>,
+}
+
+impl Section {
+    pub(super) fn new(name: &'static str, values: Map<String, Value>) -> Self {
+        Self { name, values, known: Vec::new(), faults: Vec::new() }
+    }
+
+    /// A whole number within `range`.
+    pub(super) fn integer<T>(&mut self, key: &'static str, default: T, range: RangeInclusive<T>) -> T
+    where
+        T: Copy + PartialOrd + fmt::Display + TryFrom<i64>,
+    {
+        let allowed = format!("an integer from {} to {}", range.start(), range.end());
+        self.read(key, default, &allowed, move |kind| {
+            let number = T::try_from(value::integer(kind)?).ok()?;
+            range.contains(&number).then_some(number)
+        })
+    }
+
+    /// A number, whole or not, within `range`.
+    pub(super) fn float(&mut self, key: &'static str, default: f64, range: RangeInclusive<f64>) -> f64 {
+        let allowed = format!("a number from {} to {}", range.start(), range.end());
+        self.read(key, default, &allowed, move |kind| {
+            value::float(kind).filter(|number| range.contains(number))
+        })
+    }
+
+    /// A duration with its unit, such as `"1m 30s"`, within `range`.
+    pub(super) fn duration(
+        &mut self,
+        key: &'static str,
+        default: Duration,
+        range: RangeInclusive<Duration>,
+    ) -> Duration {
+        let [example, start, end] = [default, *range.start(), *range.end()].map(humantime::format_duration);
+        let allowed = format!("a duration with its unit, such as \"{example}\", from {start} to {end}");
+        self.read(key, default, &allowed, move |kind| {
+            let duration = humantime::parse_duration(value::text(kind)?.trim()).ok()?;
+            range.contains(&duration).then_some(duration)
+        })
+    }
+
+    /// `true` or `false`.
+    pub(super) fn boolean(&mut self, key: &'static str, default: bool) -> bool {
+        self.read(key, default, "true or false", value::boolean)
+    }
+
+    /// The value whose name is given.
+    pub(super) fn choice<T: Copy>(&mut self, key: &'static str, default: T, options: &[(&str, T)]) -> T {
+        let names: Vec<&str> = options.iter().map(|(name, _)| *name).collect();
+        self.read(key, default, &one_of(&names), |kind| {
+            let text = value::text(kind)?;
+            options.iter().find(|(name, _)| *name == text).map(|(_, value)| *value)
+        })
+    }
+
+    /// Any text.
+    pub(super) fn text(&mut self, key: &'static str, default: &str) -> String {
+        self.parsed(key, default.to_owned(), "a text", |text| Some(text.to_owned()))
+    }
+
+    /// A text that `parse` accepts.
+    pub(super) fn parsed<T>(
+        &mut self,
+        key: &'static str,
+        default: T,
+        allowed: &str,
+        parse: impl FnOnce(&str) -> Option<T>,
+    ) -> T {
+        self.read(key, default, allowed, |kind| parse(value::text(kind)?))
+    }
+
+    /// A text that `parse` accepts, or `""` for none.
+    pub(super) fn optional<T>(
+        &mut self,
+        key: &'static str,
+        default: Option<T>,
+        allowed: &str,
+        parse: impl FnOnce(&str) -> Option<T>,
+    ) -> Option<T> {
+        self.read(key, default, allowed, |kind| match value::text(kind)? {
+            "" => Some(None),
+            text => parse(text).map(Some),
+        })
+    }
+
+    /// A list, empty by default, each of whose entries `parse` accepts.
+    pub(super) fn list<T>(
+        &mut self,
+        key: &'static str,
+        allowed: &str,
+        parse: impl Fn(&str) -> Option<T>,
+    ) -> Vec<T> {
+        let Some(value) = self.take(key) else { return Vec::new() };
+        let Some(entries) = value::entries(&value) else {
+            self.refuse(key, &value, &format!("a list, each entry {allowed}"));
+            return Vec::new();
+        };
+        let mut accepted = Vec::with_capacity(entries.len());
+        for entry in entries {
+            match value::entry(&entry.kind).and_then(|text| parse(&text)) {
+                Some(item) => accepted.push(item),
+                None => self.refuse(key, &entry, allowed),
+            }
+        }
+        accepted
+    }
+
+    /// A table, empty by default, each of whose values `parse` accepts.
+    pub(super) fn map<T>(
+        &mut self,
+        key: &'static str,
+        allowed: &str,
+        parse: impl Fn(&str) -> Option<T>,
+    ) -> BTreeMap<String, T> {
+        let Some(value) = self.take(key) else { return BTreeMap::new() };
+        let Some(entries) = value::table(&value.kind) else {
+            self.refuse(key, &value, &format!("a table, each value {allowed}"));
+            return BTreeMap::new();
+        };
+        let mut accepted = BTreeMap::new();
+        for (name, entry) in entries {
+            match value::text(&entry.kind).and_then(&parse) {
+                Some(item) => {
+                    accepted.insert(name, item);
+                }
+                None => self.refuse(&format!("{key}.{name}"), &entry, allowed),
+            }
+        }
+        accepted
+    }
+
+    /// Records a fault that only shows when several keys are looked at together.
+    pub(super) fn reject(&mut self, key: &str, shown: &str, allowed: &str) {
+        let (key, value, allowed) = (self.full(key), shown.to_owned(), allowed.to_owned());
+        self.faults.push(Fault::Value { key, value, allowed, variable: None });
+    }
+
+    /// Whether the value of `key` was refused, so that a check on its default would only confuse.
+    pub(super) fn has_fault(&self, key: &str) -> bool {
+        let full = self.full(key);
+        self.faults.iter().any(|fault| matches!(fault, Fault::Value { key, .. } if *key == full))
+    }
+
+    /// All faults of the section, unknown keys last.
+    pub(super) fn finish(self) -> Vec<Fault> {
+        let left: BTreeMap<String, Value> = self.values.into_iter().collect();
+        let mut faults = self.faults;
+        for (key, value) in left {
+            let key = format!("{}.{key}", self.name);
+            let variable = variable_of(&key, &value);
+            faults.push(Fault::UnknownKey { key, variable, known: self.known.clone() });
+        }
+        faults
+    }
+
+    fn read<T>(
+        &mut self,
+        key: &'static str,
+        default: T,
+        allowed: &str,
+        parse: impl FnOnce(&ValueKind) -> Option<T>,
+    ) -> T {
+        let Some(value) = self.take(key) else { return default };
+        parse(&value.kind).unwrap_or_else(|| {
+            self.refuse(key, &value, allowed);
+            default
+        })
+    }
+
+    fn take(&mut self, key: &'static str) -> Option<Value> {
+        self.known.push(key);
+        self.values.remove(key)
+    }
+
+    fn refuse(&mut self, key: &str, value: &Value, allowed: &str) {
+        let key = self.full(key);
+        let variable = variable_of(&key, value);
+        let (value, allowed) = (value::shown(value), allowed.to_owned());
+        self.faults.push(Fault::Value { key, value, allowed, variable });
+    }
+
+    fn full(&self, key: &str) -> String {
+        format!("{}.{key}", self.name)
+    }
+}
+
+/// The name of the variable that set `value`, if it was one.
+fn variable_of(key: &str, value: &Value) -> Option<String> {
+    let name = || format!("OUTHOOK__{}", key.replace('.', "__").to_uppercase());
+    value::is_from_environment(value).then(name)
+}
+
+/// `"a"`, `"b"` or `"c"`.
+fn one_of(names: &[&str]) -> String {
+    match names {
+        [] => "absent".to_owned(),
+        [only] => format!("\"{only}\", the only one available"),
+        [first @ .., last] => format!("\"{}\" or \"{last}\"", first.join("\", \"")),
+    }
+}

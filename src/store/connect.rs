@@ -1,0 +1,134 @@
+//! Opening a database: the pool, and whether its tables are what the configuration says.
+
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use migration::Migrator;
+use sea_orm::{
+    ConnectOptions, Database,
+    sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous},
+};
+use thiserror::Error;
+
+use super::{Store, StoreError};
+use crate::config::database::{self, DatabaseUrl, Tables};
+
+/// How long a statement waits for a connection, and an SQLite transaction for the write lock.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Why a database can't be used as configured.
+#[derive(Debug, Error)]
+pub(crate) enum OpenError {
+    /// The configuration does not fit this database.
+    #[error("{0}")]
+    Unsuitable(String),
+    /// The database does not answer, or not as it should.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Makes a pool without connecting yet (PostgreSQL), or opens the file (SQLite).
+///
+/// # Errors
+/// An SQLite file that can't be opened or created.
+pub(crate) async fn open(config: &database::Database) -> Result<Store, StoreError> {
+    let mut options = match &config.url {
+        DatabaseUrl::Sqlite(path) => {
+            let path = path.clone();
+            let mut options = ConnectOptions::new("sqlite://");
+            // One connection, which is therefore the one that writes.
+            options.max_connections(1).map_sqlx_sqlite_opts(move |options| sqlite(options, &path));
+            options
+        }
+        DatabaseUrl::Postgres(url) => {
+            let mut options = ConnectOptions::new(url.expose());
+            options
+                .max_connections(config.max_connections)
+                .map_sqlx_postgres_opts(|options| options.application_name("outhook"))
+                .connect_lazy(true);
+            options
+        }
+    };
+    options.sqlx_logging(false).acquire_timeout(PATIENCE).test_before_acquire(false);
+    Ok(Store::new(Database::connect(options).await?))
+}
+
+fn sqlite(options: SqliteConnectOptions, path: &Path) -> SqliteConnectOptions {
+    options
+        .filename(path)
+        .create_if_missing(true)
+        .journal_mode(SqliteJournalMode::Wal)
+        .synchronous(SqliteSynchronous::Full)
+        .busy_timeout(PATIENCE)
+}
+
+impl Store {
+    /// Checks that the tables are those that the configuration speaks of, and brings outhook's own
+    /// up to date if it may.
+    ///
+    /// # Errors
+    /// [`OpenError::Unsuitable`] in words for the operator; otherwise what the database said.
+    pub(crate) async fn prepare_tables(&self, config: &database::Database) -> Result<usize, OpenError> {
+        self.check_tables(config).await?;
+        let migrator = migrator(config);
+        if config.auto_migrate {
+            return self.migrate(migrator).await;
+        }
+        match self.status(migrator).await?.pending.len() {
+            0 => Ok(0),
+            pending => Err(OpenError::Unsuitable(format!(
+                "{pending} of outhook's migrations have not been applied to this database: run `outhook migrate`, \
+                 or set database.auto_migrate = true"
+            ))),
+        }
+    }
+
+    /// Applies pending migrations whether or not `auto_migrate` is set.
+    ///
+    /// # Errors
+    /// As [`Store::prepare_tables`].
+    pub(crate) async fn migrate_tables(&self, config: &database::Database) -> Result<usize, OpenError> {
+        self.check_tables(config).await?;
+        self.migrate(migrator(config)).await
+    }
+
+    async fn check_tables(&self, config: &database::Database) -> Result<(), OpenError> {
+        let status = self.status(migrator(config)).await?;
+        let fault = match config.tables {
+            Tables::Own if status.has_zulip_tables && !status.created_zulip_tables => {
+                "this database has zerver_* tables that outhook did not create: set database.tables = \"zulip\" to \
+                 work beside Zulip, or point database.url at another database"
+            }
+            Tables::Zulip if status.created_zulip_tables => {
+                "the zerver_* tables of this database were created by outhook: set database.tables = \"own\""
+            }
+            Tables::Zulip if !status.has_zulip_tables => {
+                "database.tables is \"zulip\", but no table zerver_userprofile is visible: check the database's name \
+                 and the role's search_path"
+            }
+            Tables::Own | Tables::Zulip => return Ok(()),
+        };
+        Err(OpenError::Unsuitable(fault.into()))
+    }
+
+    async fn migrate(&self, migrator: Migrator) -> Result<usize, OpenError> {
+        Ok(self.on_main(move |store| async move { Ok(migrator.migrate(store.db()).await?) }).await?)
+    }
+
+    async fn status(&self, migrator: Migrator) -> Result<migration::Status, StoreError> {
+        self.on_main(move |store| async move { Ok(migrator.status(store.db()).await?) }).await
+    }
+}
+
+fn migrator(config: &database::Database) -> Migrator {
+    Migrator { own_tables: config.tables == Tables::Own }
+}
+
+/// The lock file beside an SQLite file.
+pub(super) fn lock_path(database: &Path) -> PathBuf {
+    let mut name = database.as_os_str().to_owned();
+    name.push(".lock");
+    name.into()
+}

@@ -1,0 +1,314 @@
+//! Bots and their services.
+
+use entity::zulip::{BOT_TYPE_OUTGOING_WEBHOOK, realm, service, user_profile};
+use outhook_core::identity::{BotId, ServiceId};
+use sea_orm::{
+    ActiveModelTrait, ActiveValue::Set, ColumnTrait, ConnectionTrait, EntityTrait, FromQueryResult,
+    QueryFilter, QueryOrder,
+};
+use secrecy::SecretString;
+use serde::Serialize;
+use thiserror::Error;
+
+use super::{Store, StoreError, sql::statement};
+
+/// A bot that may be called, with its services.
+#[derive(Debug, Clone)]
+pub(crate) struct Bot {
+    /// `zerver_userprofile.id`.
+    pub(crate) id: BotId,
+    /// Shown address.
+    pub(crate) email: String,
+    /// Address it signs in with.
+    pub(crate) delivery_email: String,
+    /// Display name.
+    pub(crate) full_name: String,
+    /// Password for Zulip's REST API.
+    pub(crate) api_key: SecretString,
+    /// The direct-message recipient that stands for it.
+    pub(crate) recipient_id: Option<i64>,
+    /// Its organisation.
+    pub(crate) realm_id: i64,
+    /// Its organisation's subdomain.
+    pub(crate) realm_string_id: String,
+    /// What is called, in order of their ids.
+    pub(crate) services: Vec<Service>,
+}
+
+/// An endpoint of a bot.
+#[derive(Debug, Clone)]
+pub(crate) struct Service {
+    /// `zerver_service.id`.
+    pub(crate) id: ServiceId,
+    /// Name.
+    pub(crate) name: String,
+    /// URL as the operator wrote it.
+    pub(crate) base_url: String,
+    /// Shared secret.
+    pub(crate) token: SecretString,
+    /// Which handler speaks with it.
+    pub(crate) interface: i16,
+}
+
+/// Why a bot may not be called.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub(crate) enum NotCallable {
+    /// There is no account with this id.
+    #[error("there is no bot with this id")]
+    Unknown,
+    /// It was deactivated.
+    #[error("the bot is deactivated")]
+    Inactive,
+    /// It is a person, or another kind of bot.
+    #[error("the account is not an outgoing webhook bot")]
+    NotOutgoingWebhook,
+}
+
+impl NotCallable {
+    /// The stable name under which dead letters show it.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Unknown => "unknown_bot",
+            Self::Inactive => "inactive_bot",
+            Self::NotOutgoingWebhook => "not_a_webhook_bot",
+        }
+    }
+}
+
+/// A bot to create in outhook's own tables.
+#[derive(Debug, Clone)]
+pub(crate) struct NewBot {
+    /// Address; also what its owner is found by.
+    pub(crate) email: String,
+    /// Display name.
+    pub(crate) name: String,
+    /// Address of its owner, who is created if unknown.
+    pub(crate) owner_email: Option<String>,
+    /// Random keys for the bot and its owner.
+    pub(crate) api_keys: [String; 2],
+}
+
+/// A service to create in outhook's own tables.
+#[derive(Debug, Clone)]
+pub(crate) struct NewService {
+    /// The bot.
+    pub(crate) bot: BotId,
+    /// Name.
+    pub(crate) name: String,
+    /// URL.
+    pub(crate) url: String,
+    /// Which handler speaks with it.
+    pub(crate) interface: i16,
+    /// Shared secret.
+    pub(crate) token: String,
+}
+
+/// A bot, for listing.
+#[derive(Debug, Clone, Serialize, FromQueryResult)]
+pub(crate) struct BotRow {
+    /// Id.
+    pub(crate) id: i64,
+    /// Address.
+    pub(crate) email: String,
+    /// Name.
+    pub(crate) full_name: String,
+    /// May be called.
+    pub(crate) is_active: bool,
+    /// How many services it has.
+    pub(crate) services: i64,
+}
+
+/// A service, for listing.
+#[derive(Debug, Clone, Serialize, FromQueryResult)]
+pub(crate) struct ServiceRow {
+    /// Id.
+    pub(crate) id: i64,
+    /// Its bot.
+    pub(crate) bot_id: i64,
+    /// Name.
+    pub(crate) name: String,
+    /// URL.
+    pub(crate) url: String,
+    /// Number of its interface.
+    pub(crate) interface: i16,
+}
+
+#[derive(FromQueryResult)]
+struct Profile {
+    id: i64,
+    realm_id: i64,
+    recipient_id: Option<i64>,
+    delivery_email: String,
+    email: String,
+    full_name: String,
+    is_bot: bool,
+    bot_type: Option<i16>,
+    api_key: String,
+    is_active: bool,
+    string_id: Option<String>,
+}
+
+#[derive(FromQueryResult)]
+struct Endpoint {
+    id: i64,
+    name: String,
+    base_url: String,
+    token: String,
+    interface: i16,
+}
+
+impl Store {
+    /// A bot with its services, or why it may not be called.
+    ///
+    /// Ids are cast, because Zulip's columns have had different integer types over its versions.
+    pub(crate) async fn find_bot(&self, bot: BotId) -> Result<Result<Bot, NotCallable>, StoreError> {
+        self.on_main(move |store| async move {
+            let Some(profile) = store.find_profile(bot).await? else { return Ok(Err(NotCallable::Unknown)) };
+            if !profile.is_bot || profile.bot_type != Some(BOT_TYPE_OUTGOING_WEBHOOK) {
+                return Ok(Err(NotCallable::NotOutgoingWebhook));
+            }
+            if !profile.is_active {
+                return Ok(Err(NotCallable::Inactive));
+            }
+            let services = store.find_services(bot).await?;
+            Ok(Ok(Bot {
+                id: profile.id,
+                email: profile.email,
+                delivery_email: profile.delivery_email,
+                full_name: profile.full_name,
+                api_key: profile.api_key.into(),
+                recipient_id: profile.recipient_id,
+                realm_id: profile.realm_id,
+                realm_string_id: profile.string_id.unwrap_or_default(),
+                services,
+            }))
+        })
+        .await
+    }
+
+    async fn find_profile(&self, bot: BotId) -> Result<Option<Profile>, StoreError> {
+        let sql = "SELECT CAST(u.id AS BIGINT) AS id, CAST(u.realm_id AS BIGINT) AS realm_id,
+                CAST(u.recipient_id AS BIGINT) AS recipient_id, u.delivery_email, u.email, u.full_name,
+                u.is_bot, u.bot_type, u.api_key, u.is_active, r.string_id
+            FROM zerver_userprofile u LEFT JOIN zerver_realm r ON r.id = u.realm_id WHERE u.id = $1";
+        let row = self.db().query_one_raw(statement(self.backend(), sql, [bot.into()])).await?;
+        Ok(row.map(|row| Profile::from_query_result(&row, "")).transpose()?)
+    }
+
+    async fn find_services(&self, bot: BotId) -> Result<Vec<Service>, StoreError> {
+        let sql = "SELECT CAST(id AS BIGINT) AS id, name, base_url, token, interface
+            FROM zerver_service WHERE user_profile_id = $1 ORDER BY id";
+        let rows = self.db().query_all_raw(statement(self.backend(), sql, [bot.into()])).await?;
+        let mut services = Vec::with_capacity(rows.len());
+        for row in rows {
+            let row = Endpoint::from_query_result(&row, "")?;
+            services.push(Service {
+                id: row.id,
+                name: row.name,
+                base_url: row.base_url,
+                token: row.token.into(),
+                interface: row.interface,
+            });
+        }
+        Ok(services)
+    }
+
+    /// All bots of the outgoing-webhook type.
+    pub(crate) async fn list_bots(&self) -> Result<Vec<BotRow>, StoreError> {
+        let sql = "SELECT CAST(u.id AS BIGINT) AS id, u.email, u.full_name, u.is_active,
+                (SELECT count(*) FROM zerver_service s WHERE s.user_profile_id = u.id) AS services
+            FROM zerver_userprofile u WHERE u.is_bot AND u.bot_type = $1 ORDER BY u.id";
+        let query = statement(self.backend(), sql, [BOT_TYPE_OUTGOING_WEBHOOK.into()]);
+        Ok(BotRow::find_by_statement(query).all(self.db()).await?)
+    }
+
+    /// All services of such bots.
+    pub(crate) async fn list_services(&self) -> Result<Vec<ServiceRow>, StoreError> {
+        let sql = "SELECT CAST(id AS BIGINT) AS id, CAST(user_profile_id AS BIGINT) AS bot_id, name,
+                base_url AS url, interface FROM zerver_service ORDER BY id";
+        Ok(ServiceRow::find_by_statement(statement(self.backend(), sql, [])).all(self.db()).await?)
+    }
+
+    /// Creates a bot in outhook's own tables.
+    pub(crate) async fn add_bot(&self, bot: NewBot) -> Result<BotId, StoreError> {
+        let [key, owner_key] = bot.api_keys;
+        let owner = match bot.owner_email {
+            Some(email) => Some(self.find_or_add_person(email, owner_key).await?),
+            None => None,
+        };
+        let profile = user_profile::ActiveModel {
+            is_bot: Set(true),
+            bot_type: Set(Some(BOT_TYPE_OUTGOING_WEBHOOK)),
+            bot_owner_id: Set(owner),
+            ..self.new_profile(bot.email, bot.name, key).await?
+        };
+        Ok(profile.insert(self.db()).await?.id.into())
+    }
+
+    /// Whether an account has this address.
+    pub(crate) async fn knows_email(&self, email: &str) -> Result<bool, StoreError> {
+        let found = user_profile::Entity::find()
+            .filter(user_profile::Column::DeliveryEmail.eq(email))
+            .one(self.db())
+            .await?;
+        Ok(found.is_some())
+    }
+
+    async fn find_or_add_person(&self, email: String, api_key: String) -> Result<i32, StoreError> {
+        let known = user_profile::Entity::find()
+            .filter(user_profile::Column::DeliveryEmail.eq(&email))
+            .one(self.db())
+            .await?;
+        if let Some(person) = known {
+            return Ok(person.id);
+        }
+        let name = email.split('@').next().unwrap_or_default().to_owned();
+        Ok(self.new_profile(email, name, api_key).await?.insert(self.db()).await?.id)
+    }
+
+    async fn new_profile(
+        &self,
+        email: String,
+        name: String,
+        api_key: String,
+    ) -> Result<user_profile::ActiveModel, StoreError> {
+        let realm = realm::Entity::find().order_by_asc(realm::Column::Id).one(self.db()).await?;
+        Ok(user_profile::ActiveModel {
+            realm_id: Set(realm.map_or(1, |realm| realm.id)),
+            recipient_id: Set(None),
+            delivery_email: Set(email.clone()),
+            email: Set(email),
+            full_name: Set(name),
+            is_bot: Set(false),
+            bot_type: Set(None),
+            bot_owner_id: Set(None),
+            api_key: Set(api_key),
+            is_active: Set(true),
+            ..Default::default()
+        })
+    }
+
+    /// Creates a service in outhook's own tables; `None` if there is no such bot.
+    pub(crate) async fn add_service(&self, new: NewService) -> Result<Option<ServiceId>, StoreError> {
+        let bot = i32::try_from(new.bot).unwrap_or(-1);
+        let profile = user_profile::Entity::find_by_id(bot).one(self.db()).await?;
+        if !profile.is_some_and(|profile| profile.is_bot) {
+            return Ok(None);
+        }
+        let model = service::ActiveModel {
+            name: Set(new.name),
+            user_profile_id: Set(bot),
+            base_url: Set(new.url),
+            token: Set(new.token),
+            interface: Set(new.interface),
+            ..Default::default()
+        };
+        Ok(Some(model.insert(self.db()).await?.id))
+    }
+
+    /// Removes a service from outhook's own tables; `false` if there was none.
+    pub(crate) async fn remove_service(&self, service: ServiceId) -> Result<bool, StoreError> {
+        let result = service::Entity::delete_by_id(service).exec(self.db()).await?;
+        Ok(result.rows_affected > 0)
+    }
+}

@@ -1,0 +1,96 @@
+//! What can go wrong with the database, as far as a caller chooses by it.
+
+use sea_orm::{DbErr, RuntimeErr, SqlxError, sqlx};
+use thiserror::Error;
+
+/// Why a store function failed.
+#[derive(Debug, Error)]
+pub(crate) enum StoreError {
+    /// The database is away, busy, full or read-only: the same statement may succeed later.
+    #[error("the database is not available: {0}")]
+    Away(#[source] DbErr),
+    /// The database does not let us in, or not do this: an operator has to act.
+    #[error("the database denies access: {0}")]
+    Denied(#[source] DbErr),
+    /// The database refused this statement or these values.
+    #[error("the database refused: {0}")]
+    Refused(#[source] DbErr),
+    /// The task was cut off, by a panic or because the process is ending.
+    #[error("the database task ended early: {0}")]
+    Ended(String),
+}
+
+impl StoreError {
+    /// Whether the same call may succeed later, with nothing changed on our side.
+    pub(crate) fn is_transient(&self) -> bool {
+        matches!(self, Self::Away(_) | Self::Denied(_))
+    }
+}
+
+impl From<DbErr> for StoreError {
+    fn from(error: DbErr) -> Self {
+        match weigh(&error) {
+            Weight::Away => Self::Away(error),
+            Weight::Denied => Self::Denied(error),
+            Weight::Refused => Self::Refused(error),
+        }
+    }
+}
+
+enum Weight {
+    Away,
+    Denied,
+    Refused,
+}
+
+/// SQLSTATE classes and codes that pass by themselves: connection trouble (08), no resources (53,
+/// which includes a full disk), an operator's intervention such as a shutdown (57), system errors (58),
+/// read-only for now (25006), serialisation failure and deadlock (40001, 40P01), lock not available
+/// (55P03).
+const PASSING_SQLSTATES: [&str; 8] = ["08", "53", "57", "58", "25006", "40001", "40P01", "55P03"];
+
+/// SQLSTATE classes and codes of missing rights: bad credentials (28), no such database (3D), missing
+/// privilege (42501).
+const DENIED_SQLSTATES: [&str; 3] = ["28", "3D", "42501"];
+
+/// Primary result codes of SQLite that pass by themselves: BUSY, LOCKED, NOMEM, READONLY, IOERR,
+/// FULL, CANTOPEN.
+const PASSING_SQLITE_CODES: [i64; 7] = [5, 6, 7, 8, 10, 13, 14];
+
+fn weigh(error: &DbErr) -> Weight {
+    match error {
+        DbErr::ConnectionAcquire(_) => Weight::Away,
+        DbErr::Conn(RuntimeErr::SqlxError(error))
+        | DbErr::Exec(RuntimeErr::SqlxError(error))
+        | DbErr::Query(RuntimeErr::SqlxError(error)) => weigh_sqlx(error),
+        DbErr::Conn(_) => Weight::Away,
+        _ => Weight::Refused,
+    }
+}
+
+fn weigh_sqlx(error: &SqlxError) -> Weight {
+    match error {
+        SqlxError::Database(error) => weigh_code(error.as_ref()),
+        SqlxError::Io(_)
+        | SqlxError::Tls(_)
+        | SqlxError::Protocol(_)
+        | SqlxError::PoolTimedOut
+        | SqlxError::PoolClosed
+        | SqlxError::WorkerCrashed => Weight::Away,
+        _ => Weight::Refused,
+    }
+}
+
+fn weigh_code(error: &dyn sqlx::error::DatabaseError) -> Weight {
+    let Some(code) = error.code() else { return Weight::Refused };
+    if error.try_downcast_ref::<sqlx::sqlite::SqliteError>().is_some() {
+        let passes = code.parse::<i64>().is_ok_and(|code| PASSING_SQLITE_CODES.contains(&(code & 0xff)));
+        return if passes { Weight::Away } else { Weight::Refused };
+    }
+    let is_among = |codes: &[&str]| codes.iter().any(|known| code.starts_with(known));
+    match () {
+        () if is_among(&PASSING_SQLSTATES) => Weight::Away,
+        () if is_among(&DENIED_SQLSTATES) => Weight::Denied,
+        () => Weight::Refused,
+    }
+}

@@ -1,0 +1,531 @@
+//! The inbox: storing deliveries, and handing out the rows that may be worked on.
+
+use std::collections::HashMap;
+
+use entity::outhook::call;
+use outhook_core::{
+    event::Header,
+    identity::{BotId, EventId, EventKey, Millis, ServiceId},
+    lanes::{BotWant, LaneWant, Neighbours, Ticket},
+};
+use sea_orm::{ConnectionTrait, DatabaseTransaction, DbBackend, DbErr, FromQueryResult, QueryResult, Value};
+
+use super::{
+    Store, StoreError,
+    sql::{among, booleans, bigints, byte_strings, clean, ids, integers, now, statement},
+};
+
+/// A delivery that is an event, on its way into the inbox.
+#[derive(Debug, Clone)]
+pub(crate) struct NewEvent {
+    /// What was read of it.
+    pub(crate) header: Header,
+    /// 0 but for replays.
+    pub(crate) replay: i32,
+    /// The body as it came.
+    pub(crate) payload: Vec<u8>,
+}
+
+/// A delivery whose calls can't be made.
+#[derive(Debug, Clone)]
+pub(crate) struct DeadLetter {
+    /// The bot, if it could be read.
+    pub(crate) bot: Option<BotId>,
+    /// The message, if it could be read.
+    pub(crate) message: Option<i64>,
+    /// Stable name of the reason.
+    pub(crate) reason: &'static str,
+    /// The reason in words.
+    pub(crate) detail: String,
+    /// The whole body.
+    pub(crate) payload: Vec<u8>,
+}
+
+/// What a batch of deliveries turned out to be.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Intake {
+    /// Events.
+    pub(crate) events: Vec<NewEvent>,
+    /// Everything else.
+    pub(crate) dead: Vec<DeadLetter>,
+}
+
+/// An event that is handed out to be worked on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct InboxEvent {
+    /// Its row.
+    pub(crate) id: EventId,
+    /// Its identity.
+    pub(crate) key: EventKey,
+    /// Its place in order.
+    pub(crate) conversation: i64,
+    /// When outhook stored it.
+    pub(crate) taken_at: Millis,
+    /// The delivery's body.
+    pub(crate) payload: Vec<u8>,
+    /// Calls that were fixed when it was worked on before; empty for a fresh one.
+    pub(crate) calls: Vec<PendingCall>,
+}
+
+impl InboxEvent {
+    /// Its place in its lane.
+    pub(crate) fn ticket(&self) -> Ticket {
+        Ticket {
+            event: self.id,
+            bot: self.key.bot,
+            conversation: self.conversation,
+            message: self.key.message,
+        }
+    }
+}
+
+/// A call of an event that was worked on before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct PendingCall {
+    /// The service.
+    pub(crate) service: ServiceId,
+    /// Attempts made.
+    pub(crate) attempts: u32,
+    /// When the next attempt is due; `None` if no attempt has ended yet.
+    pub(crate) due: Option<Millis>,
+    /// Its outcome is committed.
+    pub(crate) finished: bool,
+}
+
+/// An event that was taken from the inbox because it was due, or has just been stored.
+#[derive(Debug, Clone)]
+pub(crate) struct Taken {
+    /// The event.
+    pub(crate) event: InboxEvent,
+    /// What else its lane holds.
+    pub(crate) neighbours: Neighbours,
+}
+
+/// Rows of one lane, in order, up to the first that waits for its time.
+#[derive(Debug)]
+pub(crate) struct LanePage {
+    /// What was asked for.
+    pub(crate) want: LaneWant,
+    /// The events.
+    pub(crate) events: Vec<InboxEvent>,
+    /// The lane has other unfinished events.
+    pub(crate) more: bool,
+}
+
+/// Heads of lanes of one bot.
+#[derive(Debug)]
+pub(crate) struct BotPage {
+    /// The bot.
+    pub(crate) bot: BotId,
+    /// The events.
+    pub(crate) events: Vec<InboxEvent>,
+    /// There may be others.
+    pub(crate) more: bool,
+}
+
+const COLUMNS: &str = "e.id, e.bot_id, e.message_id, e.replay, e.conversation, e.taken_at, e.due, e.payload";
+
+#[derive(FromQueryResult)]
+struct Row {
+    id: i64,
+    bot_id: i64,
+    message_id: i64,
+    replay: i32,
+    conversation: i64,
+    taken_at: i64,
+    due: Option<i64>,
+    payload: Option<Vec<u8>>,
+}
+
+impl From<Row> for InboxEvent {
+    fn from(row: Row) -> Self {
+        Self {
+            id: row.id,
+            key: EventKey { bot: row.bot_id, message: row.message_id, replay: row.replay },
+            conversation: row.conversation,
+            taken_at: row.taken_at,
+            payload: row.payload.unwrap_or_default(),
+            calls: Vec::new(),
+        }
+    }
+}
+
+/// Another unfinished event of the same lane, `<` an earlier or `>` a later one. Two events of one
+/// message are ordered by row.
+fn neighbour(order: char, of: &str) -> String {
+    format!(
+        "EXISTS (SELECT 1 FROM outhook_event n WHERE n.state = 0 AND n.bot_id = {of}.bot_id
+            AND n.conversation = {of}.conversation AND n.message_id {order} {of}.message_id)"
+    )
+}
+
+impl Store {
+    /// Stores a batch of deliveries in one transaction. Events that are known already (same bot,
+    /// message and replay) are dropped; the others come back to be worked on from memory, lowest
+    /// message first.
+    pub(crate) async fn store_deliveries(&self, intake: Intake) -> Result<Vec<Taken>, StoreError> {
+        self.on_main(|store| async move {
+            let transaction = store.begin().await?;
+            let stored = insert_events(&transaction, intake.events, None).await?;
+            insert_dead_letters(&transaction, None, intake.dead).await?;
+            transaction.commit().await?;
+            Ok(stored)
+        })
+        .await
+    }
+
+    /// Puts events into the inbox from outside the daemon: they are due at once, and whoever works
+    /// on this inbox is woken. Returns how many were new.
+    pub(crate) async fn put_into_inbox(&self, events: Vec<NewEvent>) -> Result<usize, StoreError> {
+        self.on_main(|store| async move {
+            let transaction = store.begin().await?;
+            let stored = insert_events(&transaction, events, Some(now())).await?;
+            super::wake::announce(&transaction).await?;
+            transaction.commit().await?;
+            Ok(stored.len())
+        })
+        .await
+    }
+
+    /// Takes the events whose time has come, at most `rows_max`.
+    pub(crate) async fn take_due_events(&self, rows_max: u64) -> Result<Vec<Taken>, StoreError> {
+        self.on_main(move |store| async move {
+            let skip = if store.backend() == DbBackend::Postgres { "FOR UPDATE SKIP LOCKED" } else { "" };
+            let earlier = neighbour('<', "outhook_event");
+            let sql = format!(
+                "UPDATE outhook_event SET due = NULL, behind = {earlier}
+                 WHERE id IN (SELECT id FROM outhook_event WHERE due <= $1 AND state = 0
+                              ORDER BY due, id LIMIT $2 {skip})
+                 RETURNING id, bot_id, message_id, replay, conversation, taken_at, due, payload, behind"
+            );
+            let values = [now().into(), i64::try_from(rows_max).unwrap_or(i64::MAX).into()];
+            let rows = store.db().query_all_raw(statement(store.backend(), sql, values)).await?;
+            let mut taken = Vec::with_capacity(rows.len());
+            for row in rows {
+                let earlier = row.try_get("", "behind")?;
+                let event = Row::from_query_result(&row, "")?.into();
+                taken.push(Taken { event, neighbours: Neighbours { earlier, later: true } });
+            }
+            taken.sort_by_key(|taken| (taken.event.key.message, taken.event.id));
+            store.load_calls(taken.iter_mut().map(|taken| &mut taken.event).collect()).await?;
+            Ok(taken)
+        })
+        .await
+    }
+
+    /// When the next event is due; `None` if none waits for its time.
+    pub(crate) async fn next_due_event(&self) -> Result<Option<Millis>, StoreError> {
+        self.on_main(|store| async move { Ok(store.earliest_due("outhook_event").await?) }).await
+    }
+
+    /// Reads lanes whose events in memory are done.
+    pub(crate) async fn rows_of_lanes(&self, wants: Vec<LaneWant>) -> Result<Vec<LanePage>, StoreError> {
+        self.on_main(|store| async move {
+            let mut pages = Vec::with_capacity(wants.len());
+            for want in wants {
+                pages.push(store.lane_page(want).await?);
+            }
+            Ok(pages)
+        })
+        .await
+    }
+
+    /// Reads heads of lanes for bots that have room again.
+    pub(crate) async fn rows_of_bots(&self, wants: Vec<BotWant>) -> Result<Vec<BotPage>, StoreError> {
+        self.on_main(|store| async move {
+            let mut pages = Vec::with_capacity(wants.len());
+            for want in wants {
+                pages.push(store.bot_page(want).await?);
+            }
+            Ok(pages)
+        })
+        .await
+    }
+
+    /// Makes every unfinished event due that nobody holds: those of a shard of bots, or all.
+    pub(crate) async fn free_events(&self, shard: Option<(usize, usize)>) -> Result<u64, StoreError> {
+        self.on_main(move |store| async move {
+            let (index, shards) = shard.unwrap_or((0, 1));
+            let sql = "UPDATE outhook_event SET due = $1
+                WHERE state = 0 AND due IS NULL AND ((bot_id % $2) + $2) % $2 = $3";
+            let values = [now().into(), as_i64(shards), as_i64(index)];
+            let result = store.db().execute_raw(statement(store.backend(), sql, values)).await?;
+            Ok(result.rows_affected())
+        })
+        .await
+    }
+
+    /// How many unfinished events these bots have.
+    pub(crate) async fn count_unfinished(&self, bots: Vec<BotId>) -> Result<HashMap<BotId, usize>, StoreError> {
+        self.on_main(move |store| async move {
+            let among = among(store.backend(), 1);
+            let sql = format!(
+                "SELECT bot_id, count(*) AS unfinished FROM outhook_event
+                 WHERE state = 0 AND bot_id {among} GROUP BY bot_id"
+            );
+            let rows =
+                store.db().query_all_raw(statement(store.backend(), sql, [ids(store.backend(), &bots)])).await?;
+            let mut counts: HashMap<BotId, usize> = bots.into_iter().map(|bot| (bot, 0)).collect();
+            for row in rows {
+                let count: i64 = row.try_get("", "unfinished")?;
+                counts.insert(row.try_get("", "bot_id")?, usize::try_from(count).unwrap_or(0));
+            }
+            Ok(counts)
+        })
+        .await
+    }
+
+    pub(super) async fn earliest_due(&self, table: &str) -> Result<Option<Millis>, DbErr> {
+        let sql = format!("SELECT min(due) AS due FROM {table} WHERE due IS NOT NULL");
+        let row = self.db().query_one_raw(statement(self.backend(), sql, [])).await?;
+        row.map_or(Ok(None), |row| row.try_get("", "due"))
+    }
+
+    async fn lane_page(&self, want: LaneWant) -> Result<LanePage, DbErr> {
+        let sql = format!(
+            "SELECT {COLUMNS} FROM outhook_event e
+             WHERE e.state = 0 AND e.bot_id = $1 AND e.conversation = $2
+             ORDER BY e.message_id, e.id LIMIT $3"
+        );
+        let values = [want.bot.into(), want.conversation.into(), as_i64(want.rows_max + 1)];
+        let rows = self.db().query_all_raw(statement(self.backend(), sql, values)).await?;
+        let all = rows.len();
+        let mut events = Vec::new();
+        for row in rows.iter().take(want.rows_max) {
+            let row = Row::from_query_result(row, "")?;
+            if row.due.is_some() {
+                break;
+            }
+            events.push(InboxEvent::from(row));
+        }
+        let more = all > events.len();
+        self.load_calls(events.iter_mut().collect()).await?;
+        Ok(LanePage { want, events, more })
+    }
+
+    async fn bot_page(&self, want: BotWant) -> Result<BotPage, DbErr> {
+        let earlier = neighbour('<', "e");
+        let held = among(self.backend(), 2);
+        let sql = format!(
+            "SELECT {COLUMNS} FROM outhook_event e
+             WHERE e.state = 0 AND e.due IS NULL AND NOT e.behind AND e.bot_id = $1
+               AND NOT (e.id {held}) AND NOT {earlier}
+             ORDER BY e.message_id LIMIT $3"
+        );
+        let values = [want.bot.into(), ids(self.backend(), &want.held), as_i64(want.rows_max + 1)];
+        let rows = self.db().query_all_raw(statement(self.backend(), sql, values)).await?;
+        let more = rows.len() > want.rows_max;
+        let mut events = Vec::with_capacity(rows.len());
+        for row in rows.iter().take(want.rows_max) {
+            events.push(InboxEvent::from(Row::from_query_result(row, "")?));
+        }
+        self.load_calls(events.iter_mut().collect()).await?;
+        Ok(BotPage { bot: want.bot, events, more })
+    }
+
+    /// Adds to events what is known of their calls, if they were worked on before.
+    async fn load_calls(&self, mut events: Vec<&mut InboxEvent>) -> Result<(), DbErr> {
+        if events.is_empty() {
+            return Ok(());
+        }
+        let wanted: Vec<EventId> = events.iter().map(|event| event.id).collect();
+        let among = among(self.backend(), 1);
+        let sql = format!(
+            "SELECT event_id, service_id, attempts, due, state FROM outhook_call
+             WHERE event_id {among} ORDER BY event_id, service_id"
+        );
+        let values = [ids(self.backend(), &wanted)];
+        let rows = self.db().query_all_raw(statement(self.backend(), sql, values)).await?;
+        let mut calls: HashMap<EventId, Vec<PendingCall>> = HashMap::new();
+        for row in rows {
+            let event = row.try_get("", "event_id")?;
+            calls.entry(event).or_default().push(pending_call(&row)?);
+        }
+        for event in &mut events {
+            event.calls = calls.remove(&event.id).unwrap_or_default();
+        }
+        Ok(())
+    }
+}
+
+fn pending_call(row: &QueryResult) -> Result<PendingCall, DbErr> {
+    let attempts: i32 = row.try_get("", "attempts")?;
+    let state: call::State = row.try_get("", "state")?;
+    Ok(PendingCall {
+        service: row.try_get("", "service_id")?,
+        attempts: attempts.unsigned_abs(),
+        due: row.try_get("", "due")?,
+        finished: state != call::State::Pending,
+    })
+}
+
+/// Inserts what is not known yet and returns it in order of its messages.
+async fn insert_events(
+    transaction: &DatabaseTransaction,
+    mut events: Vec<NewEvent>,
+    due: Option<Millis>,
+) -> Result<Vec<Taken>, DbErr> {
+    if events.is_empty() {
+        return Ok(Vec::new());
+    }
+    events.sort_by_key(|event| (event.header.message, event.replay));
+    let taken_at = now();
+    let rows = if transaction.get_database_backend() == DbBackend::Postgres {
+        insert_events_at_once(transaction, &events, due, taken_at).await?
+    } else {
+        insert_events_one_by_one(transaction, &events, due, taken_at).await?
+    };
+    let mut payloads: HashMap<EventKey, NewEvent> = HashMap::with_capacity(events.len());
+    for event in events {
+        payloads.entry(key(&event)).or_insert(event);
+    }
+    let mut stored = Vec::with_capacity(rows.len());
+    for row in rows {
+        let key = EventKey {
+            bot: row.try_get("", "bot_id")?,
+            message: row.try_get("", "message_id")?,
+            replay: row.try_get("", "replay")?,
+        };
+        let Some(event) = payloads.remove(&key) else { continue };
+        stored.push(Taken {
+            event: InboxEvent {
+                id: row.try_get("", "id")?,
+                key,
+                conversation: event.header.conversation,
+                taken_at,
+                payload: event.payload,
+                calls: Vec::new(),
+            },
+            neighbours: Neighbours { earlier: row.try_get("", "behind")?, later: row.try_get("", "later")? },
+        });
+    }
+    stored.sort_by_key(|taken| (taken.event.key.message, taken.event.id));
+    Ok(stored)
+}
+
+fn key(event: &NewEvent) -> EventKey {
+    EventKey { bot: event.header.bot, message: event.header.message, replay: event.replay }
+}
+
+/// For each event, whether an earlier one of its lane is in the same batch: a statement that inserts
+/// many rows does not see its own.
+fn behind_in_batch(events: &[NewEvent]) -> Vec<bool> {
+    let mut seen: HashMap<(BotId, i64), EventKey> = HashMap::new();
+    events
+        .iter()
+        .map(|event| {
+            let lane = (event.header.bot, event.header.conversation);
+            let first = *seen.entry(lane).or_insert_with(|| key(event));
+            first != key(event)
+        })
+        .collect()
+}
+
+async fn insert_events_at_once(
+    transaction: &DatabaseTransaction,
+    events: &[NewEvent],
+    due: Option<Millis>,
+    taken_at: Millis,
+) -> Result<Vec<QueryResult>, DbErr> {
+    let earlier = neighbour('<', "n0");
+    let later = neighbour('>', "outhook_event");
+    let sql = format!(
+        "INSERT INTO outhook_event
+           (bot_id, message_id, replay, conversation, behind, payload, state, due, taken_at)
+         SELECT n0.bot_id, n0.message_id, n0.replay, n0.conversation, n0.behind OR {earlier}, n0.payload, 0, $7, $8
+         FROM unnest($1::bigint[], $2::bigint[], $3::integer[], $4::bigint[], $5::boolean[], $6::bytea[])
+           AS n0 (bot_id, message_id, replay, conversation, behind, payload)
+         ON CONFLICT (bot_id, message_id, replay) DO NOTHING
+         RETURNING id, bot_id, message_id, replay, behind, {later} AS later"
+    );
+    let values: [Value; 8] = [
+        bigints(events.iter().map(|event| event.header.bot)),
+        bigints(events.iter().map(|event| event.header.message)),
+        integers(events.iter().map(|event| event.replay)),
+        bigints(events.iter().map(|event| event.header.conversation)),
+        booleans(behind_in_batch(events)),
+        byte_strings(events.iter().map(|event| event.payload.clone())),
+        due.into(),
+        taken_at.into(),
+    ];
+    transaction.query_all_raw(statement(DbBackend::Postgres, sql, values)).await
+}
+
+async fn insert_events_one_by_one(
+    transaction: &DatabaseTransaction,
+    events: &[NewEvent],
+    due: Option<Millis>,
+    taken_at: Millis,
+) -> Result<Vec<QueryResult>, DbErr> {
+    let backend = transaction.get_database_backend();
+    let earlier = neighbour('<', "n0");
+    let later = neighbour('>', "outhook_event");
+    let sql = format!(
+        "WITH n0 (bot_id, message_id, replay, conversation) AS (VALUES ($1, $2, $3, $4))
+         INSERT INTO outhook_event
+           (bot_id, message_id, replay, conversation, behind, payload, state, due, taken_at)
+         SELECT n0.bot_id, n0.message_id, n0.replay, n0.conversation, {earlier}, $5, 0, $6, $7
+         FROM n0 WHERE true
+         ON CONFLICT (bot_id, message_id, replay) DO NOTHING
+         RETURNING id, bot_id, message_id, replay, behind, {later} AS later"
+    );
+    let mut rows = Vec::with_capacity(events.len());
+    for event in events {
+        let values: [Value; 7] = [
+            event.header.bot.into(),
+            event.header.message.into(),
+            event.replay.into(),
+            event.header.conversation.into(),
+            event.payload.clone().into(),
+            due.into(),
+            taken_at.into(),
+        ];
+        rows.extend(transaction.query_one_raw(statement(backend, sql.clone(), values)).await?);
+    }
+    Ok(rows)
+}
+
+/// Sets deliveries aside, one row each; they are rare.
+pub(super) async fn insert_dead_letters(
+    transaction: &DatabaseTransaction,
+    event: Option<EventId>,
+    letters: Vec<DeadLetter>,
+) -> Result<(), DbErr> {
+    let backend = transaction.get_database_backend();
+    for letter in letters {
+        let sql = "INSERT INTO outhook_dead_letter
+                (event_id, bot_id, message_id, reason, detail, payload, created_at)
+            VALUES ($1, $2, $3, $4, $5, $6, $7)";
+        let values: [Value; 7] = [
+            event.into(),
+            letter.bot.into(),
+            letter.message.into(),
+            letter.reason.into(),
+            clean(&letter.detail).into(),
+            letter.payload.into(),
+            now().into(),
+        ];
+        transaction.execute_raw(statement(backend, sql, values)).await?;
+    }
+    Ok(())
+}
+
+pub(super) fn as_i64(number: usize) -> Value {
+    i64::try_from(number).unwrap_or(i64::MAX).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_first_of_a_lane_in_a_batch_is_not_behind() {
+        let event = |bot, message, conversation| NewEvent {
+            header: Header { bot, message, conversation },
+            replay: 0,
+            payload: Vec::new(),
+        };
+        let batch = [event(1, 1, 7), event(1, 2, 7), event(1, 3, 8), event(2, 4, 7), event(1, 2, 7)];
+        assert_eq!(behind_in_batch(&batch), [false, true, false, false, true]);
+    }
+}

@@ -1,0 +1,95 @@
+//! All SQL, in functions named as sentences.
+//!
+//! | file | holds |
+//! | --- | --- |
+//! | `inbox` | storing deliveries, and handing out the rows that may be worked on |
+//! | `settle` | one transaction for the outcomes of many calls |
+//! | `outbox` | replies to post |
+//! | `directory` | bots and their services, read and (own tables only) written |
+//! | `ledger` | what commands and pages show |
+//! | `wake` | hearing of rows that others inserted |
+//!
+//! Functions run on the runtime that opened the pool, whoever calls them: a connection opened from an
+//! EventActor's arbiter would die with it.
+
+mod connect;
+mod directory;
+mod error;
+mod inbox;
+mod ledger;
+mod lock;
+mod outbox;
+mod settle;
+mod sql;
+mod wake;
+
+use std::{future::Future, sync::Arc};
+
+use sea_orm::{DatabaseConnection, DatabaseTransaction, DbBackend, DbErr, TransactionTrait};
+use tokio::runtime::Handle;
+
+pub(crate) use connect::{OpenError, open};
+pub(crate) use directory::{Bot, BotRow, NewBot, NewService, NotCallable, Service, ServiceRow};
+pub(crate) use error::StoreError;
+pub(crate) use inbox::{DeadLetter, InboxEvent, Intake, LanePage, NewEvent, PendingCall, BotPage, Taken};
+pub(crate) use ledger::{Backlog, BotSummary, CallRow, DeadLetterRow, DeliveryFilter};
+pub(crate) use lock::{DatabaseLock, LockError};
+pub(crate) use outbox::{Outgoing, PostResult};
+pub(crate) use sql::now;
+pub(crate) use settle::{CallOutcome, CallRecord, EventEnd, NewReply, Settlement, Settled};
+pub(crate) use wake::Wake;
+
+/// The database, as the daemon and the commands use it. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Store {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    db: DatabaseConnection,
+    /// Runtime of the main arbiter.
+    runtime: Handle,
+}
+
+impl Store {
+    /// Wraps a pool; its queries will run on the current runtime.
+    pub(crate) fn new(db: DatabaseConnection) -> Self {
+        Self { inner: Arc::new(Inner { db, runtime: Handle::current() }) }
+    }
+
+    /// Whether the database answers.
+    pub(crate) async fn ping(&self) -> Result<(), StoreError> {
+        self.on_main(|store| async move { Ok(store.db().ping().await?) }).await
+    }
+
+    /// Closes the pool.
+    pub(crate) async fn close(&self) {
+        if let Err(error) = self.db().close_by_ref().await {
+            log::debug!("closing the database: {error}");
+        }
+    }
+
+    fn db(&self) -> &DatabaseConnection {
+        &self.inner.db
+    }
+
+    fn backend(&self) -> DbBackend {
+        self.inner.db.get_database_backend()
+    }
+
+    /// A transaction that may write. On SQLite it takes the write lock at once: a transaction that
+    /// only becomes a writer later fails with BUSY, whatever the timeout.
+    async fn begin(&self) -> Result<DatabaseTransaction, DbErr> {
+        self.db().begin_with_options(sql::immediate()).await
+    }
+
+    async fn on_main<T, F, Fut>(&self, work: F) -> Result<T, StoreError>
+    where
+        F: FnOnce(Self) -> Fut,
+        Fut: Future<Output = Result<T, StoreError>> + Send + 'static,
+        T: Send + 'static,
+    {
+        let task = self.inner.runtime.spawn(work(self.clone()));
+        task.await.unwrap_or_else(|error| Err(StoreError::Ended(error.to_string())))
+    }
+}

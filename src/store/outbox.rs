@@ -1,0 +1,148 @@
+//! The outbox: replies that were committed with the outcome of their call and are to be posted.
+
+use entity::outhook::reply;
+use outhook_core::identity::{BotId, Conversation, EventId, Millis};
+use sea_orm::{ActiveEnum, ConnectionTrait, DatabaseTransaction, DbErr, FromQueryResult, Value};
+
+use super::{
+    Store, StoreError,
+    sql::{among, clean, ids, now, statement},
+};
+
+/// A reply to post.
+#[derive(Debug, Clone, PartialEq, Eq, FromQueryResult)]
+pub(crate) struct Outgoing {
+    /// Its row: the order within a conversation.
+    pub(crate) id: i64,
+    /// The event that it answers.
+    pub(crate) event_id: EventId,
+    /// The bot that says it.
+    pub(crate) bot_id: BotId,
+    /// The conversation.
+    pub(crate) conversation: Conversation,
+    /// Where to post.
+    pub(crate) destination: String,
+    /// Markdown, UTF-8.
+    pub(crate) content: Vec<u8>,
+    /// `widget_content`, UTF-8.
+    pub(crate) widget: Option<Vec<u8>>,
+    /// Attempts made before.
+    pub(crate) attempts: i32,
+    /// When it was committed.
+    pub(crate) created_at: Millis,
+}
+
+/// What came of an attempt to post.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum PostResult {
+    /// It is posted.
+    Posted,
+    /// It can't be posted.
+    GivenUp(String),
+    /// To be tried again.
+    Again {
+        /// When.
+        due: Millis,
+        /// Why.
+        detail: String,
+    },
+}
+
+impl Store {
+    /// Takes the replies whose time has come, at most one of each conversation, its oldest. Those
+    /// behind it are put back until [`Store::settle_replies`] calls them forward.
+    ///
+    /// Only the ReplyActor calls this, and never beside `settle_replies`: the two keep each other's
+    /// rows in order by taking turns.
+    pub(crate) async fn take_due_replies(&self, rows_max: usize) -> Result<Vec<Outgoing>, StoreError> {
+        self.on_main(move |store| async move {
+            let transaction = store.begin().await?;
+            let replies = take_heads(&transaction, rows_max).await?;
+            transaction.commit().await?;
+            Ok(replies)
+        })
+        .await
+    }
+
+    /// Records what came of posts, and calls the next reply of each conversation forward.
+    pub(crate) async fn settle_replies(&self, results: Vec<(Outgoing, PostResult)>) -> Result<(), StoreError> {
+        self.on_main(|store| async move {
+            let transaction = store.begin().await?;
+            for (reply, result) in &results {
+                settle_reply(&transaction, reply, result).await?;
+            }
+            transaction.commit().await?;
+            Ok(())
+        })
+        .await
+    }
+
+    /// Makes every pending reply due that nobody holds.
+    pub(crate) async fn free_replies(&self) -> Result<u64, StoreError> {
+        self.on_main(|store| async move {
+            let sql = "UPDATE outhook_reply SET due = $1 WHERE state = 0 AND due IS NULL";
+            let result = store.db().execute_raw(statement(store.backend(), sql, [now().into()])).await?;
+            Ok(result.rows_affected())
+        })
+        .await
+    }
+
+    /// When the next reply is due.
+    pub(crate) async fn next_due_reply(&self) -> Result<Option<Millis>, StoreError> {
+        self.on_main(|store| async move { Ok(store.earliest_due("outhook_reply").await?) }).await
+    }
+}
+
+async fn take_heads(transaction: &DatabaseTransaction, rows_max: usize) -> Result<Vec<Outgoing>, DbErr> {
+    let backend = transaction.get_database_backend();
+    let sql = "SELECT r.id, r.event_id, r.bot_id, r.conversation, r.destination, r.content, r.widget,
+            r.attempts, r.created_at,
+            EXISTS (SELECT 1 FROM outhook_reply n WHERE n.state = 0 AND n.bot_id = r.bot_id
+                AND n.conversation = r.conversation AND n.id < r.id) AS behind
+        FROM outhook_reply r WHERE r.due <= $1 AND r.state = 0 ORDER BY r.due, r.id LIMIT $2";
+    let values = [now().into(), super::inbox::as_i64(rows_max)];
+    let rows = transaction.query_all_raw(statement(backend, sql, values)).await?;
+    let mut seen = Vec::with_capacity(rows.len());
+    let mut heads = Vec::with_capacity(rows.len());
+    for row in &rows {
+        let behind: bool = row.try_get("", "behind")?;
+        let reply = Outgoing::from_query_result(row, "")?;
+        seen.push(reply.id);
+        if !behind {
+            heads.push(reply);
+        }
+    }
+    if !seen.is_empty() {
+        let among = among(backend, 1);
+        let sql = format!("UPDATE outhook_reply SET due = NULL WHERE id {among}");
+        transaction.execute_raw(statement(backend, sql, [ids(backend, &seen)])).await?;
+    }
+    Ok(heads)
+}
+
+async fn settle_reply(
+    transaction: &DatabaseTransaction,
+    reply: &Outgoing,
+    result: &PostResult,
+) -> Result<(), DbErr> {
+    let backend = transaction.get_database_backend();
+    let (state, due, detail) = match result {
+        PostResult::Posted => (reply::State::Posted, None, None),
+        PostResult::GivenUp(detail) => (reply::State::GivenUp, None, Some(clean(detail))),
+        PostResult::Again { due, detail } => (reply::State::Pending, Some(*due), Some(clean(detail))),
+    };
+    let settled_at = (state != reply::State::Pending).then(now);
+    let sql = "UPDATE outhook_reply SET state = $2, due = $3, detail = $4, settled_at = $5,
+        attempts = attempts + 1 WHERE id = $1 AND state = 0";
+    let values: [Value; 5] =
+        [reply.id.into(), state.to_value().into(), due.into(), detail.into(), settled_at.into()];
+    transaction.execute_raw(statement(backend, sql, values)).await?;
+    if state == reply::State::Pending {
+        return Ok(());
+    }
+    let sql = "UPDATE outhook_reply SET due = $3 WHERE due IS NULL AND id = (
+        SELECT min(n.id) FROM outhook_reply n WHERE n.state = 0 AND n.bot_id = $1 AND n.conversation = $2)";
+    let values = [reply.bot_id.into(), reply.conversation.into(), now().into()];
+    transaction.execute_raw(statement(backend, sql, values)).await?;
+    Ok(())
+}

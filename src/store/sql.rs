@@ -1,0 +1,81 @@
+//! Small helpers to write statements for both databases.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use outhook_core::identity::Millis;
+use sea_orm::{
+    DbBackend, SqliteTransactionMode, Statement, TransactionOptions, Value,
+    sea_query::ArrayType,
+};
+
+/// The present, by this machine's clock.
+pub(crate) fn now() -> Millis {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Millis::try_from(since.as_millis()).unwrap_or(Millis::MAX)
+}
+
+/// Options of a transaction that writes.
+pub(super) fn immediate() -> TransactionOptions {
+    TransactionOptions {
+        sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate),
+        ..TransactionOptions::default()
+    }
+}
+
+/// A statement with its values (`$1`, `$2`, … in both databases).
+pub(super) fn statement<const N: usize>(backend: DbBackend, sql: impl Into<String>, values: [Value; N]) -> Statement {
+    Statement::from_sql_and_values(backend, sql, values)
+}
+
+/// A PostgreSQL `bigint[]`.
+pub(super) fn bigints(items: impl IntoIterator<Item = i64>) -> Value {
+    array(ArrayType::BigInt, items)
+}
+
+/// A PostgreSQL `integer[]`.
+pub(super) fn integers(items: impl IntoIterator<Item = i32>) -> Value {
+    array(ArrayType::Int, items)
+}
+
+/// A PostgreSQL `boolean[]`.
+pub(super) fn booleans(items: impl IntoIterator<Item = bool>) -> Value {
+    array(ArrayType::Bool, items)
+}
+
+/// A PostgreSQL `text[]`.
+pub(super) fn texts(items: impl IntoIterator<Item = String>) -> Value {
+    array(ArrayType::String, items)
+}
+
+/// A PostgreSQL `bytea[]`.
+pub(super) fn byte_strings(items: impl IntoIterator<Item = Vec<u8>>) -> Value {
+    array(ArrayType::Bytes, items)
+}
+
+/// The members of a set of ids, as a condition's right side: one parameter in both databases.
+pub(super) fn among(backend: DbBackend, parameter: usize) -> String {
+    match backend {
+        DbBackend::Postgres => format!("= ANY(${parameter})"),
+        _ => format!("IN (SELECT value FROM json_each(${parameter}))"),
+    }
+}
+
+/// The parameter for [`among`].
+pub(super) fn ids(backend: DbBackend, items: &[i64]) -> Value {
+    match backend {
+        DbBackend::Postgres => bigints(items.iter().copied()),
+        _ => {
+            let list: Vec<String> = items.iter().map(i64::to_string).collect();
+            format!("[{}]", list.join(",")).into()
+        }
+    }
+}
+
+/// Text as both databases take it: PostgreSQL's text has no NUL.
+pub(super) fn clean(text: &str) -> String {
+    text.replace('\0', "\u{fffd}")
+}
+
+fn array<T: Into<Value>>(kind: ArrayType, items: impl IntoIterator<Item = T>) -> Value {
+    Value::Array(kind, Some(Box::new(items.into_iter().map(Into::into).collect())))
+}
