@@ -52,6 +52,11 @@ impl Turn {
         self.progress()
     }
 
+    /// The calls that are under way.
+    pub fn under_way(&self) -> &[ServiceId] {
+        &self.under_way
+    }
+
     /// Where the event stands.
     pub fn progress(&self) -> Progress {
         match (self.under_way.is_empty(), self.earliest) {

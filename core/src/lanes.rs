@@ -82,6 +82,8 @@ pub struct LaneWant {
 pub struct BotWant {
     /// The bot.
     pub bot: BotId,
+    /// Conversations are asked for in turn, beginning behind this one.
+    pub after: Conversation,
     /// How many rows at most.
     pub rows_max: usize,
     /// Events of the bot that are held already.
@@ -130,6 +132,8 @@ struct Bot {
     waiting: usize,
     /// Rows were left for want of room.
     more: bool,
+    /// The conversation that rows were last read of.
+    last_read: Conversation,
     refilling: bool,
     /// What finished or was parked while rows were being read, so that a stale row is not run again.
     released: Vec<EventId>,
@@ -212,12 +216,13 @@ impl Lanes {
         self.held.len()
     }
 
-    /// Offers an event that was stored or read from the database.
-    pub fn offer(&mut self, ticket: Ticket, neighbours: Neighbours) -> Offered {
+    /// Offers an event that was stored or read from the database. `room` says whether the process may
+    /// hold more events.
+    pub fn offer(&mut self, ticket: Ticket, neighbours: Neighbours, room: bool) -> Offered {
         if self.held.contains_key(&ticket.event) {
             return Offered::Known;
         }
-        let room = self.has_room(ticket.bot);
+        let room = room && self.has_room(ticket.bot);
         let place = (ticket.message, ticket.event);
         let bot = self.bots.entry(ticket.bot).or_default();
         let evicted = match bot.lanes.entry(ticket.conversation) {
@@ -226,7 +231,8 @@ impl Lanes {
                 Admission::Taken { evicted } => evicted,
             },
             Entry::Vacant(_) if !room => {
-                self.leave(ticket.bot);
+                bot.more = true;
+                self.note_hunger(ticket.bot);
                 return Offered::Left;
             }
             Entry::Vacant(lane) if neighbours.earlier => {
@@ -246,12 +252,6 @@ impl Lanes {
         }
         self.give_event_turn(ticket.bot);
         Offered::Held { evicted }
-    }
-
-    /// Leaves an event of `bot` as a row although the lanes had room, because the process has none.
-    pub fn leave(&mut self, bot: BotId) {
-        self.bots.entry(bot).or_default().more = true;
-        self.note_hunger(bot);
     }
 
     /// The next event whose calls may begin; answer with [`Lanes::opened`].
@@ -357,7 +357,7 @@ impl Lanes {
             bot.is_hungry = false;
             bot.refilling = true;
             bot.more = false;
-            wants.bots.push(BotWant { bot: id, rows_max, held: bot.held() });
+            wants.bots.push(BotWant { bot: id, after: bot.last_read, rows_max, held: bot.held() });
         }
         wants
     }
@@ -376,6 +376,11 @@ impl Lanes {
         rows: &[Ticket],
         more: bool,
     ) -> Vec<EventId> {
+        let is_pulling =
+            self.bots.get(&bot).and_then(|bot| bot.lanes.get(&conversation)).is_some_and(|lane| lane.pulling);
+        if !is_pulling {
+            return Vec::new();
+        }
         let mut taken = Vec::new();
         for ticket in rows {
             if self.held.contains_key(&ticket.event) {
@@ -407,20 +412,23 @@ impl Lanes {
     }
 
     /// Heads of a bot that was asked for; `more` if there may be others. Returns those that are now
-    /// held. If none could be taken, the bot asks again when something of it ends.
+    /// held. If none could be taken beside
+    /// what the bot holds, it asks again when something of that ends.
     pub fn refilled(&mut self, bot: BotId, rows: &[Ticket], more: bool) -> Vec<EventId> {
         let Some(state) = self.bots.get_mut(&bot) else { return Vec::new() };
         state.refilling = false;
         state.more |= more;
+        state.last_read = rows.last().map_or(state.last_read, |row| row.conversation);
         let released = std::mem::take(&mut state.released);
         let loaded = Neighbours { earlier: false, later: true };
         let mut taken = Vec::new();
         for row in rows.iter().filter(|row| !released.contains(&row.event)) {
-            if matches!(self.offer(*row, loaded), Offered::Held { .. }) {
+            if matches!(self.offer(*row, loaded, true), Offered::Held { .. }) {
                 taken.push(row.event);
             }
         }
-        if !taken.is_empty() {
+        let holds_nothing = self.bots.get(&bot).is_some_and(|state| state.lanes.is_empty());
+        if holds_nothing || !taken.is_empty() {
             self.note_hunger(bot);
         }
         self.forget_if_idle(bot);

@@ -13,6 +13,7 @@
 //! | [`outcome`] | what an HTTP answer, or the lack of one, means |
 //! | [`answer`] | how the JSON of an answer is read |
 //! | [`retry`] | when a call is made again, and when it is given up |
+//! | [`quota`] | how many unfinished events a bot may have |
 //! | [`egress`] | which URLs and addresses may be dialled |
 //! | [`excerpt`] | what of an answer may be kept |
 
@@ -24,4 +25,5 @@ pub mod excerpt;
 pub mod identity;
 pub mod lanes;
 pub mod outcome;
+pub mod quota;
 pub mod retry;

@@ -54,6 +54,8 @@ pub enum Fault {
     BadAnswer,
     /// The interface can't carry this event (Slack's has no direct messages).
     Unsupported,
+    /// The service's interface has no handler.
+    BadInterface,
     /// The handler panicked.
     Panicked,
 }
@@ -75,6 +77,7 @@ impl Fault {
             Self::Status => "status",
             Self::BadAnswer => "bad_answer",
             Self::Unsupported => "unsupported",
+            Self::BadInterface => "bad_interface",
             Self::Panicked => "panicked",
         }
     }
@@ -125,6 +128,7 @@ impl Failure {
             (Fault::BadUrl, _) => "its endpoint's URL can't be used".into(),
             (Fault::Blocked, _) => "its endpoint is at an address that this server may not call".into(),
             (Fault::Unsupported, _) => "its Slack-format interface has no direct messages".into(),
+            (Fault::BadInterface, _) => "its interface is of an unknown kind".into(),
             (Fault::NotHttp | Fault::Status | Fault::BadAnswer | Fault::Panicked, _) => {
                 "its endpoint's answer could not be understood".into()
             }

@@ -4,6 +4,9 @@
 //! pending ones run in one transaction under a lock of the whole database, so that several daemons may
 //! start at once.
 
+// MigrationTrait is declared without the lifetime, and async_trait needs the same form here.
+#![allow(elided_lifetimes_in_paths)]
+
 mod m20261101_000001_outhook_tables;
 mod m20261101_000002_own_tables;
 
@@ -63,7 +66,9 @@ impl Migrator {
         };
         let transaction = db.begin_with_options(options).await?;
         if transaction.get_database_backend() == DbBackend::Postgres {
-            transaction.execute_unprepared(&format!("SELECT pg_advisory_xact_lock({MIGRATION_LOCK})")).await?;
+            transaction
+                .execute_unprepared(&format!("SELECT pg_advisory_xact_lock({MIGRATION_LOCK})"))
+                .await?;
         }
         let pending = self.get_pending_migrations(&transaction).await?.len();
         if pending > 0 {

@@ -16,10 +16,6 @@ const INDEXES: [&str; 6] = [
     "CREATE INDEX outhook_reply_due ON outhook_reply (due) WHERE due IS NOT NULL",
 ];
 
-/// The heads of a bot's lanes, apart because only they are read by bot.
-const HEADS: &str = "CREATE INDEX outhook_event_heads ON outhook_event (bot_id, message_id)
-    WHERE state = 0 AND due IS NULL AND NOT behind";
-
 #[async_trait::async_trait]
 impl MigrationTrait for Migration {
     async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
@@ -31,7 +27,6 @@ impl MigrationTrait for Migration {
         for index in INDEXES {
             connection.execute_unprepared(index).await?;
         }
-        connection.execute_unprepared(HEADS).await?;
         Ok(())
     }
 }
@@ -46,7 +41,6 @@ fn event() -> TableCreateStatement {
         .col(big_integer("conversation"))
         .col(small_integer("state"))
         .col(big_integer_null("due"))
-        .col(boolean("behind"))
         .col(big_integer("taken_at"))
         .col(big_integer_null("finished_at"))
         .col(blob_null("payload"))

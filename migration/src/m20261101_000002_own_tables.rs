@@ -22,9 +22,7 @@ impl MigrationTrait for Migration {
                 "CREATE UNIQUE INDEX zerver_usermessage_pair ON zerver_usermessage (user_profile_id, message_id)",
             )
             .await?;
-        connection
-            .execute_unprepared("INSERT INTO zerver_realm (id, string_id) VALUES (1, '')")
-            .await?;
+        connection.execute_unprepared("INSERT INTO zerver_realm (id, string_id) VALUES (1, '')").await?;
         Ok(())
     }
 }

@@ -21,6 +21,11 @@ pub(crate) enum StoreError {
 }
 
 impl StoreError {
+    /// Whether the database is away, as opposed to refusing us.
+    pub(crate) fn is_away(&self) -> bool {
+        matches!(self, Self::Away(_))
+    }
+
     /// Whether the same call may succeed later, with nothing changed on our side.
     pub(crate) fn is_transient(&self) -> bool {
         matches!(self, Self::Away(_) | Self::Denied(_))

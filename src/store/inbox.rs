@@ -1,6 +1,6 @@
 //! The inbox: storing deliveries, and handing out the rows that may be worked on.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use entity::outhook::call;
 use outhook_core::{
@@ -12,7 +12,7 @@ use sea_orm::{ConnectionTrait, DatabaseTransaction, DbBackend, DbErr, FromQueryR
 
 use super::{
     Store, StoreError,
-    sql::{among, booleans, bigints, byte_strings, clean, ids, integers, now, statement},
+    sql::{among, bigints, byte_strings, clean, ids, integers, now, statement},
 };
 
 /// A delivery that is an event, on its way into the inbox.
@@ -37,8 +37,15 @@ pub(crate) struct DeadLetter {
     pub(crate) reason: &'static str,
     /// The reason in words.
     pub(crate) detail: String,
-    /// The whole body.
+    /// The whole body; for an event of the inbox it is taken from there.
     pub(crate) payload: Vec<u8>,
+}
+
+impl DeadLetter {
+    /// A dead letter of an event. Its payload is that of the event's row.
+    pub(crate) fn of_event(key: EventKey, reason: &'static str, detail: String) -> Self {
+        Self { bot: Some(key.bot), message: Some(key.message), reason, detail, payload: Vec::new() }
+    }
 }
 
 /// What a batch of deliveries turned out to be.
@@ -46,6 +53,8 @@ pub(crate) struct DeadLetter {
 pub(crate) struct Intake {
     /// Events.
     pub(crate) events: Vec<NewEvent>,
+    /// Events of bots that have as many unfinished ones as they may: dead letters, unless known.
+    pub(crate) overflow: Vec<NewEvent>,
     /// Everything else.
     pub(crate) dead: Vec<DeadLetter>,
 }
@@ -167,6 +176,8 @@ impl Store {
         self.on_main(|store| async move {
             let transaction = store.begin().await?;
             let stored = insert_events(&transaction, intake.events, None).await?;
+            let overflow = unknown_events(&transaction, intake.overflow).await?;
+            insert_dead_letters(&transaction, None, overflow.into_iter().map(overflowed).collect()).await?;
             insert_dead_letters(&transaction, None, intake.dead).await?;
             transaction.commit().await?;
             Ok(stored)
@@ -193,16 +204,17 @@ impl Store {
             let skip = if store.backend() == DbBackend::Postgres { "FOR UPDATE SKIP LOCKED" } else { "" };
             let earlier = neighbour('<', "outhook_event");
             let sql = format!(
-                "UPDATE outhook_event SET due = NULL, behind = {earlier}
+                "UPDATE outhook_event SET due = NULL
                  WHERE id IN (SELECT id FROM outhook_event WHERE due <= $1 AND state = 0
                               ORDER BY due, id LIMIT $2 {skip})
-                 RETURNING id, bot_id, message_id, replay, conversation, taken_at, due, payload, behind"
+                 RETURNING id, bot_id, message_id, replay, conversation, taken_at, due, payload,
+                     {earlier} AS earlier"
             );
             let values = [now().into(), i64::try_from(rows_max).unwrap_or(i64::MAX).into()];
             let rows = store.db().query_all_raw(statement(store.backend(), sql, values)).await?;
             let mut taken = Vec::with_capacity(rows.len());
             for row in rows {
-                let earlier = row.try_get("", "behind")?;
+                let earlier = row.try_get("", "earlier")?;
                 let event = Row::from_query_result(&row, "")?.into();
                 taken.push(Taken { event, neighbours: Neighbours { earlier, later: true } });
             }
@@ -256,15 +268,20 @@ impl Store {
     }
 
     /// How many unfinished events these bots have.
-    pub(crate) async fn count_unfinished(&self, bots: Vec<BotId>) -> Result<HashMap<BotId, usize>, StoreError> {
+    pub(crate) async fn count_unfinished(
+        &self,
+        bots: Vec<BotId>,
+    ) -> Result<HashMap<BotId, usize>, StoreError> {
         self.on_main(move |store| async move {
             let among = among(store.backend(), 1);
             let sql = format!(
                 "SELECT bot_id, count(*) AS unfinished FROM outhook_event
                  WHERE state = 0 AND bot_id {among} GROUP BY bot_id"
             );
-            let rows =
-                store.db().query_all_raw(statement(store.backend(), sql, [ids(store.backend(), &bots)])).await?;
+            let rows = store
+                .db()
+                .query_all_raw(statement(store.backend(), sql, [ids(store.backend(), &bots)]))
+                .await?;
             let mut counts: HashMap<BotId, usize> = bots.into_iter().map(|bot| (bot, 0)).collect();
             for row in rows {
                 let count: i64 = row.try_get("", "unfinished")?;
@@ -303,24 +320,50 @@ impl Store {
         Ok(LanePage { want, events, more })
     }
 
+    /// Goes once round the bot's conversations, beginning behind the one where it last stopped.
     async fn bot_page(&self, want: BotWant) -> Result<BotPage, DbErr> {
-        let earlier = neighbour('<', "e");
-        let held = among(self.backend(), 2);
-        let sql = format!(
-            "SELECT {COLUMNS} FROM outhook_event e
-             WHERE e.state = 0 AND e.due IS NULL AND NOT e.behind AND e.bot_id = $1
-               AND NOT (e.id {held}) AND NOT {earlier}
-             ORDER BY e.message_id LIMIT $3"
-        );
-        let values = [want.bot.into(), ids(self.backend(), &want.held), as_i64(want.rows_max + 1)];
-        let rows = self.db().query_all_raw(statement(self.backend(), sql, values)).await?;
-        let more = rows.len() > want.rows_max;
-        let mut events = Vec::with_capacity(rows.len());
-        for row in rows.iter().take(want.rows_max) {
-            events.push(InboxEvent::from(Row::from_query_result(row, "")?));
+        let behind = want.after.saturating_add(1);
+        let mut events = self.lane_heads(&want, behind, i64::MAX, want.rows_max + 1).await?;
+        let missing = (want.rows_max + 1).saturating_sub(events.len());
+        if missing > 0 && want.after > i64::MIN {
+            events.extend(self.lane_heads(&want, i64::MIN, want.after, missing).await?);
         }
+        let more = events.len() > want.rows_max;
+        events.truncate(want.rows_max);
         self.load_calls(events.iter_mut().collect()).await?;
         Ok(BotPage { bot: want.bot, events, more })
+    }
+
+    /// The first unfinished event of each conversation in a range, unless it is held or waits for its
+    /// time. The recursion jumps from one conversation to the next, whatever stands in between.
+    async fn lane_heads(
+        &self,
+        want: &BotWant,
+        from: i64,
+        to: i64,
+        rows_max: usize,
+    ) -> Result<Vec<InboxEvent>, DbErr> {
+        let held = among(self.backend(), 4);
+        let sql = format!(
+            "WITH RECURSIVE lanes (conversation) AS (
+                SELECT min(conversation) FROM outhook_event
+                WHERE state = 0 AND bot_id = $1 AND conversation >= $2
+                UNION ALL
+                SELECT (SELECT min(n.conversation) FROM outhook_event n
+                        WHERE n.state = 0 AND n.bot_id = $1 AND n.conversation > lanes.conversation)
+                FROM lanes WHERE lanes.conversation < $3
+             )
+             SELECT {COLUMNS} FROM lanes JOIN outhook_event e ON e.id = (
+                SELECT h.id FROM outhook_event h
+                WHERE h.state = 0 AND h.bot_id = $1 AND h.conversation = lanes.conversation
+                ORDER BY h.message_id, h.id LIMIT 1)
+             WHERE lanes.conversation <= $3 AND e.due IS NULL AND NOT (e.id {held})
+             LIMIT $5"
+        );
+        let values =
+            [want.bot.into(), from.into(), to.into(), ids(self.backend(), &want.held), as_i64(rows_max)];
+        let rows = self.db().query_all_raw(statement(self.backend(), sql, values)).await?;
+        rows.iter().map(|row| Ok(Row::from_query_result(row, "")?.into())).collect()
     }
 
     /// Adds to events what is known of their calls, if they were worked on before.
@@ -375,50 +418,73 @@ async fn insert_events(
     } else {
         insert_events_one_by_one(transaction, &events, due, taken_at).await?
     };
-    let mut payloads: HashMap<EventKey, NewEvent> = HashMap::with_capacity(events.len());
-    for event in events {
-        payloads.entry(key(&event)).or_insert(event);
-    }
-    let mut stored = Vec::with_capacity(rows.len());
-    for row in rows {
+    let mut inserted = HashMap::with_capacity(rows.len());
+    for row in &rows {
         let key = EventKey {
             bot: row.try_get("", "bot_id")?,
             message: row.try_get("", "message_id")?,
             replay: row.try_get("", "replay")?,
         };
-        let Some(event) = payloads.remove(&key) else { continue };
+        let neighbours =
+            Neighbours { earlier: row.try_get("", "earlier")?, later: row.try_get("", "later")? };
+        inserted.insert(key, (row.try_get("", "id")?, neighbours));
+    }
+    Ok(hand_out(events, taken_at, inserted))
+}
+
+/// The inserted events, in the given order. A statement that inserts many rows does not see its own, so
+/// what is earlier in the same batch is added here.
+fn hand_out(
+    events: Vec<NewEvent>,
+    taken_at: Millis,
+    mut inserted: HashMap<EventKey, (EventId, Neighbours)>,
+) -> Vec<Taken> {
+    let mut lanes = HashSet::new();
+    let mut stored = Vec::with_capacity(inserted.len());
+    for event in events {
+        let key = key(&event);
+        let Some((id, neighbours)) = inserted.remove(&key) else { continue };
+        let conversation = event.header.conversation;
+        let is_first = lanes.insert((key.bot, conversation));
         stored.push(Taken {
-            event: InboxEvent {
-                id: row.try_get("", "id")?,
-                key,
-                conversation: event.header.conversation,
-                taken_at,
-                payload: event.payload,
-                calls: Vec::new(),
-            },
-            neighbours: Neighbours { earlier: row.try_get("", "behind")?, later: row.try_get("", "later")? },
+            event: InboxEvent { id, key, conversation, taken_at, payload: event.payload, calls: Vec::new() },
+            neighbours: Neighbours { earlier: neighbours.earlier || !is_first, ..neighbours },
         });
     }
-    stored.sort_by_key(|taken| (taken.event.key.message, taken.event.id));
-    Ok(stored)
+    stored
+}
+
+/// Those that the inbox does not hold: a redelivery of a known event is not a new one.
+async fn unknown_events(
+    transaction: &DatabaseTransaction,
+    events: Vec<NewEvent>,
+) -> Result<Vec<NewEvent>, DbErr> {
+    let backend = transaction.get_database_backend();
+    let sql = "SELECT 1 AS known FROM outhook_event WHERE bot_id = $1 AND message_id = $2 AND replay = $3";
+    let mut unknown = Vec::new();
+    for event in events {
+        let values = [event.header.bot.into(), event.header.message.into(), event.replay.into()];
+        if transaction.query_one_raw(statement(backend, sql, values)).await?.is_none() {
+            unknown.push(event);
+        }
+    }
+    Ok(unknown)
+}
+
+fn overflowed(event: NewEvent) -> DeadLetter {
+    DeadLetter {
+        detail: "the bot has queue.stored_per_bot unfinished events already".into(),
+        payload: event.payload,
+        ..DeadLetter::of_event(
+            EventKey { bot: event.header.bot, message: event.header.message, replay: event.replay },
+            "overflow",
+            String::new(),
+        )
+    }
 }
 
 fn key(event: &NewEvent) -> EventKey {
     EventKey { bot: event.header.bot, message: event.header.message, replay: event.replay }
-}
-
-/// For each event, whether an earlier one of its lane is in the same batch: a statement that inserts
-/// many rows does not see its own.
-fn behind_in_batch(events: &[NewEvent]) -> Vec<bool> {
-    let mut seen: HashMap<(BotId, i64), EventKey> = HashMap::new();
-    events
-        .iter()
-        .map(|event| {
-            let lane = (event.header.bot, event.header.conversation);
-            let first = *seen.entry(lane).or_insert_with(|| key(event));
-            first != key(event)
-        })
-        .collect()
 }
 
 async fn insert_events_at_once(
@@ -427,23 +493,20 @@ async fn insert_events_at_once(
     due: Option<Millis>,
     taken_at: Millis,
 ) -> Result<Vec<QueryResult>, DbErr> {
-    let earlier = neighbour('<', "n0");
-    let later = neighbour('>', "outhook_event");
+    let (earlier, later) = (neighbour('<', "outhook_event"), neighbour('>', "outhook_event"));
     let sql = format!(
-        "INSERT INTO outhook_event
-           (bot_id, message_id, replay, conversation, behind, payload, state, due, taken_at)
-         SELECT n0.bot_id, n0.message_id, n0.replay, n0.conversation, n0.behind OR {earlier}, n0.payload, 0, $7, $8
-         FROM unnest($1::bigint[], $2::bigint[], $3::integer[], $4::bigint[], $5::boolean[], $6::bytea[])
-           AS n0 (bot_id, message_id, replay, conversation, behind, payload)
+        "INSERT INTO outhook_event (bot_id, message_id, replay, conversation, payload, state, due, taken_at)
+         SELECT bot_id, message_id, replay, conversation, payload, 0, $6, $7
+         FROM unnest($1::bigint[], $2::bigint[], $3::integer[], $4::bigint[], $5::bytea[])
+           AS n (bot_id, message_id, replay, conversation, payload)
          ON CONFLICT (bot_id, message_id, replay) DO NOTHING
-         RETURNING id, bot_id, message_id, replay, behind, {later} AS later"
+         RETURNING id, bot_id, message_id, replay, {earlier} AS earlier, {later} AS later"
     );
-    let values: [Value; 8] = [
+    let values: [Value; 7] = [
         bigints(events.iter().map(|event| event.header.bot)),
         bigints(events.iter().map(|event| event.header.message)),
         integers(events.iter().map(|event| event.replay)),
         bigints(events.iter().map(|event| event.header.conversation)),
-        booleans(behind_in_batch(events)),
         byte_strings(events.iter().map(|event| event.payload.clone())),
         due.into(),
         taken_at.into(),
@@ -458,16 +521,12 @@ async fn insert_events_one_by_one(
     taken_at: Millis,
 ) -> Result<Vec<QueryResult>, DbErr> {
     let backend = transaction.get_database_backend();
-    let earlier = neighbour('<', "n0");
-    let later = neighbour('>', "outhook_event");
+    let (earlier, later) = (neighbour('<', "outhook_event"), neighbour('>', "outhook_event"));
     let sql = format!(
-        "WITH n0 (bot_id, message_id, replay, conversation) AS (VALUES ($1, $2, $3, $4))
-         INSERT INTO outhook_event
-           (bot_id, message_id, replay, conversation, behind, payload, state, due, taken_at)
-         SELECT n0.bot_id, n0.message_id, n0.replay, n0.conversation, {earlier}, $5, 0, $6, $7
-         FROM n0 WHERE true
+        "INSERT INTO outhook_event (bot_id, message_id, replay, conversation, payload, state, due, taken_at)
+         VALUES ($1, $2, $3, $4, $5, 0, $6, $7)
          ON CONFLICT (bot_id, message_id, replay) DO NOTHING
-         RETURNING id, bot_id, message_id, replay, behind, {later} AS later"
+         RETURNING id, bot_id, message_id, replay, {earlier} AS earlier, {later} AS later"
     );
     let mut rows = Vec::with_capacity(events.len());
     for event in events {
@@ -495,7 +554,8 @@ pub(super) async fn insert_dead_letters(
     for letter in letters {
         let sql = "INSERT INTO outhook_dead_letter
                 (event_id, bot_id, message_id, reason, detail, payload, created_at)
-            VALUES ($1, $2, $3, $4, $5, $6, $7)";
+            VALUES ($1, $2, $3, $4, $5,
+                COALESCE((SELECT payload FROM outhook_event WHERE id = $1), $6), $7)";
         let values: [Value; 7] = [
             event.into(),
             letter.bot.into(),
@@ -519,13 +579,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_the_first_of_a_lane_in_a_batch_is_not_behind() {
+    fn what_is_earlier_in_the_same_batch_counts_as_a_predecessor() {
         let event = |bot, message, conversation| NewEvent {
             header: Header { bot, message, conversation },
             replay: 0,
             payload: Vec::new(),
         };
-        let batch = [event(1, 1, 7), event(1, 2, 7), event(1, 3, 8), event(2, 4, 7), event(1, 2, 7)];
-        assert_eq!(behind_in_batch(&batch), [false, true, false, false, true]);
+        let batch = vec![event(1, 1, 7), event(1, 2, 7), event(1, 3, 8), event(2, 4, 7), event(1, 2, 7)];
+        let alone = Neighbours { earlier: false, later: false };
+        let inserted = batch.iter().map(|event| (key(event), (event.header.message, alone))).collect();
+        let handed: Vec<(i64, bool)> = hand_out(batch, 0, inserted)
+            .iter()
+            .map(|taken| (taken.event.id, taken.neighbours.earlier))
+            .collect();
+        assert_eq!(handed, [(1, false), (2, true), (3, false), (4, false)]);
     }
 }

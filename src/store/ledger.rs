@@ -2,9 +2,7 @@
 
 use entity::outhook::{call, dead_letter, event};
 use outhook_core::identity::{BotId, Millis};
-use sea_orm::{
-    ActiveEnum, ConnectionTrait, EntityTrait, FromQueryResult, QueryOrder, Statement, Value,
-};
+use sea_orm::{ActiveEnum, ConnectionTrait, EntityTrait, FromQueryResult, QueryOrder, Statement, Value};
 use serde::Serialize;
 
 use super::{Store, StoreError, sql::statement};
@@ -92,7 +90,11 @@ pub(crate) struct BotSummary {
 
 impl Store {
     /// The ledger's newest rows that pass the filter, oldest first.
-    pub(crate) async fn list_calls(&self, filter: &DeliveryFilter, rows_max: u64) -> Result<Vec<CallRow>, StoreError> {
+    pub(crate) async fn list_calls(
+        &self,
+        filter: &DeliveryFilter,
+        rows_max: u64,
+    ) -> Result<Vec<CallRow>, StoreError> {
         let mut rows = CallRow::find_by_statement(self.calls_query(filter, rows_max)).all(self.db()).await?;
         rows.reverse();
         Ok(rows)
@@ -164,5 +166,17 @@ impl Store {
         let values: [Value; 2] =
             [event::State::Unfinished.to_value().into(), call::State::Failed.to_value().into()];
         Ok(BotSummary::find_by_statement(statement(self.backend(), sql, values)).all(self.db()).await?)
+    }
+
+    /// For every finished event its bot and the time from storing it to committing its last outcome, in
+    /// milliseconds.
+    pub(crate) async fn event_latencies(&self) -> Result<Vec<(BotId, Millis)>, StoreError> {
+        let sql = "SELECT bot_id, finished_at - taken_at AS latency FROM outhook_event WHERE finished_at IS NOT NULL";
+        let rows = self.db().query_all_raw(statement(self.backend(), sql, [])).await?;
+        let mut latencies = Vec::with_capacity(rows.len());
+        for row in rows {
+            latencies.push((row.try_get("", "bot_id")?, row.try_get("", "latency")?));
+        }
+        Ok(latencies)
     }
 }

@@ -5,9 +5,7 @@
 
 use std::{fs::File, io, time::Duration};
 
-use sea_orm::{
-    sqlx::{self, Connection, PgConnection},
-};
+use sea_orm::sqlx::{self, Connection, PgConnection};
 use thiserror::Error;
 
 use super::{Store, StoreError, connect::lock_path};
@@ -23,7 +21,9 @@ const LOOK_EVERY: Duration = Duration::from_secs(2);
 #[derive(Debug, Error)]
 pub(crate) enum LockError {
     /// Another daemon works on this database.
-    #[error("another outhook daemon is working on this database: stop it first, or give this one a database of its own")]
+    #[error(
+        "another outhook daemon is working on this database: stop it first, or give this one a database of its own"
+    )]
     Taken,
     /// The lock could not be asked for.
     #[error("the lock of the database can't be taken: {0}")]

@@ -31,12 +31,12 @@ use tokio::runtime::Handle;
 pub(crate) use connect::{OpenError, open};
 pub(crate) use directory::{Bot, BotRow, NewBot, NewService, NotCallable, Service, ServiceRow};
 pub(crate) use error::StoreError;
-pub(crate) use inbox::{DeadLetter, InboxEvent, Intake, LanePage, NewEvent, PendingCall, BotPage, Taken};
+pub(crate) use inbox::{BotPage, DeadLetter, InboxEvent, Intake, LanePage, NewEvent, PendingCall, Taken};
 pub(crate) use ledger::{Backlog, BotSummary, CallRow, DeadLetterRow, DeliveryFilter};
 pub(crate) use lock::{DatabaseLock, LockError};
 pub(crate) use outbox::{Outgoing, PostResult};
+pub(crate) use settle::{CallOutcome, CallRecord, EventEnd, NewReply, Settled, Settlement};
 pub(crate) use sql::now;
-pub(crate) use settle::{CallOutcome, CallRecord, EventEnd, NewReply, Settlement, Settled};
 pub(crate) use wake::Wake;
 
 /// The database, as the daemon and the commands use it. Cheap to clone.

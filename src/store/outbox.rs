@@ -46,6 +46,11 @@ pub(crate) enum PostResult {
         /// Why.
         detail: String,
     },
+    /// Not tried: its bot has to wait.
+    PutBack {
+        /// When.
+        due: Millis,
+    },
 }
 
 impl Store {
@@ -65,7 +70,10 @@ impl Store {
     }
 
     /// Records what came of posts, and calls the next reply of each conversation forward.
-    pub(crate) async fn settle_replies(&self, results: Vec<(Outgoing, PostResult)>) -> Result<(), StoreError> {
+    pub(crate) async fn settle_replies(
+        &self,
+        results: Vec<(Outgoing, PostResult)>,
+    ) -> Result<(), StoreError> {
         self.on_main(|store| async move {
             let transaction = store.begin().await?;
             for (reply, result) in &results {
@@ -130,12 +138,20 @@ async fn settle_reply(
         PostResult::Posted => (reply::State::Posted, None, None),
         PostResult::GivenUp(detail) => (reply::State::GivenUp, None, Some(clean(detail))),
         PostResult::Again { due, detail } => (reply::State::Pending, Some(*due), Some(clean(detail))),
+        PostResult::PutBack { due } => (reply::State::Pending, Some(*due), None),
     };
     let settled_at = (state != reply::State::Pending).then(now);
-    let sql = "UPDATE outhook_reply SET state = $2, due = $3, detail = $4, settled_at = $5,
-        attempts = attempts + 1 WHERE id = $1 AND state = 0";
-    let values: [Value; 5] =
-        [reply.id.into(), state.to_value().into(), due.into(), detail.into(), settled_at.into()];
+    let tries = i32::from(!matches!(result, PostResult::PutBack { .. }));
+    let sql = "UPDATE outhook_reply SET state = $2, due = $3, detail = COALESCE($4, detail), settled_at = $5,
+        attempts = attempts + $6 WHERE id = $1 AND state = 0";
+    let values: [Value; 6] = [
+        reply.id.into(),
+        state.to_value().into(),
+        due.into(),
+        detail.into(),
+        settled_at.into(),
+        tries.into(),
+    ];
     transaction.execute_raw(statement(backend, sql, values)).await?;
     if state == reply::State::Pending {
         return Ok(());

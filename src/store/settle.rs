@@ -23,6 +23,8 @@ pub(crate) struct Settlement {
     pub(crate) begun: Vec<(EventId, ServiceId, String)>,
     /// Calls that ended, for good or until their next try.
     pub(crate) calls: Vec<CallRecord>,
+    /// Payloads set aside although their events end as others do.
+    pub(crate) letters: Vec<(EventId, DeadLetter)>,
     /// Events that none is working on any more.
     pub(crate) events: Vec<(EventId, EventKey, EventEnd)>,
 }
@@ -98,8 +100,6 @@ pub(crate) enum EventEnd {
     Dead {
         /// What is set aside.
         letter: DeadLetter,
-        /// The message is marked processed all the same.
-        processed: bool,
     },
 }
 
@@ -133,15 +133,9 @@ impl CallOutcome {
 }
 
 impl Settlement {
-    /// Whether there is nothing to commit.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.begun.is_empty() && self.calls.is_empty() && self.events.is_empty()
-    }
-
-    fn processed(&self) -> Vec<(EventId, EventKey)> {
-        let is_processed =
-            |end: &EventEnd| matches!(end, EventEnd::Finished | EventEnd::Dead { processed: true, .. });
-        self.events.iter().filter(|(_, _, end)| is_processed(end)).map(|(id, key, _)| (*id, *key)).collect()
+    fn finished(&self) -> Vec<(EventId, EventKey)> {
+        let is_finished = |end: &EventEnd| matches!(end, EventEnd::Finished);
+        self.events.iter().filter(|(_, _, end)| is_finished(end)).map(|(id, key, _)| (*id, *key)).collect()
     }
 }
 
@@ -150,7 +144,7 @@ impl Store {
     pub(crate) async fn settle(&self, settlement: Settlement) -> Result<Settled, StoreError> {
         self.on_main(|store| async move {
             let transaction = store.begin().await?;
-            let locked = flag_messages(&transaction, &settlement.processed()).await?;
+            let locked = flag_messages(&transaction, &settlement.finished()).await?;
             if !locked.is_empty() {
                 transaction.rollback().await?;
                 return Ok(Settled { locked, ..Settled::default() });
@@ -159,6 +153,9 @@ impl Store {
             let (dropped, replies) = record_calls(&transaction, settlement.calls).await?;
             let replies_count = replies.len();
             insert_replies(&transaction, replies).await?;
+            for (event, letter) in settlement.letters {
+                insert_dead_letters(&transaction, Some(event), vec![letter]).await?;
+            }
             end_events(&transaction, settlement.events).await?;
             transaction.commit().await?;
             Ok(Settled { dropped, replies: replies_count, locked: Vec::new() })
@@ -171,19 +168,19 @@ impl Store {
 /// else holds locked; waiting for it would hold up the whole batch.
 async fn flag_messages(
     transaction: &DatabaseTransaction,
-    processed: &[(EventId, EventKey)],
+    finished: &[(EventId, EventKey)],
 ) -> Result<Vec<EventId>, DbErr> {
-    if processed.is_empty() {
+    if finished.is_empty() {
         return Ok(Vec::new());
     }
     if transaction.get_database_backend() != DbBackend::Postgres {
-        flag_one_by_one(transaction, processed).await?;
+        flag_one_by_one(transaction, finished).await?;
         return Ok(Vec::new());
     }
     let pairs = || {
         [
-            bigints(processed.iter().map(|(_, key)| key.bot)),
-            bigints(processed.iter().map(|(_, key)| key.message)),
+            bigints(finished.iter().map(|(_, key)| key.bot)),
+            bigints(finished.iter().map(|(_, key)| key.message)),
             FLAG_READ.into(),
         ]
     };
@@ -194,7 +191,7 @@ async fn flag_messages(
             ORDER BY u.id FOR UPDATE OF u SKIP LOCKED
         ) AS mine WHERE m.id = mine.id";
     let updated = transaction.execute_raw(statement(DbBackend::Postgres, update, pairs())).await?;
-    if updated.rows_affected() >= processed.len() as u64 {
+    if updated.rows_affected() >= finished.len() as u64 {
         return Ok(Vec::new());
     }
     let unread = "SELECT p.n FROM unnest($1::bigint[], $2::bigint[]) WITH ORDINALITY AS p (bot, message, n)
@@ -205,18 +202,19 @@ async fn flag_messages(
     for row in rows {
         let ordinal: i64 = row.try_get("", "n")?;
         let index = usize::try_from(ordinal - 1).unwrap_or(usize::MAX);
-        locked.extend(processed.get(index).map(|(event, _)| *event));
+        locked.extend(finished.get(index).map(|(event, _)| *event));
     }
     Ok(locked)
 }
 
 async fn flag_one_by_one(
     transaction: &DatabaseTransaction,
-    processed: &[(EventId, EventKey)],
+    finished: &[(EventId, EventKey)],
 ) -> Result<(), DbErr> {
     let backend = transaction.get_database_backend();
-    let sql = "UPDATE zerver_usermessage SET flags = flags | $3 WHERE user_profile_id = $1 AND message_id = $2";
-    for (_, key) in processed {
+    let sql =
+        "UPDATE zerver_usermessage SET flags = flags | $3 WHERE user_profile_id = $1 AND message_id = $2";
+    for (_, key) in finished {
         let values = [key.bot.into(), key.message.into(), FLAG_READ.into()];
         transaction.execute_raw(statement(backend, sql, values)).await?;
     }
@@ -372,7 +370,10 @@ async fn insert_replies(
     Ok(())
 }
 
-fn insert_replies_at_once(replies: Vec<(EventId, ServiceId, NewReply)>, created_at: Millis) -> sea_orm::Statement {
+fn insert_replies_at_once(
+    replies: Vec<(EventId, ServiceId, NewReply)>,
+    created_at: Millis,
+) -> sea_orm::Statement {
     let sql = "INSERT INTO outhook_reply (event_id, service_id, bot_id, conversation, destination, content,
             widget, state, due, attempts, created_at)
         SELECT event_id, service_id, bot_id, conversation, destination, content, NULLIF(widget, ''::bytea),
@@ -404,7 +405,7 @@ async fn end_events(
         match end {
             EventEnd::Finished => finished.push(event),
             EventEnd::Parked(due) => park_event(transaction, event, due).await?,
-            EventEnd::Dead { letter, .. } => {
+            EventEnd::Dead { letter } => {
                 insert_dead_letters(transaction, Some(event), vec![letter]).await?;
                 dead.push(event);
             }

@@ -3,10 +3,7 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use outhook_core::identity::Millis;
-use sea_orm::{
-    DbBackend, SqliteTransactionMode, Statement, TransactionOptions, Value,
-    sea_query::ArrayType,
-};
+use sea_orm::{DbBackend, SqliteTransactionMode, Statement, TransactionOptions, Value, sea_query::ArrayType};
 
 /// The present, by this machine's clock.
 pub(crate) fn now() -> Millis {
@@ -23,7 +20,11 @@ pub(super) fn immediate() -> TransactionOptions {
 }
 
 /// A statement with its values (`$1`, `$2`, … in both databases).
-pub(super) fn statement<const N: usize>(backend: DbBackend, sql: impl Into<String>, values: [Value; N]) -> Statement {
+pub(super) fn statement<const N: usize>(
+    backend: DbBackend,
+    sql: impl Into<String>,
+    values: [Value; N],
+) -> Statement {
     Statement::from_sql_and_values(backend, sql, values)
 }
 
@@ -35,11 +36,6 @@ pub(super) fn bigints(items: impl IntoIterator<Item = i64>) -> Value {
 /// A PostgreSQL `integer[]`.
 pub(super) fn integers(items: impl IntoIterator<Item = i32>) -> Value {
     array(ArrayType::Int, items)
-}
-
-/// A PostgreSQL `boolean[]`.
-pub(super) fn booleans(items: impl IntoIterator<Item = bool>) -> Value {
-    array(ArrayType::Bool, items)
 }
 
 /// A PostgreSQL `text[]`.

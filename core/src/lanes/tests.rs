@@ -16,7 +16,7 @@ fn ticket(event: EventId, conversation: Conversation, message: MessageId) -> Tic
 fn lanes_with(tickets: impl IntoIterator<Item = Ticket>) -> Lanes {
     let mut lanes = Lanes::new(LIMITS);
     for ticket in tickets {
-        lanes.offer(ticket, FRESH);
+        lanes.offer(ticket, FRESH, true);
     }
     lanes
 }
@@ -57,9 +57,9 @@ fn calls_of_an_event_count_each_by_itself() {
 fn bots_take_turns_however_much_one_of_them_has() {
     let mut lanes = Lanes::new(Limits { calls_per_bot: 100, waiting_per_bot: 100, waiting_total: 1000 });
     for event in 0..50 {
-        lanes.offer(Ticket { event, bot: 1, conversation: event, message: event }, FRESH);
+        lanes.offer(Ticket { event, bot: 1, conversation: event, message: event }, FRESH, true);
     }
-    lanes.offer(Ticket { event: 100, bot: 2, conversation: 0, message: 0 }, FRESH);
+    lanes.offer(Ticket { event: 100, bot: 2, conversation: 0, message: 0 }, FRESH, true);
     lanes.next_event();
     assert_eq!(lanes.next_event(), Some(100));
 }
@@ -67,7 +67,7 @@ fn bots_take_turns_however_much_one_of_them_has() {
 #[test]
 fn an_event_without_room_is_left_and_asked_for_when_half_is_free() {
     let mut lanes = lanes_with((1..=4).map(|event| ticket(event, event, event)));
-    assert_eq!(lanes.offer(ticket(5, 5, 5), FRESH), Offered::Left);
+    assert_eq!(lanes.offer(ticket(5, 5, 5), FRESH, true), Offered::Left);
     assert!(lanes.take_wants(true).is_empty());
     lanes.next_event();
     lanes.next_event();
@@ -82,8 +82,8 @@ fn an_event_without_room_is_left_and_asked_for_when_half_is_free() {
 #[test]
 fn an_earlier_message_evicts_the_last_one_of_its_lane() {
     let mut lanes = lanes_with((1..=4).map(|event| ticket(event, 7, event * 10)));
-    assert_eq!(lanes.offer(ticket(5, 7, 15), FRESH), Offered::Held { evicted: Some(4) });
-    assert_eq!(lanes.offer(ticket(6, 7, 50), FRESH), Offered::Left);
+    assert_eq!(lanes.offer(ticket(5, 7, 15), FRESH, true), Offered::Held { evicted: Some(4) });
+    assert_eq!(lanes.offer(ticket(6, 7, 50), FRESH, true), Offered::Left);
 }
 
 #[test]
@@ -92,7 +92,7 @@ fn a_lane_waits_with_its_parked_event() {
     lanes.next_event();
     assert_eq!(lanes.parked(1), [2]);
     assert_eq!(lanes.next_event(), None);
-    assert_eq!(lanes.offer(ticket(3, 7, 3), Neighbours { earlier: true, later: false }), Offered::Left);
+    assert_eq!(lanes.offer(ticket(3, 7, 3), Neighbours { earlier: true, later: false }, true), Offered::Left);
     let wants = lanes.take_wants(true);
     assert_eq!(wants.lanes, [LaneWant { bot: 1, conversation: 7, rows_max: 4 }]);
     assert!(lanes.pulled(1, 7, &[], false).is_empty());
@@ -118,7 +118,6 @@ struct Row {
     ticket: Ticket,
     finished: bool,
     parked: bool,
-    behind: bool,
 }
 
 /// What the lanes asked of the inbox.
@@ -174,17 +173,16 @@ impl Simulation {
     fn store(&mut self, bot: BotId, conversation: Conversation, message: MessageId) {
         let event = self.rows.len() as EventId;
         let ticket = Ticket { event, bot, conversation, message };
-        let behind = self.has_earlier(&ticket);
+        let earlier = self.has_earlier(&ticket);
         let later = self.has_later(&ticket);
-        self.rows.push(Row { ticket, finished: false, parked: false, behind });
-        self.mail.push_back(Mail::Offer(ticket, Neighbours { earlier: behind, later }));
+        self.rows.push(Row { ticket, finished: false, parked: false });
+        self.mail.push_back(Mail::Offer(ticket, Neighbours { earlier, later }));
     }
 
     fn unpark(&mut self, event: EventId) {
         let ticket = self.rows[event as usize].ticket;
         self.rows[event as usize].parked = false;
         let earlier = self.has_earlier(&ticket);
-        self.rows[event as usize].behind = earlier;
         self.mail.push_back(Mail::Offer(ticket, Neighbours { earlier, later: true }));
     }
 
@@ -204,9 +202,10 @@ impl Simulation {
                 let mut heads: Vec<Ticket> = self
                     .unfinished(|row| row.bot == want.bot && !want.held.contains(&row.event))
                     .iter()
-                    .filter(|row| !row.parked && !row.behind && !self.has_earlier(&row.ticket))
+                    .filter(|row| !row.parked && !self.has_earlier(&row.ticket))
                     .map(|row| row.ticket)
                     .collect();
+                heads.sort_by_key(|head| (head.conversation <= want.after, head.conversation));
                 let more = heads.len() > want.rows_max;
                 heads.truncate(want.rows_max);
                 self.mail.push_back(Mail::Refilled(want.bot, heads, more));
@@ -226,7 +225,7 @@ impl Simulation {
         match self.mail.pop_front() {
             None => return false,
             Some(Mail::Offer(ticket, neighbours)) => {
-                self.lanes.offer(ticket, neighbours);
+                self.lanes.offer(ticket, neighbours, true);
             }
             Some(Mail::Pulled(want, rows, more)) => {
                 self.lanes.pulled(want.bot, want.conversation, &rows, more);
@@ -345,8 +344,8 @@ proptest! {
                 }
             }
         }
-        prop_assert!(simulation.rows.iter().all(|row| row.finished), "forgotten: {:?}",
-            simulation.rows.iter().filter(|row| !row.finished).collect::<Vec<_>>());
+        prop_assert!(simulation.rows.iter().all(|row| row.finished), "forgotten: {:?} in {:?}",
+            simulation.rows.iter().filter(|row| !row.finished).collect::<Vec<_>>(), simulation.lanes);
         prop_assert_eq!(simulation.lanes.held(), 0);
         prop_assert!(simulation.lanes.bots.is_empty());
         prop_assert_eq!(simulation.lanes.waiting, 0);

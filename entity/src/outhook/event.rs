@@ -22,8 +22,6 @@ pub struct Model {
     /// When to work on it next. NULL while a daemon holds it in memory, while it waits behind an
     /// earlier event of its conversation, and when it is done with.
     pub due: Option<i64>,
-    /// An earlier event of its conversation was unfinished when this one was stored or taken.
-    pub behind: bool,
     /// When outhook stored it.
     pub taken_at: i64,
     /// When it was finished or dead-lettered.

@@ -1,0 +1,443 @@
+//! EventActor: owns a shard of bots. It lets their events run in order, shares its turns fairly between
+//! the bots, and spawns a ServiceCallActor for each call.
+//!
+//! It holds no state that can't be found again in the database. A new generation takes its shard over:
+//! it drops what it is offered until the QueueActor has freed the rows that its predecessor held.
+
+use std::{collections::HashMap, rc::Rc, sync::Arc};
+
+use actix::{Actor, ActorContext, ActorFutureExt, Addr, AsyncContext, Context, Handler, Message, WrapFuture};
+use outhook_core::{
+    completion::Turn,
+    identity::{BotId, EventId, ServiceId},
+    lanes::{Lanes, Limits, Offered, Ticket},
+};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore, oneshot},
+    task::JoinHandle,
+};
+
+use super::{
+    flag::FlagActor,
+    queue::QueueActor,
+    service_call::{Assignment, CallTools},
+};
+use crate::{
+    mailbox::{Mailbox, takes_mail},
+    messages::{
+        completion::{EventEnded, EventTurn, Flush},
+        drain::{Drain, Stop},
+        process_event::ProcessEvents,
+        rows::{BotsRead, LanesRead, ShardTakenOver, TakeOverShard, WantRows},
+        settled::EventsSettled,
+    },
+    room::{Place, Room},
+    store::{Bot, DeadLetter, InboxEvent, NotCallable, now},
+};
+
+/// See the module.
+pub(crate) struct EventActor {
+    shard: usize,
+    lanes: Lanes,
+    events: HashMap<EventId, Held>,
+    calls: HashMap<(EventId, ServiceId), RunningCall>,
+    tools: Rc<CallTools>,
+    room: Room,
+    permits: Arc<Semaphore>,
+    queue: Mailbox<QueueActor>,
+    flag: Mailbox<FlagActor>,
+    turns: u64,
+    phase: Phase,
+    awaits_permit: bool,
+    awaits_room: bool,
+}
+
+/// What an EventActor works with.
+#[derive(Clone)]
+pub(crate) struct Links {
+    /// The inbox.
+    pub(crate) queue: Mailbox<QueueActor>,
+    /// Where completions go.
+    pub(crate) flag: Mailbox<FlagActor>,
+    /// Events in memory, of all shards.
+    pub(crate) room: Room,
+    /// Calls in flight, of all shards.
+    pub(crate) permits: Arc<Semaphore>,
+}
+
+/// An event in memory.
+struct Held {
+    event: Arc<InboxEvent>,
+    turn: Option<Arc<EventTurn>>,
+    _place: Place,
+}
+
+/// A call in flight; aborted when dropped.
+struct RunningCall {
+    bot: BotId,
+    task: JoinHandle<()>,
+}
+
+enum Phase {
+    /// The rows of the shard are not free yet: offers are dropped, they stay rows.
+    TakingOver,
+    Working,
+    /// Nothing new is begun; answered when the last call has ended.
+    Draining(Option<oneshot::Sender<()>>),
+}
+
+/// A ServiceCallActor has ended; sent to the EventActor that spawned it, after its completion was sent.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct CallEnded {
+    /// The event.
+    pub(crate) event: EventId,
+    /// The service.
+    pub(crate) service: ServiceId,
+}
+
+impl EventActor {
+    /// A new generation for `shard`.
+    pub(crate) fn new(shard: usize, generation: u64, limits: Limits, tools: CallTools, links: Links) -> Self {
+        Self {
+            shard,
+            lanes: Lanes::new(limits),
+            events: HashMap::new(),
+            calls: HashMap::new(),
+            tools: Rc::new(tools),
+            room: links.room,
+            permits: links.permits,
+            queue: links.queue,
+            flag: links.flag,
+            // Told apart from the turns of its predecessors.
+            turns: generation << 32,
+            phase: Phase::TakingOver,
+            awaits_permit: false,
+            awaits_room: false,
+        }
+    }
+
+    fn is_working(&self) -> bool {
+        matches!(self.phase, Phase::Working)
+    }
+
+    /// Waits until what the predecessor's calls have reported is committed; only then may rows that look
+    /// unfinished be handed out again.
+    fn take_over(&mut self, context: &mut Context<Self>) {
+        let (done, committed) = oneshot::channel();
+        self.flag.send(Flush { done });
+        context.spawn(committed.into_actor(self).map(|result, actor, context| match result {
+            Ok(()) => actor.queue.send(TakeOverShard { shard: actor.shard }),
+            // FlagActor ended before: then it and every EventActor are built again.
+            Err(_) => context.stop(),
+        }));
+    }
+
+    fn hold(&mut self, event: InboxEvent) {
+        let held = Held { event: Arc::new(event), turn: None, _place: self.room.take() };
+        self.events.insert(held.event.id, held);
+    }
+
+    /// Does whatever can be done now.
+    fn pump(&mut self, context: &mut Context<Self>) {
+        if !self.is_working() {
+            return;
+        }
+        while let Some(event) = self.lanes.next_event() {
+            self.begin(event, context);
+        }
+        self.start_calls(context);
+        self.ask_for_rows(context);
+    }
+
+    fn begin(&mut self, event: EventId, context: &mut Context<Self>) {
+        let Some(held) = self.events.get(&event) else { return };
+        let bot = held.event.key.bot;
+        let directory = self.tools.directory.clone();
+        let find = async move { directory.find(bot).await };
+        context.spawn(find.into_actor(self).map(move |found, actor, context| {
+            actor.open(event, found, context);
+        }));
+    }
+
+    /// Decides which services an event calls now. The set is fixed the first time; later only those are
+    /// called that have not finished.
+    fn open(&mut self, event: EventId, found: Result<Arc<Bot>, NotCallable>, context: &mut Context<Self>) {
+        if !self.is_working() {
+            return;
+        }
+        let Some(held) = self.events.get_mut(&event) else { return };
+        let bot = match found {
+            Ok(bot) => bot,
+            Err(reason) => return self.end_without_call(event, Some(reason)),
+        };
+        self.turns += 1;
+        let turn = new_turn(&held.event, &bot, self.shard, self.turns);
+        if turn.turn.under_way().is_empty() {
+            return self.end_without_call(event, None);
+        }
+        self.lanes.opened(event, turn.turn.under_way());
+        held.turn = Some(Arc::new(turn));
+        self.start_calls(context);
+    }
+
+    fn end_without_call(&self, event: EventId, reason: Option<NotCallable>) {
+        let Some(held) = self.events.get(&event) else { return };
+        let key = held.event.key;
+        let dead = reason.map(|reason| {
+            log::warn!(target: EVENT_LOG, "{key}: dead-lettered: {reason}");
+            DeadLetter::of_event(key, reason.name(), reason.to_string())
+        });
+        self.flag.send(EventEnded { event, key, shard: self.shard, dead });
+    }
+
+    fn start_calls(&mut self, context: &mut Context<Self>) {
+        while self.lanes.has_ready_calls() {
+            let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() else {
+                return self.await_permit(context);
+            };
+            let Some((event, service)) = self.lanes.next_call() else { return };
+            self.start_call(event, service, permit, context);
+        }
+    }
+
+    fn start_call(
+        &mut self,
+        event: EventId,
+        service: ServiceId,
+        permit: OwnedSemaphorePermit,
+        context: &mut Context<Self>,
+    ) {
+        let Some(held) = self.events.get(&event) else { return };
+        let Some(turn) = &held.turn else { return };
+        let assignment = Assignment {
+            event: Arc::clone(&held.event),
+            turn: Arc::clone(turn),
+            service,
+            permit,
+            tools: Rc::clone(&self.tools),
+            flag: self.flag.clone(),
+            owner: context.address(),
+        };
+        let call = RunningCall { bot: held.event.key.bot, task: assignment.spawn() };
+        self.calls.insert((event, service), call);
+    }
+
+    /// All calls of the process are in flight; one permit wakes this actor.
+    fn await_permit(&mut self, context: &mut Context<Self>) {
+        if std::mem::replace(&mut self.awaits_permit, true) {
+            return;
+        }
+        let permit = Arc::clone(&self.permits).acquire_owned();
+        context.spawn(permit.into_actor(self).map(|permit, actor, context| {
+            actor.awaits_permit = false;
+            drop(permit);
+            actor.pump(context);
+        }));
+    }
+
+    fn ask_for_rows(&mut self, context: &mut Context<Self>) {
+        let wants = self.lanes.take_wants(self.room.is_free());
+        if !wants.is_empty() {
+            self.queue.send(WantRows { shard: self.shard, wants });
+        }
+        if self.lanes.is_hungry() && !self.room.is_free() {
+            self.await_room(context);
+        }
+    }
+
+    fn await_room(&mut self, context: &mut Context<Self>) {
+        if std::mem::replace(&mut self.awaits_room, true) {
+            return;
+        }
+        let room = self.room.clone();
+        let freed = async move { room.freed().await };
+        context.spawn(freed.into_actor(self).map(|(), actor, context| {
+            actor.awaits_room = false;
+            actor.pump(context);
+        }));
+    }
+
+    /// Keeps of the rows that were read those that the lanes have taken.
+    fn hold_taken(&mut self, rows: Vec<InboxEvent>, taken: &[EventId]) {
+        for row in rows {
+            if taken.contains(&row.id) {
+                self.hold(row);
+            }
+        }
+    }
+
+    fn answer_drain(&mut self) {
+        if self.calls.is_empty()
+            && let Phase::Draining(done) = &mut self.phase
+            && let Some(done) = done.take()
+        {
+            // The daemon stops waiting at its deadline.
+            let _ = done.send(());
+        }
+    }
+}
+
+/// Log target of everything about single events, by the name that Zulip's operators know.
+pub(crate) const EVENT_LOG: &str = "zerver.worker.outgoing_webhooks";
+
+fn new_turn(event: &InboxEvent, bot: &Bot, shard: usize, number: u64) -> EventTurn {
+    let (turn, fixed) = if event.calls.is_empty() {
+        let fixed: Vec<_> = bot.services.iter().map(|service| (service.id, service.name.clone())).collect();
+        // A single service needs no note of which others were to be called.
+        let noted = if fixed.len() > 1 { fixed.clone() } else { Vec::new() };
+        (Turn::new(fixed.iter().map(|(service, _)| *service), []), noted)
+    } else {
+        (next_turn(event), Vec::new())
+    };
+    EventTurn {
+        event: event.id,
+        key: event.key,
+        conversation: event.conversation,
+        shard,
+        number,
+        turn,
+        fixed,
+    }
+}
+
+/// The calls that are due; all that are left if none is, since somebody found the event due.
+fn next_turn(event: &InboxEvent) -> Turn {
+    let now = now();
+    let left = || event.calls.iter().filter(|call| !call.finished);
+    let is_due = |due: Option<i64>| due.is_none_or(|due| due <= now);
+    if left().any(|call| is_due(call.due)) {
+        let due = left().filter(|call| is_due(call.due)).map(|call| call.service);
+        Turn::new(due, left().filter_map(|call| call.due).filter(|due| *due > now))
+    } else {
+        Turn::new(left().map(|call| call.service), [])
+    }
+}
+
+impl Drop for RunningCall {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Actor for EventActor {
+    type Context = Context<Self>;
+
+    fn started(&mut self, context: &mut Self::Context) {
+        self.take_over(context);
+    }
+}
+
+impl Handler<ShardTakenOver> for EventActor {
+    type Result = ();
+
+    fn handle(&mut self, _: ShardTakenOver, _: &mut Context<Self>) {
+        if matches!(self.phase, Phase::TakingOver) {
+            self.phase = Phase::Working;
+        }
+    }
+}
+
+impl Handler<ProcessEvents> for EventActor {
+    type Result = ();
+
+    fn handle(&mut self, ProcessEvents { events }: ProcessEvents, context: &mut Context<Self>) {
+        if !self.is_working() {
+            return;
+        }
+        for taken in events {
+            match self.lanes.offer(taken.event.ticket(), taken.neighbours, self.room.is_free()) {
+                Offered::Held { evicted } => {
+                    evicted.and_then(|event| self.events.remove(&event));
+                    self.hold(taken.event);
+                }
+                Offered::Known | Offered::Left => {}
+            }
+        }
+        self.pump(context);
+    }
+}
+
+impl Handler<LanesRead> for EventActor {
+    type Result = ();
+
+    fn handle(&mut self, LanesRead { pages }: LanesRead, context: &mut Context<Self>) {
+        if !self.is_working() {
+            return;
+        }
+        for page in pages {
+            let tickets: Vec<Ticket> = page.events.iter().map(InboxEvent::ticket).collect();
+            let taken = self.lanes.pulled(page.want.bot, page.want.conversation, &tickets, page.more);
+            self.hold_taken(page.events, &taken);
+        }
+        self.pump(context);
+    }
+}
+
+impl Handler<BotsRead> for EventActor {
+    type Result = ();
+
+    fn handle(&mut self, BotsRead { pages }: BotsRead, context: &mut Context<Self>) {
+        if !self.is_working() {
+            return;
+        }
+        for page in pages {
+            let tickets: Vec<Ticket> = page.events.iter().map(InboxEvent::ticket).collect();
+            let taken = self.lanes.refilled(page.bot, &tickets, page.more);
+            self.hold_taken(page.events, &taken);
+        }
+        self.pump(context);
+    }
+}
+
+impl Handler<CallEnded> for EventActor {
+    type Result = ();
+
+    fn handle(&mut self, CallEnded { event, service }: CallEnded, context: &mut Context<Self>) {
+        if let Some(call) = self.calls.remove(&(event, service)) {
+            self.lanes.call_ended(call.bot);
+        }
+        self.answer_drain();
+        self.pump(context);
+    }
+}
+
+impl Handler<EventsSettled> for EventActor {
+    type Result = ();
+
+    fn handle(&mut self, settled: EventsSettled, context: &mut Context<Self>) {
+        for event in settled.finished {
+            self.events.remove(&event);
+            self.lanes.finished(event);
+        }
+        for event in settled.parked {
+            self.events.remove(&event);
+            for dropped in self.lanes.parked(event) {
+                self.events.remove(&dropped);
+            }
+        }
+        self.pump(context);
+    }
+}
+
+impl Handler<Drain> for EventActor {
+    type Result = ();
+
+    fn handle(&mut self, Drain { done }: Drain, _: &mut Context<Self>) {
+        self.phase = Phase::Draining(Some(done));
+        self.answer_drain();
+    }
+}
+
+impl Handler<Stop> for EventActor {
+    type Result = ();
+
+    fn handle(&mut self, _: Stop, context: &mut Context<Self>) {
+        context.stop();
+    }
+}
+
+takes_mail!(EventActor: ProcessEvents, LanesRead, BotsRead, ShardTakenOver, EventsSettled, Drain, Stop);
+
+/// Tells an EventActor that a call has ended.
+pub(crate) type Owner = Addr<EventActor>;

@@ -1,0 +1,636 @@
+//! QueueActor: owns the inbox's intake. It stores deliveries and only then acknowledges them, and it
+//! hands out the rows that may be worked on.
+//!
+//! It does one thing at a time with the database, and sends what came of it before it begins the next.
+//! So what an EventActor is sent is in the order in which it was true, and no row is handed out that
+//! was finished in the meantime.
+
+use std::{
+    collections::{BTreeSet, HashMap, VecDeque},
+    rc::Rc,
+    time::Duration,
+};
+
+use actix::{
+    Actor, ActorContext, ActorFutureExt, AsyncContext, Context, Handler, Message, SpawnHandle, StreamHandler,
+    WrapFuture,
+};
+use outhook_core::{
+    event::Header,
+    identity::{BotId, Millis},
+    quota::Quota,
+};
+use tokio::sync::oneshot;
+
+use super::event::{EVENT_LOG, EventActor};
+use crate::{
+    broker::{Broker, BrokerEvent, Delivery, Session},
+    health::Health,
+    mailbox::{Mailbox, takes_mail},
+    messages::{
+        drain::{Drain, Stop},
+        process_event::ProcessEvents,
+        rows::{BotsRead, LanesRead, ShardTakenOver, TakeOverShard, WantRows},
+        settled::DueAt,
+    },
+    room::Room,
+    store::{BotPage, DeadLetter, Intake, LanePage, NewEvent, Store, StoreError, Taken, Wake, now},
+    supervise::Supervisor,
+};
+
+/// The most due rows that are taken at a time.
+const DUE_ROWS_MAX: u64 = 500;
+/// The database is looked at this often even if nobody says that there is something new.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
+/// The first wait before a database that is away is asked again; it doubles.
+const RETRY_DELAY: Duration = Duration::from_millis(200);
+/// The longest wait before a database that is away is asked again.
+const RETRY_DELAY_MAX: Duration = Duration::from_secs(3);
+
+/// See the module.
+pub(crate) struct QueueActor {
+    store: Store,
+    broker: Option<Rc<dyn Broker>>,
+    events: Vec<Mailbox<EventActor>>,
+    health: Health,
+    supervisor: Supervisor,
+    room: Room,
+    event_bytes_max: usize,
+    batch_rows_max: usize,
+    quota: Quota,
+    session: Option<CurrentSession>,
+    sessions: u64,
+    /// Of the current session, not yet being stored.
+    deliveries: VecDeque<Delivery>,
+    shards_to_free: BTreeSet<usize>,
+    wants: VecDeque<WantRows>,
+    is_due: bool,
+    due_timer: Option<(Millis, SpawnHandle)>,
+    job: Option<Kind>,
+    retry_delay: Duration,
+    /// How many deliveries are stored at once; smaller for a while after a refusal.
+    batch_rows: usize,
+    awaits_room: bool,
+    awaits_pump: bool,
+    is_draining: bool,
+    drained: Option<oneshot::Sender<()>>,
+}
+
+/// A session and its number in this life.
+#[derive(Clone)]
+struct CurrentSession {
+    number: u64,
+    session: Rc<dyn Session>,
+}
+
+/// Deliveries that are being stored, and where they are acknowledged.
+struct Batch {
+    deliveries: Vec<Delivery>,
+    session: Option<CurrentSession>,
+}
+
+/// Looks for the next job after everything that has arrived together.
+#[derive(Message)]
+#[rtype(result = "()")]
+struct Pump;
+
+/// What QueueActor works with.
+pub(crate) struct Links {
+    /// The database.
+    pub(crate) store: Store,
+    /// The broker, if the queue is not the inbox itself.
+    pub(crate) broker: Option<Rc<dyn Broker>>,
+    /// The pool; a bot's events go to the one at its id modulo the pool's size.
+    pub(crate) events: Vec<Mailbox<EventActor>>,
+    /// Where to tell of trouble.
+    pub(crate) health: Health,
+    /// Whom to tell that we are not let in.
+    pub(crate) supervisor: Supervisor,
+    /// Events in memory.
+    pub(crate) room: Room,
+}
+
+/// The kinds of job, in the order in which they take turns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Free,
+    Wants,
+    Due,
+    Store,
+}
+
+const KINDS: [Kind; 4] = [Kind::Free, Kind::Wants, Kind::Due, Kind::Store];
+
+/// What came of a job.
+enum Done {
+    Freed(usize),
+    Read(usize, Vec<LanePage>, Vec<BotPage>),
+    Due(Vec<Taken>, Option<Millis>),
+    Stored(Vec<Taken>, usize),
+}
+
+impl Batch {
+    fn number(&self) -> Option<u64> {
+        self.session.as_ref().map(|session| session.number)
+    }
+
+    /// Failing means that the session has ended: the deliveries come again and are known then.
+    async fn acknowledge(&self) {
+        if let (Some(current), Some(last)) = (&self.session, self.deliveries.last())
+            && let Err(error) = current.session.ack_up_to(last.tag).await
+        {
+            log::debug!("acknowledging: {error}");
+        }
+    }
+}
+
+impl QueueActor {
+    /// A new generation.
+    pub(crate) fn new(config: &crate::config::Config, links: Links) -> Self {
+        let bots_max = usize::try_from(config.actors.bots_cached).unwrap_or(usize::MAX);
+        Self {
+            store: links.store,
+            broker: links.broker,
+            events: links.events,
+            health: links.health,
+            supervisor: links.supervisor,
+            room: links.room,
+            event_bytes_max: config.queue.max_event_bytes,
+            batch_rows_max: config.queue.prefetch.into(),
+            quota: Quota::new(config.queue.stored_per_bot, bots_max),
+            session: None,
+            sessions: 0,
+            deliveries: VecDeque::new(),
+            shards_to_free: BTreeSet::new(),
+            wants: VecDeque::new(),
+            is_due: true,
+            due_timer: None,
+            job: None,
+            retry_delay: RETRY_DELAY,
+            batch_rows: config.queue.prefetch.into(),
+            awaits_room: false,
+            awaits_pump: false,
+            is_draining: false,
+            drained: None,
+        }
+    }
+
+    fn is_ready(&self, kind: Kind) -> bool {
+        match kind {
+            Kind::Free => !self.shards_to_free.is_empty(),
+            _ if self.is_draining => false,
+            Kind::Wants => !self.wants.is_empty(),
+            Kind::Due => self.is_due && self.room.is_free(),
+            Kind::Store => !self.deliveries.is_empty() && self.room.is_free(),
+        }
+    }
+
+    /// Begins the next job, if none is under way. The kinds take turns, so that none starves.
+    fn next_job(&mut self, last: Kind, context: &mut Context<Self>) {
+        if self.job.is_some() {
+            return;
+        }
+        let after = KINDS.iter().position(|kind| *kind == last).map_or(0, |at| at + 1);
+        let next = KINDS.iter().cycle().skip(after).take(KINDS.len()).find(|kind| self.is_ready(**kind));
+        self.job = next.copied();
+        match next {
+            Some(Kind::Free) => self.free_shard(context),
+            Some(Kind::Wants) => self.read_rows(context),
+            Some(Kind::Due) => self.take_due(context),
+            Some(Kind::Store) => self.store_deliveries(context),
+            None if self.is_draining => self.close_session(context),
+            None if !self.room.is_free() => self.await_room(context),
+            None => {}
+        }
+    }
+
+    fn nudge(&mut self, context: &mut Context<Self>) {
+        self.next_job(Kind::Store, context);
+    }
+
+    fn free_shard(&mut self, context: &mut Context<Self>) {
+        let Some(shard) = self.shards_to_free.first().copied() else { return };
+        let (store, shards) = (self.store.clone(), self.events.len());
+        let job = async move { store.free_events(Some((shard, shards))).await };
+        context.spawn(job.into_actor(self).map(move |freed, actor, context| match freed {
+            Ok(rows) => {
+                if rows > 0 {
+                    log::info!("{rows} unfinished events of shard {shard} are handed out again");
+                }
+                actor.done(Done::Freed(shard), context);
+            }
+            Err(error) => actor.failed(&error, context),
+        }));
+    }
+
+    fn read_rows(&mut self, context: &mut Context<Self>) {
+        let Some(WantRows { shard, wants }) = self.wants.front() else { return };
+        let (store, shard, wants) = (self.store.clone(), *shard, wants.clone());
+        let job = async move {
+            let lanes = store.rows_of_lanes(wants.lanes).await?;
+            let bots = store.rows_of_bots(wants.bots).await?;
+            Ok((lanes, bots))
+        };
+        context.spawn(job.into_actor(self).map(move |read, actor, context| match read {
+            Ok((lanes, bots)) => {
+                actor.wants.pop_front();
+                actor.done(Done::Read(shard, lanes, bots), context);
+            }
+            Err(error) => actor.failed(&error, context),
+        }));
+    }
+
+    fn take_due(&mut self, context: &mut Context<Self>) {
+        // Forgotten before looking: what is announced while looking is looked for again.
+        self.is_due = false;
+        let store = self.store.clone();
+        let job = async move {
+            let taken = store.take_due_events(DUE_ROWS_MAX).await?;
+            let next = store.next_due_event().await?;
+            Ok((taken, next))
+        };
+        context.spawn(job.into_actor(self).map(move |taken, actor, context| match taken {
+            Ok((taken, next)) => actor.done(Done::Due(taken, next), context),
+            Err(error) => {
+                actor.is_due = true;
+                actor.failed(&error, context);
+            }
+        }));
+    }
+
+    /// Stores what has arrived while the last job was being done, and acknowledges it once it is
+    /// committed.
+    fn store_deliveries(&mut self, context: &mut Context<Self>) {
+        let rows = self.deliveries.len().min(self.batch_rows);
+        let batch =
+            Batch { deliveries: self.deliveries.drain(..rows).collect(), session: self.session.clone() };
+        let bodies = batch.deliveries.iter().map(|delivery| delivery.body.as_slice());
+        let mut intake = sort_out(bodies, self.event_bytes_max);
+        let uncounted = self.quota.uncounted(intake.events.iter().map(|event| event.header.bot));
+        let store = self.store.clone();
+        let count = async move {
+            if uncounted.is_empty() { Ok(HashMap::new()) } else { store.count_unfinished(uncounted).await }
+        };
+        let counted = count.into_actor(self).map(move |counts, actor, context| match counts {
+            Ok(counts) => {
+                actor.apply_quota(&mut intake, counts);
+                actor.commit(intake, batch, context);
+            }
+            Err(error) => actor.not_stored(batch, &error, context),
+        });
+        context.spawn(counted);
+    }
+
+    fn commit(&mut self, intake: Intake, batch: Batch, context: &mut Context<Self>) {
+        let store = self.store.clone();
+        let job = async move {
+            let stored = store.store_deliveries(intake).await;
+            if stored.is_ok() {
+                batch.acknowledge().await;
+            }
+            (stored, batch)
+        };
+        context.spawn(job.into_actor(self).map(|(stored, batch), actor, context| match stored {
+            Ok(stored) => actor.done(Done::Stored(stored, batch.deliveries.len()), context),
+            Err(error) => actor.not_stored(batch, &error, context),
+        }));
+    }
+
+    /// Puts a batch back, unless its session has ended: then it comes again by itself.
+    fn not_stored(&mut self, batch: Batch, error: &StoreError, context: &mut Context<Self>) {
+        let rows = batch.deliveries.len();
+        if batch.number() == self.session.as_ref().map(|session| session.number) {
+            for delivery in batch.deliveries.into_iter().rev() {
+                self.deliveries.push_front(delivery);
+            }
+        }
+        if error.is_transient() { self.failed(error, context) } else { self.isolate(rows, error, context) }
+    }
+
+    fn apply_quota(&mut self, intake: &mut Intake, counts: impl IntoIterator<Item = (BotId, usize)>) {
+        for (bot, unfinished) in counts {
+            self.quota.counted(bot, unfinished);
+        }
+        let (kept, overflow) = std::mem::take(&mut intake.events)
+            .into_iter()
+            .partition(|event| self.quota.take(event.header.bot));
+        (intake.events, intake.overflow) = (kept, overflow);
+    }
+
+    fn done(&mut self, done: Done, context: &mut Context<Self>) {
+        self.health.database_answers();
+        self.retry_delay = RETRY_DELAY;
+        let last = self.job.take().unwrap_or(Kind::Store);
+        match done {
+            Done::Freed(shard) => {
+                self.shards_to_free.remove(&shard);
+                self.is_due = true;
+                self.events[shard].send(ShardTakenOver);
+            }
+            Done::Read(shard, lanes, bots) => {
+                if !lanes.is_empty() {
+                    self.events[shard].send(LanesRead { pages: lanes });
+                }
+                if !bots.is_empty() {
+                    self.events[shard].send(BotsRead { pages: bots });
+                }
+            }
+            Done::Due(taken, next) => {
+                self.hand_out(taken);
+                if let Some(due) = next {
+                    self.arm_due_timer(due, context);
+                }
+            }
+            Done::Stored(stored, rows) => {
+                self.batch_rows = self.batch_rows_max;
+                metrics::histogram!("outhook_intake_rows").record(rows as f64);
+                metrics::counter!("outhook_events_taken_total").increment(stored.len() as u64);
+                self.hand_out(stored);
+            }
+        }
+        self.next_job(last, context);
+    }
+
+    fn hand_out(&self, taken: Vec<Taken>) {
+        let mut shards: Vec<Vec<Taken>> = self.events.iter().map(|_| Vec::new()).collect();
+        for taken in taken {
+            let shard = shard_of(taken.event.key.bot, shards.len());
+            shards[shard].push(taken);
+        }
+        for (mailbox, events) in self.events.iter().zip(shards) {
+            if !events.is_empty() {
+                mailbox.send(ProcessEvents { events });
+            }
+        }
+    }
+
+    /// The database is away: the same job is tried again later. Nothing was forgotten.
+    fn failed(&mut self, error: &StoreError, context: &mut Context<Self>) {
+        self.health.database_is_away(error);
+        let delay = self.retry_delay;
+        self.retry_delay = (delay * 2).min(RETRY_DELAY_MAX);
+        context.run_later(delay, |actor, context| {
+            let last = actor.job.take().unwrap_or(Kind::Store);
+            actor.next_job(last, context);
+        });
+    }
+
+    /// The database refuses a batch: smaller ones are stored until the guilty delivery stands alone, which
+    /// is then set aside.
+    fn isolate(&mut self, rows: usize, error: &StoreError, context: &mut Context<Self>) {
+        log::error!("the database refuses a batch of {rows} deliveries: {error}");
+        self.job = None;
+        if rows > 1 {
+            self.batch_rows = rows / 2;
+            return self.next_job(Kind::Due, context);
+        }
+        let Some(delivery) = self.deliveries.pop_front() else { return self.nudge(context) };
+        let detail = format!("it can't be stored as an event: {error}");
+        let letter =
+            DeadLetter { bot: None, message: None, reason: "poison", detail, payload: delivery.body.clone() };
+        self.job = Some(Kind::Store);
+        let batch = Batch { deliveries: vec![delivery], session: self.session.clone() };
+        self.commit(Intake { dead: vec![letter], ..Intake::default() }, batch, context);
+    }
+
+    fn arm_due_timer(&mut self, due: Millis, context: &mut Context<Self>) {
+        if self.due_timer.is_some_and(|(armed, _)| armed <= due) {
+            return;
+        }
+        if let Some((_, timer)) = self.due_timer.take() {
+            context.cancel_future(timer);
+        }
+        let wait = Duration::from_millis(u64::try_from(due - now()).unwrap_or(0));
+        let timer = context.run_later(wait, |actor, context| {
+            actor.due_timer = None;
+            actor.look(context);
+        });
+        self.due_timer = Some((due, timer));
+    }
+
+    fn look(&mut self, context: &mut Context<Self>) {
+        self.is_due = true;
+        self.nudge(context);
+    }
+
+    fn look_regularly(context: &mut Context<Self>) {
+        context.run_later(LOOK_EVERY, |actor, context| {
+            actor.look(context);
+            Self::look_regularly(context);
+        });
+    }
+
+    /// Looks whenever somebody else has written to the inbox.
+    fn listen(&mut self, context: &mut Context<Self>) {
+        let store = self.store.clone();
+        let listen = async move { store.listen().await };
+        context.spawn(listen.into_actor(self).map(|wake, actor, context| actor.heard(wake, context)));
+    }
+
+    fn heard(&mut self, wake: Result<Wake, StoreError>, context: &mut Context<Self>) {
+        match wake {
+            Ok(mut wake) => {
+                // What was written before we began to listen is found by looking now.
+                self.health.database_answers();
+                self.look(context);
+                let next = async move { wake.heard().await.map(|()| wake) };
+                context.spawn(next.into_actor(self).map(|wake, actor, context| actor.heard(wake, context)));
+            }
+            Err(error) => {
+                self.health.database_is_away(&error);
+                context.run_later(RETRY_DELAY_MAX, Self::listen);
+            }
+        }
+    }
+
+    /// Returns to the broker what was not stored, when nothing is being stored any more.
+    fn close_session(&mut self, context: &mut Context<Self>) {
+        let Some(done) = self.drained.take() else { return };
+        let session = self.session.take();
+        self.deliveries.clear();
+        let close = async move {
+            if let Some(current) = session {
+                current.session.close().await;
+            }
+        };
+        context.spawn(close.into_actor(self).map(|(), _, _| {
+            // The daemon stops waiting at its deadline.
+            let _ = done.send(());
+        }));
+    }
+
+    fn await_room(&mut self, context: &mut Context<Self>) {
+        if std::mem::replace(&mut self.awaits_room, true) {
+            return;
+        }
+        let room = self.room.clone();
+        let freed = async move { room.freed().await };
+        context.spawn(freed.into_actor(self).map(|(), actor, context| {
+            actor.awaits_room = false;
+            actor.nudge(context);
+        }));
+    }
+}
+
+/// Tells events from what can't be one.
+fn sort_out<'a>(bodies: impl Iterator<Item = &'a [u8]>, event_bytes_max: usize) -> Intake {
+    let mut intake = Intake::default();
+    for body in bodies {
+        match read_delivery(body, event_bytes_max) {
+            Ok(event) => intake.events.push(event),
+            Err(letter) => {
+                log::warn!(target: EVENT_LOG, "a delivery is dead-lettered: {}", letter.detail);
+                metrics::counter!("outhook_dead_letters_total", "reason" => letter.reason).increment(1);
+                intake.dead.push(letter);
+            }
+        }
+    }
+    intake
+}
+
+/// Reads a delivery, or says why it is no event.
+pub(crate) fn read_delivery(body: &[u8], event_bytes_max: usize) -> Result<NewEvent, DeadLetter> {
+    let dead =
+        |reason, detail| DeadLetter { bot: None, message: None, reason, detail, payload: body.to_vec() };
+    if body.len() > event_bytes_max {
+        let detail = format!("{} bytes are more than queue.max_event_bytes ({event_bytes_max})", body.len());
+        return Err(dead("too_large", detail));
+    }
+    match Header::read(body) {
+        Ok(header) => Ok(NewEvent { header, replay: 0, payload: body.to_vec() }),
+        Err(malformed) => Err(dead("malformed", malformed.to_string())),
+    }
+}
+
+/// Which EventActor owns a bot.
+pub(crate) fn shard_of(bot: BotId, shards: usize) -> usize {
+    let shards = i64::try_from(shards).unwrap_or(1).max(1);
+    usize::try_from(bot.rem_euclid(shards)).unwrap_or(0)
+}
+
+impl Actor for QueueActor {
+    type Context = Context<Self>;
+
+    fn started(&mut self, context: &mut Self::Context) {
+        match self.broker.clone() {
+            Some(broker) => drop(context.add_stream(broker.events())),
+            None => self.health.broker_answers(),
+        }
+        self.listen(context);
+        Self::look_regularly(context);
+    }
+}
+
+impl StreamHandler<BrokerEvent> for QueueActor {
+    fn handle(&mut self, event: BrokerEvent, context: &mut Context<Self>) {
+        match event {
+            BrokerEvent::Connected(session) => {
+                self.health.broker_answers();
+                // What is left of an older session can't be acknowledged and comes again.
+                self.deliveries.clear();
+                self.sessions += 1;
+                self.session = Some(CurrentSession { number: self.sessions, session });
+            }
+            BrokerEvent::Delivered(delivery) => {
+                self.deliveries.push_back(delivery);
+                if !std::mem::replace(&mut self.awaits_pump, true) {
+                    context.notify(Pump);
+                }
+            }
+            BrokerEvent::Lost(error) => {
+                self.session = None;
+                if !self.is_draining {
+                    self.health.broker_is_away(&error);
+                }
+            }
+            BrokerEvent::Denied(error) => {
+                self.supervisor.report(crate::supervise::Fatal::Denied(error.to_string()))
+            }
+        }
+    }
+
+    /// By default the actor would stop here.
+    fn finished(&mut self, _: &mut Context<Self>) {}
+}
+
+impl Handler<WantRows> for QueueActor {
+    type Result = ();
+
+    fn handle(&mut self, wants: WantRows, context: &mut Context<Self>) {
+        self.wants.push_back(wants);
+        self.nudge(context);
+    }
+}
+
+impl Handler<TakeOverShard> for QueueActor {
+    type Result = ();
+
+    fn handle(&mut self, TakeOverShard { shard }: TakeOverShard, context: &mut Context<Self>) {
+        self.shards_to_free.insert(shard);
+        // What the predecessor wanted is of no use to its successor.
+        self.wants.retain(|wants| wants.shard != shard);
+        self.nudge(context);
+    }
+}
+
+impl Handler<DueAt> for QueueActor {
+    type Result = ();
+
+    fn handle(&mut self, DueAt(due): DueAt, context: &mut Context<Self>) {
+        self.arm_due_timer(due, context);
+    }
+}
+
+impl Handler<Drain> for QueueActor {
+    type Result = ();
+
+    /// Takes nothing more.
+    fn handle(&mut self, Drain { done }: Drain, context: &mut Context<Self>) {
+        self.is_draining = true;
+        self.drained = Some(done);
+        self.nudge(context);
+    }
+}
+
+impl Handler<Pump> for QueueActor {
+    type Result = ();
+
+    fn handle(&mut self, _: Pump, context: &mut Context<Self>) {
+        self.awaits_pump = false;
+        self.nudge(context);
+    }
+}
+
+impl Handler<Stop> for QueueActor {
+    type Result = ();
+
+    fn handle(&mut self, _: Stop, context: &mut Context<Self>) {
+        context.stop();
+    }
+}
+
+takes_mail!(QueueActor: WantRows, TakeOverShard, DueAt, Drain, Stop);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_bot_has_one_shard_whatever_its_id() {
+        for bot in [-7, -1, 0, 1, 58, i64::MAX, i64::MIN] {
+            assert!(shard_of(bot, 3) < 3);
+            assert_eq!(shard_of(bot, 1), 0);
+        }
+    }
+
+    #[test]
+    fn a_delivery_may_be_as_large_as_the_limit() {
+        let body = br#"{"message":{"id":1,"content":""},"user_profile_id":2}"#;
+        assert!(read_delivery(body, body.len()).is_ok());
+        assert_eq!(
+            read_delivery(body, body.len() - 1).map_err(|letter| letter.reason).err(),
+            Some("too_large")
+        );
+        assert_eq!(read_delivery(b"{}", 9).map_err(|letter| letter.reason).err(), Some("malformed"));
+    }
+}

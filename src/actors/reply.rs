@@ -1,0 +1,336 @@
+//! ReplyActor: posts the outbox, in order within a conversation, beside each other across, with a
+//! backoff of its own for each bot.
+//!
+//! It does one thing at a time with the outbox: what was posted is recorded before more is taken, so a
+//! reply never overtakes an earlier one of its conversation.
+
+use std::{collections::HashMap, time::Duration};
+
+use actix::{Actor, ActorContext, ActorFutureExt, AsyncContext, Context, Handler, SpawnHandle, WrapFuture};
+use outhook_core::{
+    identity::{BotId, Millis},
+    retry::{RetryPolicy, delay},
+};
+use tokio::sync::oneshot;
+
+use super::event::EVENT_LOG;
+use crate::{
+    directory::Directory,
+    health::Health,
+    mailbox::takes_mail,
+    messages::{
+        drain::{Drain, Stop},
+        settled::RepliesCommitted,
+    },
+    store::{Outgoing, PostResult, Store, StoreError, now},
+    zulip::{Posted, RestClient},
+};
+
+/// The outbox is looked at this often even if nobody says that there is something new.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
+/// The wait before a database that is away is asked again.
+const RETRY_DELAY: Duration = Duration::from_secs(1);
+/// The most replies that are logged at a time.
+const LOGGED_ROWS_MAX: usize = 256;
+
+/// See the module.
+pub(crate) struct ReplyActor {
+    links: Links,
+    in_flight: usize,
+    posted: Vec<(Outgoing, PostResult)>,
+    /// Bots that Zulip has told to wait.
+    waiting_bots: HashMap<BotId, Millis>,
+    is_freed: bool,
+    is_due: bool,
+    is_busy: bool,
+    due_timer: Option<(Millis, SpawnHandle)>,
+    is_draining: bool,
+    drained: Option<oneshot::Sender<()>>,
+}
+
+/// What ReplyActor works with.
+#[derive(Clone)]
+pub(crate) struct Links {
+    /// The database.
+    pub(crate) store: Store,
+    /// Where to tell of trouble.
+    pub(crate) health: Health,
+    /// Bots, for their keys.
+    pub(crate) directory: Directory,
+    /// Where replies go.
+    pub(crate) outlet: Outlet,
+    /// How long to wait between attempts.
+    pub(crate) retry: RetryPolicy,
+    /// Posts under way at a time.
+    pub(crate) in_flight_max: usize,
+    /// How long a reply is tried.
+    pub(crate) give_up_after: Duration,
+}
+
+/// Where replies go.
+#[derive(Clone)]
+pub(crate) enum Outlet {
+    /// To the log.
+    Log,
+    /// To Zulip.
+    Zulip {
+        /// Its REST API.
+        rest: Box<RestClient>,
+        /// Hosts of organisations.
+        site: std::sync::Arc<crate::zulip::Site>,
+    },
+}
+
+impl ReplyActor {
+    /// A new generation.
+    pub(crate) fn new(links: Links) -> Self {
+        Self {
+            links,
+            in_flight: 0,
+            posted: Vec::new(),
+            waiting_bots: HashMap::new(),
+            is_freed: false,
+            is_due: true,
+            is_busy: false,
+            due_timer: None,
+            is_draining: false,
+            drained: None,
+        }
+    }
+
+    fn rows_max(&self) -> usize {
+        match self.links.outlet {
+            Outlet::Log => LOGGED_ROWS_MAX,
+            Outlet::Zulip { .. } => self.links.in_flight_max,
+        }
+    }
+
+    fn next_step(&mut self, context: &mut Context<Self>) {
+        if self.is_busy {
+            return;
+        }
+        let free = self.rows_max().saturating_sub(self.in_flight);
+        match () {
+            () if !self.is_freed => self.free(context),
+            () if !self.posted.is_empty() => self.settle(context),
+            () if self.is_draining => self.answer_drain(),
+            () if self.is_due && free > 0 => self.take(free, context),
+            () => {}
+        }
+    }
+
+    /// What a predecessor had taken is to be posted again.
+    fn free(&mut self, context: &mut Context<Self>) {
+        let store = self.links.store.clone();
+        self.step(async move { store.free_replies().await }, context, |actor, _, _| {
+            actor.is_freed = true;
+            Ok(())
+        });
+    }
+
+    fn settle(&mut self, context: &mut Context<Self>) {
+        let (store, results) = (self.links.store.clone(), std::mem::take(&mut self.posted));
+        let job = async move {
+            let result = store.settle_replies(results.clone()).await;
+            Ok((result, results))
+        };
+        self.step(job, context, |actor, (result, results), _| {
+            actor.is_due = true;
+            if result.is_err() {
+                // Not recorded: they must not be posted again while we are alive.
+                actor.posted.extend(results);
+            }
+            result
+        });
+    }
+
+    fn take(&mut self, rows_max: usize, context: &mut Context<Self>) {
+        self.is_due = false;
+        let store = self.links.store.clone();
+        let job = async move {
+            let taken = store.take_due_replies(rows_max).await?;
+            let next = store.next_due_reply().await?;
+            Ok((taken, next))
+        };
+        self.step(job, context, |actor, (taken, next), context| {
+            actor.waiting_bots.retain(|_, until| *until > now());
+            for reply in taken {
+                actor.post(reply, context);
+            }
+            if let Some(due) = next {
+                actor.arm_due_timer(due, context);
+            }
+            Ok(())
+        });
+    }
+
+    /// Does one thing with the outbox. If the database is away, it is asked again later.
+    fn step<T: 'static>(
+        &mut self,
+        job: impl Future<Output = Result<T, StoreError>> + 'static,
+        context: &mut Context<Self>,
+        then: impl FnOnce(&mut Self, T, &mut Context<Self>) -> Result<(), StoreError> + 'static,
+    ) {
+        self.is_busy = true;
+        context.spawn(job.into_actor(self).map(|result, actor, context| {
+            match result.and_then(|value| then(actor, value, context)) {
+                Ok(()) => {
+                    actor.is_busy = false;
+                    actor.next_step(context);
+                }
+                Err(error) => {
+                    actor.links.health.database_is_away(&error);
+                    actor.is_due = true;
+                    context.run_later(RETRY_DELAY, |actor, context| {
+                        actor.is_busy = false;
+                        actor.next_step(context);
+                    });
+                }
+            }
+        }));
+    }
+
+    fn post(&mut self, reply: Outgoing, context: &mut Context<Self>) {
+        if let Some(until) = self.waiting_bots.get(&reply.bot_id) {
+            self.posted.push((reply, PostResult::PutBack { due: *until }));
+            return;
+        }
+        self.in_flight += 1;
+        let links = self.links.clone();
+        let post = async move {
+            let posted = links.outlet.post(&links.directory, &reply).await;
+            (reply, posted)
+        };
+        context.spawn(post.into_actor(self).map(|(reply, posted), actor, context| {
+            actor.in_flight -= 1;
+            let result = actor.conclude(&reply, posted);
+            actor.posted.push((reply, result));
+            actor.next_step(context);
+        }));
+    }
+
+    fn conclude(&mut self, reply: &Outgoing, posted: Posted) -> PostResult {
+        let (detail, not_before) = match posted {
+            Posted::Done => {
+                count("posted");
+                return PostResult::Posted;
+            }
+            Posted::Refused { detail } => return give_up(reply, detail),
+            Posted::NotDone { detail, not_before } => (detail, not_before),
+            Posted::Unknown { detail } => {
+                count("outcome_unknown");
+                (detail, None)
+            }
+        };
+        let attempt = reply.attempts.unsigned_abs().saturating_add(1);
+        let wait = Millis::try_from(delay(&self.links.retry, attempt).as_millis()).unwrap_or(Millis::MAX);
+        let due = now().saturating_add(wait).max(not_before.unwrap_or(Millis::MIN));
+        let patience = Millis::try_from(self.links.give_up_after.as_millis()).unwrap_or(Millis::MAX);
+        if due > reply.created_at.saturating_add(patience) {
+            return give_up(reply, format!("{detail}; reply.give_up_after has passed"));
+        }
+        count("retried");
+        log::info!(target: EVENT_LOG, "a reply of bot {} is tried again: {detail}", reply.bot_id);
+        self.waiting_bots.insert(reply.bot_id, due);
+        PostResult::Again { due, detail }
+    }
+
+    fn arm_due_timer(&mut self, due: Millis, context: &mut Context<Self>) {
+        if self.due_timer.is_some_and(|(armed, _)| armed <= due) {
+            return;
+        }
+        if let Some((_, timer)) = self.due_timer.take() {
+            context.cancel_future(timer);
+        }
+        let wait = Duration::from_millis(u64::try_from(due - now()).unwrap_or(0));
+        let timer = context.run_later(wait, |actor, context| {
+            actor.due_timer = None;
+            actor.look(context);
+        });
+        self.due_timer = Some((due, timer));
+    }
+
+    fn look(&mut self, context: &mut Context<Self>) {
+        self.is_due = true;
+        self.next_step(context);
+    }
+
+    fn look_regularly(context: &mut Context<Self>) {
+        context.run_later(LOOK_EVERY, |actor, context| {
+            actor.look(context);
+            Self::look_regularly(context);
+        });
+    }
+
+    fn answer_drain(&mut self) {
+        if self.in_flight == 0
+            && let Some(done) = self.drained.take()
+        {
+            // The daemon stops waiting at its deadline.
+            let _ = done.send(());
+        }
+    }
+}
+
+impl Outlet {
+    async fn post(&self, directory: &Directory, reply: &Outgoing) -> Posted {
+        match self {
+            Self::Log => {
+                let said = serde_json::Value::from(String::from_utf8_lossy(&reply.content));
+                log::info!(target: EVENT_LOG, "reply of bot {} to {}: {said}", reply.bot_id, reply.destination);
+                Posted::Done
+            }
+            Self::Zulip { rest, site } => match directory.find(reply.bot_id).await {
+                Ok(bot) => rest.post_message(&bot, &site.realm_host(&bot.realm_string_id), reply).await,
+                Err(reason) => Posted::Refused { detail: reason.to_string() },
+            },
+        }
+    }
+}
+
+fn give_up(reply: &Outgoing, detail: String) -> PostResult {
+    count("given_up");
+    log::warn!(target: EVENT_LOG, "a reply of bot {} is given up: {detail}", reply.bot_id);
+    PostResult::GivenUp(detail)
+}
+
+fn count(outcome: &'static str) {
+    metrics::counter!("outhook_replies_total", "outcome" => outcome).increment(1);
+}
+
+impl Actor for ReplyActor {
+    type Context = Context<Self>;
+
+    fn started(&mut self, context: &mut Self::Context) {
+        self.next_step(context);
+        Self::look_regularly(context);
+    }
+}
+
+impl Handler<RepliesCommitted> for ReplyActor {
+    type Result = ();
+
+    fn handle(&mut self, _: RepliesCommitted, context: &mut Context<Self>) {
+        self.look(context);
+    }
+}
+
+impl Handler<Drain> for ReplyActor {
+    type Result = ();
+
+    fn handle(&mut self, Drain { done }: Drain, context: &mut Context<Self>) {
+        self.is_draining = true;
+        self.drained = Some(done);
+        self.next_step(context);
+    }
+}
+
+impl Handler<Stop> for ReplyActor {
+    type Result = ();
+
+    fn handle(&mut self, _: Stop, context: &mut Context<Self>) {
+        context.stop();
+    }
+}
+
+takes_mail!(ReplyActor: RepliesCommitted, Drain, Stop);

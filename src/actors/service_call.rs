@@ -1,0 +1,315 @@
+//! ServiceCallActor: makes one call and ends. It owns its request, so it is aborted together with the
+//! EventActor that spawned it.
+
+use std::{panic::AssertUnwindSafe, rc::Rc, sync::Arc, time::Instant};
+
+use actix::{Actor, ActorContext, ActorFutureExt, AsyncContext, Context, WrapFuture};
+use futures_util::FutureExt;
+use outhook_core::{
+    answer::{Answer, Reply},
+    egress::Egress,
+    excerpt::excerpt,
+    identity::{Millis, ServiceId},
+    outcome::{Attempt, Failure, Fault, Verdict, judge},
+    retry::{Next, RetryPolicy},
+};
+use secrecy::ExposeSecret;
+use tokio::{sync::OwnedSemaphorePermit, task::JoinHandle};
+
+use super::{
+    event::{CallEnded, EVENT_LOG, Owner},
+    flag::FlagActor,
+};
+use crate::{
+    directory::Directory,
+    handlers::{self, Call, EventBody},
+    http::{Outbound, WebhookClient},
+    mailbox::Mailbox,
+    messages::completion::{EventTurn, ServiceCallFinished},
+    store::{Bot, CallOutcome, CallRecord, DeadLetter, InboxEvent, NewReply, Service, now},
+    zulip::{Destination, Site},
+};
+
+/// What every call of a thread works with.
+pub(crate) struct CallTools {
+    /// Bots and services.
+    pub(crate) directory: Directory,
+    /// Connections of this thread.
+    pub(crate) client: WebhookClient,
+    /// Rules for URLs; the client checks addresses by the same ones.
+    pub(crate) egress: Arc<Egress>,
+    /// When to try again.
+    pub(crate) retry: RetryPolicy,
+    /// What is known of the Zulip server.
+    pub(crate) site: Arc<Site>,
+    /// Whether replies are wanted at all.
+    pub(crate) has_outbox: bool,
+}
+
+/// A call to make.
+pub(crate) struct Assignment {
+    /// The event.
+    pub(crate) event: Arc<InboxEvent>,
+    /// Its turn.
+    pub(crate) turn: Arc<EventTurn>,
+    /// The service to call.
+    pub(crate) service: ServiceId,
+    /// Counts the call as in flight until dropped.
+    pub(crate) permit: OwnedSemaphorePermit,
+    /// The thread's tools.
+    pub(crate) tools: Rc<CallTools>,
+    /// Where the completion goes.
+    pub(crate) flag: Mailbox<FlagActor>,
+    /// Who has to know that the call is over.
+    pub(crate) owner: Owner,
+}
+
+/// See the module.
+struct ServiceCallActor {
+    assignment: Rc<Assignment>,
+}
+
+impl Assignment {
+    /// Spawns the actor. A panic of the handler's code is caught here and fails this call only.
+    pub(crate) fn spawn(self) -> JoinHandle<()> {
+        let assignment = Rc::new(self);
+        let actor = ServiceCallActor { assignment: Rc::clone(&assignment) };
+        let life = Context::new().into_future(actor);
+        actix::spawn(async move {
+            if AssertUnwindSafe(life).catch_unwind().await.is_err() {
+                assignment.report(assignment.panicked(), true);
+            }
+        })
+    }
+
+    fn report(&self, record: CallRecord, panicked: bool) {
+        let panicked = panicked.then(|| {
+            DeadLetter::of_event(self.turn.key, "panicked", "a handler panicked at this event".into())
+        });
+        self.flag.send(ServiceCallFinished { turn: Arc::clone(&self.turn), record, panicked });
+        self.owner.do_send(CallEnded { event: self.turn.event, service: self.service });
+    }
+
+    fn attempt_number(&self) -> u32 {
+        let made = self.event.calls.iter().find(|call| call.service == self.service);
+        made.map_or(0, |call| call.attempts) + 1
+    }
+
+    fn record(&self, service_name: &str, outcome: CallOutcome) -> CallRecord {
+        CallRecord {
+            event: self.turn.event,
+            service: self.service,
+            service_name: service_name.to_owned(),
+            outcome,
+            attempts: self.attempt_number(),
+            fault: None,
+            status: None,
+            detail: None,
+            excerpt: None,
+            duration_ms: 0,
+            ended_at: now(),
+            reply: None,
+        }
+    }
+
+    fn panicked(&self) -> CallRecord {
+        CallRecord {
+            fault: Some(Fault::Panicked.name()),
+            detail: Some("the handler panicked; the log names the place".into()),
+            ..self.record("", CallOutcome::Failed)
+        }
+    }
+
+    async fn make_call(&self) -> CallRecord {
+        let Ok(bot) = self.tools.directory.find(self.turn.key.bot).await else { return self.removed() };
+        let Some(service) = bot.services.iter().find(|service| service.id == self.service) else {
+            return self.removed();
+        };
+        let began = Instant::now();
+        let result = self.try_once(&bot, service).await;
+        let took = began.elapsed();
+        metrics::histogram!("outhook_call_seconds").record(took.as_secs_f64());
+        let record = self.conclude(&bot, service, result);
+        CallRecord { duration_ms: i32::try_from(took.as_millis()).unwrap_or(i32::MAX), ..record }
+    }
+
+    fn removed(&self) -> CallRecord {
+        let removed = self.record("", CallOutcome::Removed);
+        CallRecord {
+            attempts: self.attempt_number() - 1,
+            detail: Some("the service is gone".into()),
+            ..removed
+        }
+    }
+
+    /// One attempt, from the URL to the reply.
+    async fn try_once(&self, bot: &Bot, service: &Service) -> Tried {
+        let body = match EventBody::read(&self.event.payload) {
+            Ok(body) => body,
+            Err(error) => {
+                return Tried::failed(Fault::BadAnswer, format!("the event can't be read: {error}"));
+            }
+        };
+        let Some(handler) = handlers::of_interface(service.interface) else {
+            let detail = format!("no handler for interface number {}", service.interface);
+            return Tried::failed(Fault::BadInterface, detail);
+        };
+        let url = match self.tools.egress.endpoint(&service.base_url) {
+            Ok(url) => url,
+            Err(fault) => return Tried::failed(Fault::BadUrl, fault.to_string()),
+        };
+        let call = Call { bot, service, event: &body, site: &self.tools.site };
+        let request = match handler.request(&call) {
+            Ok(request) => request,
+            Err(failure) => return Tried { verdict: Verdict::Final(failure), excerpt: None, reply: None },
+        };
+        let outbound = Outbound {
+            url,
+            content_type: request.content_type,
+            body: request.body,
+            webhook_id: self.turn.key.webhook_id(service.id),
+            attempt: self.attempt_number(),
+            token: service.token.expose_secret(),
+        };
+        let attempt = self.tools.client.post(outbound).await;
+        let secrets = [service.token.expose_secret(), bot.api_key.expose_secret()];
+        read_attempt(attempt, handler, &secrets)
+    }
+
+    fn conclude(&self, bot: &Bot, service: &Service, tried: Tried) -> CallRecord {
+        let Tried { verdict, excerpt, reply } = tried;
+        let key = self.turn.key;
+        match verdict {
+            Verdict::Success { .. } => {
+                count("succeeded");
+                log::info!(target: EVENT_LOG, "{key}: {} succeeded (attempt {})", service.name, self.attempt_number());
+                let reply = reply.and_then(|reply| self.outgoing(bot, reply));
+                CallRecord { reply, ..self.record(&service.name, CallOutcome::Succeeded) }
+            }
+            Verdict::Retry { failure, not_before } => match self.next(not_before) {
+                Next::At(due) => {
+                    count("retried");
+                    log::info!(target: EVENT_LOG, "{key}: {} failed and is tried again: {}", service.name, failure.detail);
+                    let record = self.record(&service.name, CallOutcome::Waiting { due });
+                    with_failure(record, failure, excerpt)
+                }
+                Next::Exhausted => self.fail(bot, service, failure, excerpt, "all retries are used up"),
+                Next::TooLate => self.fail(bot, service, failure, excerpt, "retry.give_up_after has passed"),
+            },
+            Verdict::Final(failure) => self.fail(bot, service, failure, excerpt, ""),
+        }
+    }
+
+    fn next(&self, not_before: Option<Millis>) -> Next {
+        self.tools.retry.next(self.attempt_number(), self.event.taken_at, now(), not_before)
+    }
+
+    /// A failure for good is told in the conversation and logged as a warning.
+    fn fail(
+        &self,
+        bot: &Bot,
+        service: &Service,
+        mut failure: Failure,
+        excerpt: Option<Vec<u8>>,
+        why_now: &str,
+    ) -> CallRecord {
+        count("failed");
+        let attempts = self.attempt_number();
+        let told = told_line(&failure, attempts);
+        if !why_now.is_empty() {
+            failure.detail = format!("{}; {why_now}", failure.detail);
+        }
+        log::warn!(
+            target: EVENT_LOG,
+            "{}: {} failed for good after {attempts} attempt(s): {}",
+            self.turn.key, service.name, failure.detail
+        );
+        let reply = self.outgoing(bot, Reply { content: told, widget: None });
+        CallRecord {
+            reply,
+            ..with_failure(self.record(&service.name, CallOutcome::Failed), failure, excerpt)
+        }
+    }
+
+    fn outgoing(&self, bot: &Bot, reply: Reply) -> Option<NewReply> {
+        self.tools.has_outbox.then(|| NewReply {
+            bot: bot.id,
+            conversation: self.turn.conversation,
+            destination: Destination::of_event(&self.event.payload).to_json(),
+            content: reply.content,
+            widget: reply.widget,
+        })
+    }
+}
+
+/// What came of an attempt.
+pub(crate) struct Tried {
+    /// What it means.
+    pub(crate) verdict: Verdict,
+    /// First bytes of an answer that was no success.
+    pub(crate) excerpt: Option<Vec<u8>>,
+    /// The reply that the answer holds.
+    pub(crate) reply: Option<Reply>,
+}
+
+impl Tried {
+    fn failed(fault: Fault, detail: String) -> Self {
+        let verdict = Verdict::Final(Failure { fault, status: None, detail });
+        Self { verdict, excerpt: None, reply: None }
+    }
+}
+
+/// Reads what an endpoint answered, by the outcome table and the handler.
+pub(crate) fn read_attempt(attempt: Attempt, handler: &dyn handlers::Handler, secrets: &[&str]) -> Tried {
+    let (status, shown) = match &attempt {
+        Attempt::Answered { status, body, .. } => (Some(*status), Some(excerpt(body, secrets))),
+        Attempt::Failed { .. } => (None, None),
+    };
+    let shown = shown.filter(|shown| !shown.is_empty());
+    match judge(attempt) {
+        Verdict::Success { body } => match Answer::read(&body) {
+            Ok(answer) => {
+                let reply = handler.reply(&answer);
+                Tried { verdict: Verdict::Success { body }, excerpt: None, reply }
+            }
+            Err(failure) => {
+                let verdict = Verdict::Final(Failure { status, ..failure });
+                Tried { verdict, excerpt: shown, reply: None }
+            }
+        },
+        verdict => Tried { verdict, excerpt: shown, reply: None },
+    }
+}
+
+/// What the bot says when a call has failed for good.
+pub(crate) fn told_line(failure: &Failure, attempts: u32) -> String {
+    let tries = if attempts > 1 { format!(" ({attempts} attempts)") } else { String::new() };
+    format!("I could not pass this message on: {}{tries}.", failure.told())
+}
+
+fn with_failure(record: CallRecord, failure: Failure, excerpt: Option<Vec<u8>>) -> CallRecord {
+    CallRecord {
+        fault: Some(failure.fault.name()),
+        status: failure.status,
+        detail: Some(failure.detail),
+        excerpt,
+        ..record
+    }
+}
+
+fn count(outcome: &'static str) {
+    metrics::counter!("outhook_calls_total", "outcome" => outcome).increment(1);
+}
+
+impl Actor for ServiceCallActor {
+    type Context = Context<Self>;
+
+    fn started(&mut self, context: &mut Self::Context) {
+        let assignment = Rc::clone(&self.assignment);
+        let call = async move {
+            let record = assignment.make_call().await;
+            assignment.report(record, false);
+        };
+        context.spawn(call.into_actor(self).map(|(), _, context| context.stop()));
+    }
+}

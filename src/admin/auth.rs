@@ -1,0 +1,50 @@
+//! The bearer token that opens everything that changes state.
+
+use std::{fs, path::Path};
+
+use actix_web::{HttpRequest, HttpResponse, http::header::AUTHORIZATION};
+use secrecy::{ExposeSecret, SecretString};
+use sha2::{Digest, Sha256};
+
+use crate::exit::Failed;
+
+/// The token, if one is configured.
+#[derive(Clone)]
+pub(super) struct Token(Option<SecretString>);
+
+impl Token {
+    /// Reads the token from the first line of a file.
+    pub(super) fn read(path: Option<&Path>) -> Result<Self, Failed> {
+        let Some(path) = path else { return Ok(Self(None)) };
+        let text = fs::read_to_string(path)
+            .map_err(|error| Failed::usage(format!("admin.token_file {}: {error}", path.display())))?;
+        let token = text.lines().next().unwrap_or_default().trim().to_owned();
+        if token.is_empty() {
+            return Err(Failed::usage(format!("admin.token_file {}: it holds no token", path.display())));
+        }
+        Ok(Self(Some(token.into())))
+    }
+
+    /// Whether a request may change state.
+    ///
+    /// # Errors
+    /// The answer to give: 403 if no token is configured, 401 if the request has another one or none.
+    pub(super) fn admit(&self, request: &HttpRequest) -> Result<(), HttpResponse> {
+        let Some(token) = &self.0 else {
+            return Err(HttpResponse::Forbidden().body("set admin.token_file to use this\n"));
+        };
+        let given = request
+            .headers()
+            .get(AUTHORIZATION)
+            .and_then(|value| value.to_str().ok())
+            .and_then(|value| value.strip_prefix("Bearer "));
+        // Digests are compared, so that the time taken says nothing of the token.
+        let digest = |text: &str| Sha256::digest(text.as_bytes());
+        match given {
+            Some(given) if digest(given.trim()) == digest(token.expose_secret()) => Ok(()),
+            _ => Err(HttpResponse::Unauthorized()
+                .insert_header(("www-authenticate", "Bearer"))
+                .body("a valid bearer token is needed\n")),
+        }
+    }
+}

@@ -1,0 +1,48 @@
+//! Metrics, as Prometheus reads them.
+
+use actix_web::{HttpResponse, web::Data};
+use metrics::{describe_counter, describe_gauge, describe_histogram, gauge};
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+
+use crate::health::Health;
+
+/// Makes the recorder of the process and says what each metric means.
+pub(super) fn install() -> PrometheusHandle {
+    let recorder = PrometheusBuilder::new().build_recorder();
+    let handle = recorder.handle();
+    if metrics::set_global_recorder(recorder).is_err() {
+        log::debug!("a metrics recorder was installed before");
+    }
+    describe_counter!("outhook_events_taken_total", "Events stored in the inbox");
+    describe_counter!("outhook_events_finished_total", "Events each of whose calls has finished");
+    describe_counter!("outhook_events_parked_total", "Times an event was put aside until a retry");
+    describe_counter!("outhook_dead_letters_total", "Deliveries set aside, by reason");
+    describe_counter!("outhook_calls_total", "Attempts to call an endpoint, by outcome");
+    describe_counter!("outhook_replies_total", "Attempts to post a reply, by outcome");
+    describe_counter!("outhook_batches_total", "Commits of outcomes, by why the batch was cut");
+    describe_counter!(
+        "outhook_flags_put_off_total",
+        "Events held back by somebody else's lock on their message"
+    );
+    describe_counter!("outhook_outcomes_dropped_total", "Outcomes of calls that had one already");
+    describe_counter!("outhook_panics_total", "Panics");
+    describe_histogram!("outhook_call_seconds", metrics::Unit::Seconds, "Duration of attempts");
+    describe_histogram!("outhook_batch_rows", "Completions in a commit");
+    describe_histogram!("outhook_intake_rows", "Deliveries in a store transaction");
+    describe_gauge!("outhook_up", "1 for each actor that runs");
+    describe_gauge!("outhook_mailbox_depth", "Messages that wait, by actor");
+    describe_gauge!("outhook_restarts", "Restarts after a failure, by actor");
+    handle
+}
+
+/// The metrics' text.
+pub(super) async fn render(health: Data<Health>, exporter: Data<PrometheusHandle>) -> HttpResponse {
+    for stats in health.mailboxes() {
+        let actor = stats.name().to_owned();
+        gauge!("outhook_up", "actor" => actor.clone()).set(f64::from(u8::from(stats.is_up())));
+        gauge!("outhook_mailbox_depth", "actor" => actor.clone()).set(stats.depth() as f64);
+        gauge!("outhook_restarts", "actor" => actor).set(stats.restarts() as f64);
+    }
+    exporter.run_upkeep();
+    HttpResponse::Ok().content_type("text/plain; version=0.0.4").body(exporter.render())
+}

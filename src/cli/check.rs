@@ -1,0 +1,76 @@
+//! `outhook check`
+
+use super::output::say;
+use crate::{
+    broker::Publisher,
+    config::{Config, queue::QueueUrl, reply::ReplyTo},
+    exit::{Exit, Failed},
+    store,
+    zulip::RestClient,
+};
+
+/// Looks at everything outhook depends on, and reports every fault in one run.
+pub(super) async fn execute(config: Config) -> Result<Exit, Failed> {
+    let results = [
+        ("configuration", Ok("valid".to_owned())),
+        ("database", check_database(&config).await),
+        ("queue", check_queue(&config).await),
+        ("replies", check_replies(&config).await),
+        ("open files", check_files(&config)),
+    ];
+    for (part, result) in &results {
+        match result {
+            Ok(detail) => say(format!("ok     {part}: {detail}"))?,
+            Err(fault) => say(format!("fault  {part}: {}", fault.message))?,
+        }
+    }
+    let worst = results.into_iter().filter_map(|(_, result)| result.err()).next();
+    Ok(worst.map_or(Exit::Success, |fault| fault.exit))
+}
+
+async fn check_database(config: &Config) -> Result<String, Failed> {
+    let store = store::open(&config.database).await?;
+    store.ping().await?;
+    let applied = store.prepare_tables(&config.database).await?;
+    store.close().await;
+    Ok(format!("{} answers, {applied} migrations were pending", config.database.url))
+}
+
+async fn check_queue(config: &Config) -> Result<String, Failed> {
+    match &config.queue.url {
+        QueueUrl::Stored => Ok("stored: (the inbox is the queue)".into()),
+        QueueUrl::Amqp(url) => match Publisher::connect(url, &config.queue.name).await {
+            Ok(_) => Ok(format!("{url} answers, queue {} is as it should be", config.queue.name)),
+            Err(error) => Err(Failed::unavailable(format!("{url}: {error}"))),
+        },
+    }
+}
+
+async fn check_replies(config: &Config) -> Result<String, Failed> {
+    match &config.reply.to {
+        ReplyTo::None => Ok("none".into()),
+        ReplyTo::Log => Ok("to the log".into()),
+        ReplyTo::Zulip { site } => {
+            let rest = RestClient::new(site.clone(), crate::http::client_config());
+            match rest.server_version().await {
+                Ok(version) => Ok(format!("{site} is Zulip {version}")),
+                Err(fault) => Err(Failed::unavailable(format!("{site}: {fault}"))),
+            }
+        }
+    }
+}
+
+/// Each call in flight is an open file; some more are needed beside them.
+fn check_files(config: &Config) -> Result<String, Failed> {
+    const BESIDE: u64 = 100;
+    let (_, hard) =
+        rlimit::getrlimit(rlimit::Resource::NOFILE).map_err(|error| Failed::new(Exit::Internal, error))?;
+    let needed = config.http.max_calls as u64 + BESIDE;
+    if hard < needed {
+        return Err(Failed::usage(format!(
+            "at most {hard} files may be open, but http.max_calls = {} needs {needed}: raise the limit or lower max_calls",
+            config.http.max_calls
+        )));
+    }
+    Ok(format!("{hard} may be open, {needed} are needed"))
+}

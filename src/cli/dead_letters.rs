@@ -1,0 +1,100 @@
+//! `outhook dead-letters`
+
+use clap::Subcommand;
+use serde_json::json;
+
+use super::{
+    open_store,
+    output::{moment, say, say_json, table},
+};
+use crate::{
+    config::Config,
+    exit::{Exit, Failed},
+    store::DeadLetterRow,
+};
+
+/// Deliveries whose calls could not be made.
+#[derive(Debug, Subcommand)]
+pub(super) enum DeadLetters {
+    /// Lists them, oldest first.
+    List {
+        /// One JSON object a line.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Shows one with its whole body.
+    Show {
+        /// Its id.
+        id: i64,
+        /// A JSON object.
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+impl DeadLetters {
+    pub(super) async fn execute(self, config: Config) -> Result<Exit, Failed> {
+        match self {
+            Self::List { json } => list(config, json).await,
+            Self::Show { id, json } => show(config, id, json).await,
+        }
+    }
+}
+
+async fn list(config: Config, json: bool) -> Result<Exit, Failed> {
+    let store = open_store(&config).await?;
+    let letters = store.list_dead_letters().await?;
+    store.close().await;
+    let mut lines = table(["ID", "BOT", "MESSAGE", "REASON", "BYTES", "SINCE", "DETAIL"]);
+    for letter in &letters {
+        if json {
+            say_json(&record(letter))?;
+            continue;
+        }
+        lines.add_row([
+            letter.id.to_string(),
+            letter.bot_id.map(|id| id.to_string()).unwrap_or_default(),
+            letter.message_id.map(|id| id.to_string()).unwrap_or_default(),
+            letter.reason.clone(),
+            letter.payload.len().to_string(),
+            moment(letter.created_at),
+            letter.detail.clone(),
+        ]);
+    }
+    if !json {
+        say(lines.to_string())?;
+    }
+    Ok(Exit::Success)
+}
+
+async fn show(config: Config, id: i64, json: bool) -> Result<Exit, Failed> {
+    let store = open_store(&config).await?;
+    let letter = store.find_dead_letter(id).await?;
+    store.close().await;
+    let Some(letter) = letter else {
+        return Err(Failed::usage(format!("there is no dead letter with the id {id}")));
+    };
+    let body = String::from_utf8_lossy(&letter.payload);
+    if json {
+        let mut shown = record(&letter);
+        shown["payload"] = json!(body);
+        say_json(&shown)?;
+    } else {
+        say(format!("{}: {} ({})", letter.reason, letter.detail, moment(letter.created_at)))?;
+        say(body)?;
+    }
+    Ok(Exit::Success)
+}
+
+fn record(letter: &DeadLetterRow) -> serde_json::Value {
+    json!({
+        "id": letter.id,
+        "event_id": letter.event_id,
+        "bot_id": letter.bot_id,
+        "message_id": letter.message_id,
+        "reason": letter.reason,
+        "detail": letter.detail,
+        "bytes": letter.payload.len(),
+        "created_at": moment(letter.created_at),
+    })
+}

@@ -1,0 +1,134 @@
+//! The command line: one file per command.
+
+mod bots;
+mod check;
+mod dead_letters;
+mod deliveries;
+mod demo;
+mod migrate;
+mod output;
+mod run;
+mod send;
+mod services;
+
+use std::{future::Future, path::PathBuf};
+
+use clap::{Parser, Subcommand};
+
+use crate::{
+    config::{Config, log::Log},
+    exit::{Exit, Failed},
+    store::{self, Store},
+    supervise,
+};
+
+/// Calls chat bots' webhooks, reliably and fast.
+#[derive(Debug, Parser)]
+#[command(version, about)]
+struct Cli {
+    /// Configuration; without this option config.toml, if there is one.
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Runs the daemon until SIGTERM or SIGINT.
+    Run,
+    /// Shows the main job on an embedded database, with sample bots.
+    Demo(demo::Demo),
+    /// Checks the configuration, then the broker, the database and Zulip.
+    Check,
+    /// Creates or upgrades outhook's tables.
+    Migrate,
+    /// Bots of outhook's own tables.
+    #[command(subcommand)]
+    Bots(bots::Bots),
+    /// Services of bots of outhook's own tables.
+    #[command(subcommand)]
+    Services(services::Services),
+    /// Puts events on the configured queue.
+    Send(send::Send),
+    /// The ledger: one line for each call, with its reason.
+    Deliveries(deliveries::Deliveries),
+    /// Deliveries whose calls could not be made.
+    #[command(subcommand)]
+    DeadLetters(dead_letters::DeadLetters),
+}
+
+/// Parses, runs one command, and says how it ended.
+pub(crate) fn main() -> Exit {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let exit = if error.use_stderr() { Exit::Usage } else { Exit::Success };
+            // Nothing can be said if this fails.
+            let _ = error.print();
+            return exit;
+        }
+    };
+    match execute(cli) {
+        Ok(exit) => exit,
+        Err(Failed { exit, message }) => {
+            output::complain(&message);
+            exit
+        }
+    }
+}
+
+fn execute(cli: Cli) -> Result<Exit, Failed> {
+    if let Command::Demo(demo) = cli.command {
+        start_logging(&Log { filter: "warn".into() });
+        return block_on(demo.execute());
+    }
+    let path = cli.config.clone().unwrap_or_else(|| "config.toml".into());
+    let config = Config::load(&path, cli.config.is_some()).map_err(Failed::usage)?;
+    start_logging(&config.log);
+    match cli.command {
+        Command::Run => block_on(run::execute(config)),
+        Command::Demo(_) => Ok(Exit::Success),
+        Command::Check => block_on(check::execute(config)),
+        Command::Migrate => block_on(migrate::execute(config)),
+        Command::Bots(bots) => block_on(bots.execute(config)),
+        Command::Services(services) => block_on(services.execute(config)),
+        Command::Send(send) => block_on(send.execute(config)),
+        Command::Deliveries(deliveries) => block_on(deliveries.execute(config)),
+        Command::DeadLetters(letters) => block_on(letters.execute(config)),
+    }
+}
+
+fn start_logging(log: &Log) {
+    let environment = env_logger::Env::default().default_filter_or(&log.filter);
+    env_logger::Builder::from_env(environment).format_timestamp_millis().init();
+    supervise::log_panics();
+}
+
+fn block_on(command: impl Future<Output = Result<Exit, Failed>>) -> Result<Exit, Failed> {
+    if rustls::crypto::ring::default_provider().install_default().is_err() {
+        log::debug!("a crypto provider was installed before");
+    }
+    actix::System::new().block_on(command)
+}
+
+/// Opens the configured database with its tables up to date, for a command other than `run`.
+async fn open_store(config: &Config) -> Result<Store, Failed> {
+    let store = store::open(&config.database).await?;
+    store.prepare_tables(&config.database).await?;
+    Ok(store)
+}
+
+/// A random key of 32 letters and digits, as Zulip makes them.
+fn random_key() -> Result<String, Failed> {
+    const LETTERS: &[u8; 62] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789";
+    let mut key = String::with_capacity(32);
+    while key.len() < 32 {
+        let mut bytes = [0; 64];
+        getrandom::fill(&mut bytes).map_err(|error| Failed::new(Exit::Internal, error))?;
+        // Bytes beyond the last whole multiple are passed over, so that every letter is as likely.
+        let letters = bytes.iter().filter(|byte| **byte < 248).map(|byte| LETTERS[usize::from(*byte) % 62]);
+        key.extend(letters.take(32 - key.len()).map(char::from));
+    }
+    Ok(key)
+}

@@ -1,0 +1,103 @@
+//! What the errors of the HTTP libraries mean for a call.
+
+use std::{error::Error, io};
+
+use actix_web::error::{ParseError, PayloadError};
+use awc::error::{ConnectError, SendRequestError};
+use outhook_core::outcome::{Attempt, Fault};
+
+use super::{dial::DialError, inflate::InflateError};
+
+/// An attempt that got no answer's head.
+pub(super) fn no_answer(error: &SendRequestError) -> Attempt {
+    let fault = match error {
+        SendRequestError::Connect(error) => return not_connected(error),
+        SendRequestError::Timeout => Fault::Timeout,
+        SendRequestError::Send(error) => io_fault(error),
+        SendRequestError::Response(error) => response_fault(error),
+        SendRequestError::Url(_) | SendRequestError::Http(_) => Fault::BadUrl,
+        _ => Fault::Reset,
+    };
+    failed(fault, error.to_string())
+}
+
+/// An attempt whose answer's body could not be read.
+pub(super) fn no_body(error: &PayloadError) -> Attempt {
+    let fault = match error {
+        PayloadError::Overflow => Fault::TooLarge,
+        PayloadError::EncodingCorrupted => Fault::NotHttp,
+        _ => Fault::Truncated,
+    };
+    failed(fault, format!("the answer's body: {error}"))
+}
+
+/// An attempt whose answer could not be decompressed.
+pub(super) fn not_inflated(error: &InflateError) -> Attempt {
+    match error {
+        InflateError::TooLarge => too_large(),
+        InflateError::Damaged(detail) => {
+            failed(Fault::Truncated, format!("the answer can't be decompressed: {detail}"))
+        }
+        InflateError::Unknown(encoding) => {
+            failed(Fault::BadAnswer, format!("the answer is encoded as {encoding}, which was not asked for"))
+        }
+    }
+}
+
+/// An attempt whose answer is too large.
+pub(super) fn too_large() -> Attempt {
+    failed(Fault::TooLarge, "the answer is larger than http.max_response_bytes".into())
+}
+
+/// An attempt that took too long.
+pub(super) fn timed_out(what: &str) -> Attempt {
+    failed(Fault::Timeout, format!("no whole answer within {what}"))
+}
+
+fn failed(fault: Fault, detail: String) -> Attempt {
+    Attempt::Failed { fault, detail }
+}
+
+fn not_connected(error: &ConnectError) -> Attempt {
+    match error {
+        ConnectError::Timeout => failed(Fault::Timeout, "no connection within http.connect_timeout".into()),
+        ConnectError::Resolver(inner) => match inner.downcast_ref::<DialError>() {
+            Some(blocked @ DialError::Blocked(_)) => failed(Fault::Blocked, blocked.to_string()),
+            _ => failed(Fault::Dns, inner.to_string()),
+        },
+        ConnectError::NoRecords | ConnectError::Unresolved => failed(Fault::Dns, error.to_string()),
+        ConnectError::Io(inner) => failed(io_fault(inner), inner.to_string()),
+        other => failed(Fault::Reset, other.to_string()),
+    }
+}
+
+fn io_fault(error: &io::Error) -> Fault {
+    if is_tls(error) {
+        return Fault::Tls;
+    }
+    match error.kind() {
+        io::ErrorKind::ConnectionRefused => Fault::Refused,
+        io::ErrorKind::TimedOut => Fault::Timeout,
+        _ => Fault::Reset,
+    }
+}
+
+fn is_tls(error: &io::Error) -> bool {
+    let mut cause: Option<&(dyn Error + 'static)> = error.get_ref().map(|inner| inner as _);
+    while let Some(error) = cause {
+        if error.is::<rustls::Error>() {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
+}
+
+fn response_fault(error: &ParseError) -> Fault {
+    match error {
+        ParseError::Incomplete => Fault::Reset,
+        ParseError::Timeout => Fault::Timeout,
+        ParseError::Io(error) => io_fault(error),
+        _ => Fault::NotHttp,
+    }
+}

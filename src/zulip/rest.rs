@@ -1,0 +1,190 @@
+//! Zulip's REST API, as the bot. `[reply] site` is dialled; the organisation is told by `Host`.
+
+use std::{sync::Arc, time::Duration};
+
+use awc::{
+    Client, Connector,
+    error::{ConnectError, SendRequestError},
+};
+use outhook_core::identity::Millis;
+use rustls::ClientConfig;
+use secrecy::ExposeSecret;
+use serde::Deserialize;
+use url::{Url, form_urlencoded};
+
+use super::Destination;
+use crate::{
+    http::retry_after,
+    store::{Bot, Outgoing},
+};
+
+/// One deadline over a whole request.
+const TIMEOUT: Duration = Duration::from_secs(10);
+/// The most that is read of an answer.
+const ANSWER_BYTES_MAX: usize = 65_536;
+
+/// What came of a post.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Posted {
+    /// The message is there.
+    Done,
+    /// It certainly is not; another attempt may succeed.
+    NotDone {
+        /// Why.
+        detail: String,
+        /// When the server wants to hear from us again.
+        not_before: Option<Millis>,
+    },
+    /// It may be there or not.
+    Unknown {
+        /// Why.
+        detail: String,
+    },
+    /// It is not there, and no further attempt would help.
+    Refused {
+        /// Why.
+        detail: String,
+    },
+}
+
+/// Posts messages. Belongs to the thread that made it.
+#[derive(Clone)]
+pub(crate) struct RestClient {
+    client: Client,
+    site: Url,
+}
+
+#[derive(Deserialize)]
+struct ApiError {
+    msg: Option<String>,
+    code: Option<String>,
+}
+
+impl RestClient {
+    /// A client of the server at `site`. It is the operator's own, so the egress rules don't apply.
+    pub(crate) fn new(site: Url, tls: Arc<ClientConfig>) -> Self {
+        let connector = Connector::new().rustls_0_23(tls).timeout(TIMEOUT).limit(0);
+        let client = Client::builder().connector(connector).disable_timeout().disable_redirects().finish();
+        Self { client, site }
+    }
+
+    /// Posts a reply as its bot.
+    pub(crate) async fn post_message(&self, bot: &Bot, host: &str, reply: &Outgoing) -> Posted {
+        let Some(form) = form(reply) else {
+            return Posted::Refused { detail: "the event does not say where to reply".into() };
+        };
+        match tokio::time::timeout(TIMEOUT, self.send(bot, host, form)).await {
+            Ok(posted) => posted,
+            Err(_) => Posted::Unknown { detail: format!("no answer within {TIMEOUT:?}") },
+        }
+    }
+
+    /// Asks the server for its version, without signing in.
+    ///
+    /// # Errors
+    /// Why it could not be asked, or does not answer as Zulip does.
+    pub(crate) async fn server_version(&self) -> Result<String, String> {
+        #[derive(Deserialize)]
+        struct Settings {
+            zulip_version: String,
+        }
+        let url = format!("{}/api/v1/server_settings", self.site.as_str().trim_end_matches('/'));
+        let ask = async {
+            let mut response = self.client.get(url).send().await.map_err(|error| error.to_string())?;
+            let body = response.body().limit(ANSWER_BYTES_MAX).await.map_err(|error| error.to_string())?;
+            let settings: Result<Settings, _> = serde_json::from_slice(&body);
+            settings.map(|settings| settings.zulip_version).map_err(|_| {
+                format!("it answers with status {}, but not as a Zulip server", response.status().as_u16())
+            })
+        };
+        tokio::time::timeout(TIMEOUT, ask)
+            .await
+            .unwrap_or_else(|_| Err(format!("no answer within {TIMEOUT:?}")))
+    }
+
+    async fn send(&self, bot: &Bot, host: &str, form: String) -> Posted {
+        let url = format!("{}/api/v1/messages", self.site.as_str().trim_end_matches('/'));
+        let mut request = self
+            .client
+            .post(url)
+            .basic_auth(&bot.delivery_email, bot.api_key.expose_secret())
+            .insert_header(("content-type", "application/x-www-form-urlencoded"))
+            .insert_header(("user-agent", concat!("outhook/", env!("CARGO_PKG_VERSION"))));
+        if !host.is_empty() {
+            request = request.insert_header(("host", host));
+        }
+        let mut response = match request.send_body(form).await {
+            Ok(response) => response,
+            Err(error) => return unsent(&error),
+        };
+        let status = response.status().as_u16();
+        let not_before = retry_after(response.headers());
+        let body = response.body().limit(ANSWER_BYTES_MAX).await.unwrap_or_default();
+        read_answer(status, not_before, &body)
+    }
+}
+
+fn form(reply: &Outgoing) -> Option<String> {
+    let mut form = form_urlencoded::Serializer::new(String::new());
+    match Destination::from_json(&reply.destination) {
+        Destination::Stream { to, topic } => {
+            form.append_pair("type", "stream")
+                .append_pair("to", &to.to_string())
+                .append_pair("topic", &topic);
+        }
+        Destination::Direct { to } => {
+            let people = serde_json::to_string(&to).ok()?;
+            form.append_pair("type", "private").append_pair("to", &people);
+        }
+        Destination::Unknown => return None,
+    }
+    form.append_pair("content", &String::from_utf8_lossy(&reply.content));
+    if let Some(widget) = &reply.widget {
+        form.append_pair("widget_content", &String::from_utf8_lossy(widget));
+    }
+    // Zulip then names the client as it does for its own worker.
+    Some(form.append_pair("client", "OutgoingWebhookResponse").finish())
+}
+
+/// A request that never left is certainly not done; after that nobody knows.
+fn unsent(error: &SendRequestError) -> Posted {
+    let detail = error.to_string();
+    match error {
+        SendRequestError::Connect(
+            ConnectError::Timeout | ConnectError::Io(_) | ConnectError::Resolver(_),
+        )
+        | SendRequestError::Connect(ConnectError::NoRecords) => Posted::NotDone { detail, not_before: None },
+        _ => Posted::Unknown { detail },
+    }
+}
+
+fn read_answer(status: u16, not_before: Option<Millis>, body: &[u8]) -> Posted {
+    let error: Option<ApiError> = serde_json::from_slice(body).ok();
+    let said =
+        error.map(|error| [error.code, error.msg].into_iter().flatten().collect::<Vec<_>>().join(": "));
+    let detail = format!("Zulip answered with status {status} {}", said.unwrap_or_default());
+    match status {
+        200..=299 => Posted::Done,
+        429 => Posted::NotDone { detail, not_before },
+        // A proxy in front answers so when the request may have got through.
+        502 | 504 => Posted::Unknown { detail },
+        500 | 503 | 408 => Posted::NotDone { detail, not_before },
+        _ => Posted::Refused { detail },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_certain_failure_is_called_one() {
+        assert_eq!(read_answer(200, None, b"{}"), Posted::Done);
+        let limited = read_answer(429, Some(7), br#"{"code":"RATE_LIMIT_HIT","msg":"slow down"}"#);
+        let Posted::NotDone { detail, not_before: Some(7) } = limited else { panic!("{limited:?}") };
+        assert!(detail.contains("RATE_LIMIT_HIT: slow down"), "{detail}");
+        assert!(matches!(read_answer(400, None, b""), Posted::Refused { .. }));
+        assert!(matches!(read_answer(401, None, b""), Posted::Refused { .. }));
+        assert!(matches!(read_answer(504, None, b""), Posted::Unknown { .. }));
+    }
+}

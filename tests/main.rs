@@ -1,0 +1,3 @@
+//! The whole product against real parts: one module for each promise or surface.
+
+mod support;

@@ -1,0 +1,135 @@
+//! A bot's endpoint, or any other HTTP server: on a real socket, recording, as ill-behaved as a test likes.
+
+mod answer;
+mod request;
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+
+use tokio::io::BufReader;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::{JoinHandle, JoinSet};
+
+pub use answer::{Answer, Gate};
+pub use request::Request;
+
+use super::{PATIENCE, within};
+
+/// An HTTP/1.1 server on 127.0.0.1 that keeps every request; it and its connections end on drop.
+pub struct Endpoint {
+    address: SocketAddr,
+    state: Arc<State>,
+    accepting: JoinHandle<()>,
+}
+
+struct State {
+    answer: Box<dyn Fn(&Request, usize) -> Answer + Send + Sync>,
+    requests: Mutex<Vec<Request>>,
+    in_flight: AtomicUsize,
+    peak_in_flight: AtomicUsize,
+}
+
+impl Endpoint {
+    /// Answers with what the closure returns for a request and its number, counted from 0.
+    pub async fn start<F>(answer: F) -> Self
+    where
+        F: Fn(&Request, usize) -> Answer + Send + Sync + 'static,
+    {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let state = Arc::new(State {
+            answer: Box::new(answer),
+            requests: Mutex::default(),
+            in_flight: AtomicUsize::new(0),
+            peak_in_flight: AtomicUsize::new(0),
+        });
+        let accepting = tokio::spawn(accept(listener, Arc::clone(&state)));
+        Self { address, state, accepting }
+    }
+
+    /// Answers everything with 200 and this JSON.
+    pub async fn json(value: serde_json::Value) -> Self {
+        Self::start(move |_, _| Answer::Json(value.clone())).await
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The URL of a path on it; paths begin with a slash.
+    pub fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.address)
+    }
+
+    /// Every request so far, in the order of arrival.
+    pub fn requests(&self) -> Vec<Request> {
+        self.state.requests.lock().unwrap().clone()
+    }
+
+    /// Waits until `n` requests have arrived, and returns all there are.
+    pub async fn wait_for(&self, n: usize) -> Vec<Request> {
+        let enough = || async { Some(self.requests()).filter(|requests| requests.len() >= n) };
+        let found = within(PATIENCE, enough).await;
+        found.unwrap_or_else(|| panic!("{} of {n} requests arrived", self.requests().len()))
+    }
+
+    /// How many requests are being answered now.
+    pub fn in_flight(&self) -> usize {
+        self.state.in_flight.load(Ordering::SeqCst)
+    }
+
+    /// How many requests were being answered at the same time at most.
+    pub fn peak_in_flight(&self) -> usize {
+        self.state.peak_in_flight.load(Ordering::SeqCst)
+    }
+}
+
+impl Drop for Endpoint {
+    fn drop(&mut self) {
+        self.accepting.abort();
+    }
+}
+
+impl State {
+    fn enter(&self) -> InFlight<'_> {
+        let now = self.in_flight.fetch_add(1, Ordering::SeqCst) + 1;
+        self.peak_in_flight.fetch_max(now, Ordering::SeqCst);
+        InFlight(&self.in_flight)
+    }
+
+    fn record(&self, request: &Request) -> usize {
+        let mut requests = self.requests.lock().unwrap();
+        requests.push(request.clone());
+        requests.len() - 1
+    }
+}
+
+struct InFlight<'a>(&'a AtomicUsize);
+
+impl Drop for InFlight<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+async fn accept(listener: TcpListener, state: Arc<State>) {
+    let mut connections = JoinSet::new();
+    while let Ok((stream, _)) = listener.accept().await {
+        connections.spawn(serve(stream, Arc::clone(&state)));
+    }
+}
+
+async fn serve(stream: TcpStream, state: Arc<State>) {
+    stream.set_nodelay(true).unwrap();
+    let mut connection = BufReader::new(stream);
+    while let Ok(request) = Request::read(&mut connection).await {
+        let _in_flight = state.enter();
+        let number = state.record(&request);
+        let answer = (state.answer)(&request, number);
+        if !matches!(answer.write(connection.get_mut()).await, Ok(true)) || request.is_last() {
+            return;
+        }
+    }
+}
