@@ -1,7 +1,6 @@
 //! The life of the process: build, run, drain.
 
 use std::{
-    future::Future,
     net::SocketAddr,
     rc::Rc,
     sync::Arc,
@@ -488,14 +487,12 @@ impl Signals {
     }
 
     /// Waits for the next one and gives its name.
-    pub(crate) fn next(&mut self) -> impl Future<Output = &'static str> {
-        async {
-            let (name, kind) = tokio::select! {
-                _ = self.terminate.recv() => ("SIGTERM", SignalKind::terminate()),
-                _ = self.interrupt.recv() => ("SIGINT", SignalKind::interrupt()),
-            };
-            self.last = kind.as_raw_value();
-            name
-        }
+    pub(crate) async fn next(&mut self) -> &'static str {
+        let (name, kind) = tokio::select! {
+            _ = self.terminate.recv() => ("SIGTERM", SignalKind::terminate()),
+            _ = self.interrupt.recv() => ("SIGINT", SignalKind::interrupt()),
+        };
+        self.last = kind.as_raw_value();
+        name
     }
 }

@@ -7,8 +7,6 @@ use std::process::ExitCode;
 pub(crate) enum Exit {
     /// All is well.
     Success,
-    /// The command did its work, and found something to complain about.
-    Failure,
     /// Bad usage or configuration (`EX_USAGE`).
     Usage,
     /// Something outhook depends on is missing or refuses it (`EX_UNAVAILABLE`).
@@ -23,7 +21,6 @@ impl From<Exit> for ExitCode {
     fn from(exit: Exit) -> Self {
         Self::from(match exit {
             Exit::Success => 0,
-            Exit::Failure => 1,
             Exit::Usage => 64,
             Exit::Unavailable => 69,
             Exit::Internal => 70,

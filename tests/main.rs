@@ -1,3 +1,6 @@
 //! The whole product against real parts: one module for each promise or surface.
 
+mod admin;
+mod cli;
+mod drain;
 mod support;

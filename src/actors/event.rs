@@ -214,7 +214,7 @@ impl EventActor {
             event: Arc::clone(&held.event),
             turn: Arc::clone(turn),
             service,
-            permit,
+            _permit: permit,
             tools: Rc::clone(&self.tools),
             flag: self.flag.clone(),
             owner: context.address(),

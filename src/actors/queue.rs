@@ -8,7 +8,7 @@
 use std::{
     collections::{BTreeSet, HashMap, VecDeque},
     rc::Rc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use actix::{
@@ -35,7 +35,7 @@ use crate::{
     },
     room::Room,
     store::{BotPage, DeadLetter, Intake, LanePage, NewEvent, Store, StoreError, Taken, Wake, now},
-    supervise::Supervisor,
+    supervise::{Fatal, Supervisor},
 };
 
 /// The most due rows that are taken at a time.
@@ -67,6 +67,7 @@ pub(crate) struct QueueActor {
     is_due: bool,
     due_timer: Option<(Millis, SpawnHandle)>,
     job: Option<Kind>,
+    job_began: Instant,
     retry_delay: Duration,
     /// How many deliveries are stored at once; smaller for a while after a refusal.
     batch_rows: usize,
@@ -119,6 +120,17 @@ enum Kind {
     Store,
 }
 
+impl Kind {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Free => "free",
+            Self::Wants => "wants",
+            Self::Due => "due",
+            Self::Store => "store",
+        }
+    }
+}
+
 const KINDS: [Kind; 4] = [Kind::Free, Kind::Wants, Kind::Due, Kind::Store];
 
 /// What came of a job.
@@ -166,6 +178,7 @@ impl QueueActor {
             is_due: true,
             due_timer: None,
             job: None,
+            job_began: Instant::now(),
             retry_delay: RETRY_DELAY,
             batch_rows: config.queue.prefetch.into(),
             awaits_room: false,
@@ -193,6 +206,7 @@ impl QueueActor {
         let after = KINDS.iter().position(|kind| *kind == last).map_or(0, |at| at + 1);
         let next = KINDS.iter().cycle().skip(after).take(KINDS.len()).find(|kind| self.is_ready(**kind));
         self.job = next.copied();
+        self.job_began = Instant::now();
         match next {
             Some(Kind::Free) => self.free_shard(context),
             Some(Kind::Wants) => self.read_rows(context),
@@ -321,6 +335,9 @@ impl QueueActor {
         self.health.database_answers();
         self.retry_delay = RETRY_DELAY;
         let last = self.job.take().unwrap_or(Kind::Store);
+        metrics::histogram!("outhook_inbox_job_seconds", "job" => last.name())
+            .record(self.job_began.elapsed());
+        log::debug!("inbox job {} took {:?}", last.name(), self.job_began.elapsed());
         match done {
             Done::Freed(shard) => {
                 self.shards_to_free.remove(&shard);
@@ -544,7 +561,7 @@ impl StreamHandler<BrokerEvent> for QueueActor {
                 }
             }
             BrokerEvent::Denied(error) => {
-                self.supervisor.report(crate::supervise::Fatal::Denied(error.to_string()))
+                self.supervisor.report(Fatal::Denied(error.to_string()));
             }
         }
     }

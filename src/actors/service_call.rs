@@ -55,7 +55,7 @@ pub(crate) struct Assignment {
     /// The service to call.
     pub(crate) service: ServiceId,
     /// Counts the call as in flight until dropped.
-    pub(crate) permit: OwnedSemaphorePermit,
+    pub(crate) _permit: OwnedSemaphorePermit,
     /// The thread's tools.
     pub(crate) tools: Rc<CallTools>,
     /// Where the completion goes.

@@ -25,13 +25,11 @@ impl Token {
         Ok(Self(Some(token.into())))
     }
 
-    /// Whether a request may change state.
-    ///
-    /// # Errors
-    /// The answer to give: 403 if no token is configured, 401 if the request has another one or none.
-    pub(super) fn admit(&self, request: &HttpRequest) -> Result<(), HttpResponse> {
+    /// The answer to a request that may not change state: 403 if no token is configured, 401 if the
+    /// request has another one or none. `None` lets it pass.
+    pub(super) fn refuse(&self, request: &HttpRequest) -> Option<HttpResponse> {
         let Some(token) = &self.0 else {
-            return Err(HttpResponse::Forbidden().body("set admin.token_file to use this\n"));
+            return Some(HttpResponse::Forbidden().body("set admin.token_file to use this\n"));
         };
         let given = request
             .headers()
@@ -41,10 +39,12 @@ impl Token {
         // Digests are compared, so that the time taken says nothing of the token.
         let digest = |text: &str| Sha256::digest(text.as_bytes());
         match given {
-            Some(given) if digest(given.trim()) == digest(token.expose_secret()) => Ok(()),
-            _ => Err(HttpResponse::Unauthorized()
-                .insert_header(("www-authenticate", "Bearer"))
-                .body("a valid bearer token is needed\n")),
+            Some(given) if digest(given.trim()) == digest(token.expose_secret()) => None,
+            _ => Some(
+                HttpResponse::Unauthorized()
+                    .insert_header(("www-authenticate", "Bearer"))
+                    .body("a valid bearer token is needed\n"),
+            ),
         }
     }
 }

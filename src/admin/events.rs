@@ -35,7 +35,7 @@ pub(super) async fn post(
     token: Data<Token>,
     intake: Data<OnceLock<Intake>>,
 ) -> HttpResponse {
-    if let Err(refusal) = token.admit(&request) {
+    if let Some(refusal) = token.refuse(&request) {
         return refusal;
     }
     let Some(intake) = intake.get() else {

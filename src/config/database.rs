@@ -50,15 +50,6 @@ pub(crate) enum Tables {
     Zulip,
 }
 
-/// The kind of database.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Backend {
-    /// A file that serves one daemon.
-    Sqlite,
-    /// A server that several daemons may share.
-    Postgres,
-}
-
 /// Where the database is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum DatabaseUrl {
@@ -69,14 +60,6 @@ pub(crate) enum DatabaseUrl {
 }
 
 impl DatabaseUrl {
-    /// The kind of database.
-    pub(crate) fn backend(&self) -> Backend {
-        match self {
-            Self::Sqlite(_) => Backend::Sqlite,
-            Self::Postgres(_) => Backend::Postgres,
-        }
-    }
-
     fn parse(text: &str) -> Option<Self> {
         match text.strip_prefix("sqlite://") {
             Some(path) => sqlite_path(path).map(Self::Sqlite),

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use super::database::{Backend, DatabaseUrl, Tables};
+use super::database::{DatabaseUrl, Tables};
 use super::fault::Fault;
 use super::queue::QueueUrl;
 use super::reply::ReplyTo;
@@ -313,7 +313,7 @@ fn a_database_is_a_file_or_a_server() {
     }
     for url in ["postgres://u:p@host/db", "postgresql://host:5432/db", "postgres:///db?host=/var/run"] {
         let read = valid(&assignment("database.url", &format!("'{url}'"))).database.url;
-        assert_eq!(read.backend(), Backend::Postgres, "{url}");
+        assert!(matches!(read, DatabaseUrl::Postgres(_)), "{url}");
     }
     for url in
         ["", "outhook.db", "sqlite:", "sqlite://", "sqlite://:memory:", "sqlite://x?mode=ro", "mysql://h/d"]

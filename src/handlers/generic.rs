@@ -8,7 +8,7 @@ use outhook_core::{
 };
 use secrecy::ExposeSecret;
 use serde::Serialize;
-use serde_json::{Value, value::RawValue};
+use serde_json::value::RawValue;
 
 use super::{Call, Handler, Request, event_body::Fields};
 
@@ -120,7 +120,7 @@ fn unsendable(error: &serde_json::Error) -> Failure {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::*;
 

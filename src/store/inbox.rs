@@ -2,13 +2,12 @@
 
 use std::collections::{HashMap, HashSet};
 
-use entity::outhook::call;
 use outhook_core::{
     event::Header,
     identity::{BotId, EventId, EventKey, Millis, ServiceId},
-    lanes::{BotWant, LaneWant, Neighbours, Ticket},
+    lanes::{LaneWant, Neighbours, Ticket},
 };
-use sea_orm::{ConnectionTrait, DatabaseTransaction, DbBackend, DbErr, FromQueryResult, QueryResult, Value};
+use sea_orm::{ConnectionTrait, DatabaseTransaction, DbBackend, DbErr, QueryResult, Value};
 
 use super::{
     Store, StoreError,
@@ -132,36 +131,9 @@ pub(crate) struct BotPage {
     pub(crate) more: bool,
 }
 
-const COLUMNS: &str = "e.id, e.bot_id, e.message_id, e.replay, e.conversation, e.taken_at, e.due, e.payload";
-
-#[derive(FromQueryResult)]
-struct Row {
-    id: i64,
-    bot_id: i64,
-    message_id: i64,
-    replay: i32,
-    conversation: i64,
-    taken_at: i64,
-    due: Option<i64>,
-    payload: Option<Vec<u8>>,
-}
-
-impl From<Row> for InboxEvent {
-    fn from(row: Row) -> Self {
-        Self {
-            id: row.id,
-            key: EventKey { bot: row.bot_id, message: row.message_id, replay: row.replay },
-            conversation: row.conversation,
-            taken_at: row.taken_at,
-            payload: row.payload.unwrap_or_default(),
-            calls: Vec::new(),
-        }
-    }
-}
-
 /// Another unfinished event of the same lane, `<` an earlier or `>` a later one. Two events of one
 /// message are ordered by row.
-fn neighbour(order: char, of: &str) -> String {
+pub(super) fn neighbour(order: char, of: &str) -> String {
     format!(
         "EXISTS (SELECT 1 FROM outhook_event n WHERE n.state = 0 AND n.bot_id = {of}.bot_id
             AND n.conversation = {of}.conversation AND n.message_id {order} {of}.message_id)"
@@ -198,75 +170,6 @@ impl Store {
         .await
     }
 
-    /// Takes the events whose time has come, at most `rows_max`.
-    pub(crate) async fn take_due_events(&self, rows_max: u64) -> Result<Vec<Taken>, StoreError> {
-        self.on_main(move |store| async move {
-            let skip = if store.backend() == DbBackend::Postgres { "FOR UPDATE SKIP LOCKED" } else { "" };
-            let earlier = neighbour('<', "outhook_event");
-            let sql = format!(
-                "UPDATE outhook_event SET due = NULL
-                 WHERE id IN (SELECT id FROM outhook_event WHERE due <= $1 AND state = 0
-                              ORDER BY due, id LIMIT $2 {skip})
-                 RETURNING id, bot_id, message_id, replay, conversation, taken_at, due, payload,
-                     {earlier} AS earlier"
-            );
-            let values = [now().into(), i64::try_from(rows_max).unwrap_or(i64::MAX).into()];
-            let rows = store.db().query_all_raw(statement(store.backend(), sql, values)).await?;
-            let mut taken = Vec::with_capacity(rows.len());
-            for row in rows {
-                let earlier = row.try_get("", "earlier")?;
-                let event = Row::from_query_result(&row, "")?.into();
-                taken.push(Taken { event, neighbours: Neighbours { earlier, later: true } });
-            }
-            taken.sort_by_key(|taken| (taken.event.key.message, taken.event.id));
-            store.load_calls(taken.iter_mut().map(|taken| &mut taken.event).collect()).await?;
-            Ok(taken)
-        })
-        .await
-    }
-
-    /// When the next event is due; `None` if none waits for its time.
-    pub(crate) async fn next_due_event(&self) -> Result<Option<Millis>, StoreError> {
-        self.on_main(|store| async move { Ok(store.earliest_due("outhook_event").await?) }).await
-    }
-
-    /// Reads lanes whose events in memory are done.
-    pub(crate) async fn rows_of_lanes(&self, wants: Vec<LaneWant>) -> Result<Vec<LanePage>, StoreError> {
-        self.on_main(|store| async move {
-            let mut pages = Vec::with_capacity(wants.len());
-            for want in wants {
-                pages.push(store.lane_page(want).await?);
-            }
-            Ok(pages)
-        })
-        .await
-    }
-
-    /// Reads heads of lanes for bots that have room again.
-    pub(crate) async fn rows_of_bots(&self, wants: Vec<BotWant>) -> Result<Vec<BotPage>, StoreError> {
-        self.on_main(|store| async move {
-            let mut pages = Vec::with_capacity(wants.len());
-            for want in wants {
-                pages.push(store.bot_page(want).await?);
-            }
-            Ok(pages)
-        })
-        .await
-    }
-
-    /// Makes every unfinished event due that nobody holds: those of a shard of bots, or all.
-    pub(crate) async fn free_events(&self, shard: Option<(usize, usize)>) -> Result<u64, StoreError> {
-        self.on_main(move |store| async move {
-            let (index, shards) = shard.unwrap_or((0, 1));
-            let sql = "UPDATE outhook_event SET due = $1
-                WHERE state = 0 AND due IS NULL AND ((bot_id % $2) + $2) % $2 = $3";
-            let values = [now().into(), as_i64(shards), as_i64(index)];
-            let result = store.db().execute_raw(statement(store.backend(), sql, values)).await?;
-            Ok(result.rows_affected())
-        })
-        .await
-    }
-
     /// How many unfinished events these bots have.
     pub(crate) async fn count_unfinished(
         &self,
@@ -291,115 +194,6 @@ impl Store {
         })
         .await
     }
-
-    pub(super) async fn earliest_due(&self, table: &str) -> Result<Option<Millis>, DbErr> {
-        let sql = format!("SELECT min(due) AS due FROM {table} WHERE due IS NOT NULL");
-        let row = self.db().query_one_raw(statement(self.backend(), sql, [])).await?;
-        row.map_or(Ok(None), |row| row.try_get("", "due"))
-    }
-
-    async fn lane_page(&self, want: LaneWant) -> Result<LanePage, DbErr> {
-        let sql = format!(
-            "SELECT {COLUMNS} FROM outhook_event e
-             WHERE e.state = 0 AND e.bot_id = $1 AND e.conversation = $2
-             ORDER BY e.message_id, e.id LIMIT $3"
-        );
-        let values = [want.bot.into(), want.conversation.into(), as_i64(want.rows_max + 1)];
-        let rows = self.db().query_all_raw(statement(self.backend(), sql, values)).await?;
-        let all = rows.len();
-        let mut events = Vec::new();
-        for row in rows.iter().take(want.rows_max) {
-            let row = Row::from_query_result(row, "")?;
-            if row.due.is_some() {
-                break;
-            }
-            events.push(InboxEvent::from(row));
-        }
-        let more = all > events.len();
-        self.load_calls(events.iter_mut().collect()).await?;
-        Ok(LanePage { want, events, more })
-    }
-
-    /// Goes once round the bot's conversations, beginning behind the one where it last stopped.
-    async fn bot_page(&self, want: BotWant) -> Result<BotPage, DbErr> {
-        let behind = want.after.saturating_add(1);
-        let mut events = self.lane_heads(&want, behind, i64::MAX, want.rows_max + 1).await?;
-        let missing = (want.rows_max + 1).saturating_sub(events.len());
-        if missing > 0 && want.after > i64::MIN {
-            events.extend(self.lane_heads(&want, i64::MIN, want.after, missing).await?);
-        }
-        let more = events.len() > want.rows_max;
-        events.truncate(want.rows_max);
-        self.load_calls(events.iter_mut().collect()).await?;
-        Ok(BotPage { bot: want.bot, events, more })
-    }
-
-    /// The first unfinished event of each conversation in a range, unless it is held or waits for its
-    /// time. The recursion jumps from one conversation to the next, whatever stands in between.
-    async fn lane_heads(
-        &self,
-        want: &BotWant,
-        from: i64,
-        to: i64,
-        rows_max: usize,
-    ) -> Result<Vec<InboxEvent>, DbErr> {
-        let held = among(self.backend(), 4);
-        let sql = format!(
-            "WITH RECURSIVE lanes (conversation) AS (
-                SELECT min(conversation) FROM outhook_event
-                WHERE state = 0 AND bot_id = $1 AND conversation >= $2
-                UNION ALL
-                SELECT (SELECT min(n.conversation) FROM outhook_event n
-                        WHERE n.state = 0 AND n.bot_id = $1 AND n.conversation > lanes.conversation)
-                FROM lanes WHERE lanes.conversation < $3
-             )
-             SELECT {COLUMNS} FROM lanes JOIN outhook_event e ON e.id = (
-                SELECT h.id FROM outhook_event h
-                WHERE h.state = 0 AND h.bot_id = $1 AND h.conversation = lanes.conversation
-                ORDER BY h.message_id, h.id LIMIT 1)
-             WHERE lanes.conversation <= $3 AND e.due IS NULL AND NOT (e.id {held})
-             LIMIT $5"
-        );
-        let values =
-            [want.bot.into(), from.into(), to.into(), ids(self.backend(), &want.held), as_i64(rows_max)];
-        let rows = self.db().query_all_raw(statement(self.backend(), sql, values)).await?;
-        rows.iter().map(|row| Ok(Row::from_query_result(row, "")?.into())).collect()
-    }
-
-    /// Adds to events what is known of their calls, if they were worked on before.
-    async fn load_calls(&self, mut events: Vec<&mut InboxEvent>) -> Result<(), DbErr> {
-        if events.is_empty() {
-            return Ok(());
-        }
-        let wanted: Vec<EventId> = events.iter().map(|event| event.id).collect();
-        let among = among(self.backend(), 1);
-        let sql = format!(
-            "SELECT event_id, service_id, attempts, due, state FROM outhook_call
-             WHERE event_id {among} ORDER BY event_id, service_id"
-        );
-        let values = [ids(self.backend(), &wanted)];
-        let rows = self.db().query_all_raw(statement(self.backend(), sql, values)).await?;
-        let mut calls: HashMap<EventId, Vec<PendingCall>> = HashMap::new();
-        for row in rows {
-            let event = row.try_get("", "event_id")?;
-            calls.entry(event).or_default().push(pending_call(&row)?);
-        }
-        for event in &mut events {
-            event.calls = calls.remove(&event.id).unwrap_or_default();
-        }
-        Ok(())
-    }
-}
-
-fn pending_call(row: &QueryResult) -> Result<PendingCall, DbErr> {
-    let attempts: i32 = row.try_get("", "attempts")?;
-    let state: call::State = row.try_get("", "state")?;
-    Ok(PendingCall {
-        service: row.try_get("", "service_id")?,
-        attempts: attempts.unsigned_abs(),
-        due: row.try_get("", "due")?,
-        finished: state != call::State::Pending,
-    })
 }
 
 /// Inserts what is not known yet and returns it in order of its messages.

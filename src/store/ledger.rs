@@ -60,15 +60,6 @@ pub(crate) struct CallRow {
 /// A dead letter, for listing.
 pub(crate) type DeadLetterRow = dead_letter::Model;
 
-/// How much is waiting, for metrics and pages.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Backlog {
-    /// Unfinished events.
-    pub(crate) events: i64,
-    /// Replies to post.
-    pub(crate) replies: i64,
-}
-
 /// One bot's share of a demonstration.
 #[derive(Debug, Clone, FromQueryResult)]
 pub(crate) struct BotSummary {
@@ -140,15 +131,6 @@ impl Store {
     /// One dead letter.
     pub(crate) async fn find_dead_letter(&self, id: i64) -> Result<Option<DeadLetterRow>, StoreError> {
         Ok(dead_letter::Entity::find_by_id(id).one(self.db()).await?)
-    }
-
-    /// How much is waiting.
-    pub(crate) async fn backlog(&self) -> Result<Backlog, StoreError> {
-        let sql = "SELECT (SELECT count(*) FROM outhook_event WHERE state = 0) AS events,
-            (SELECT count(*) FROM outhook_reply WHERE state = 0) AS replies";
-        let row = self.db().query_one_raw(statement(self.backend(), sql, [])).await?;
-        let Some(row) = row else { return Ok(Backlog::default()) };
-        Ok(Backlog { events: row.try_get("", "events")?, replies: row.try_get("", "replies")? })
     }
 
     /// Every bot's share, for the summary of a demonstration.

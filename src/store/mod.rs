@@ -2,7 +2,8 @@
 //!
 //! | file | holds |
 //! | --- | --- |
-//! | `inbox` | storing deliveries, and handing out the rows that may be worked on |
+//! | `inbox` | storing deliveries |
+//! | `rows` | handing out the rows that may be worked on |
 //! | `settle` | one transaction for the outcomes of many calls |
 //! | `outbox` | replies to post |
 //! | `directory` | bots and their services, read and (own tables only) written |
@@ -19,6 +20,7 @@ mod inbox;
 mod ledger;
 mod lock;
 mod outbox;
+mod rows;
 mod settle;
 mod sql;
 mod wake;
@@ -29,10 +31,10 @@ use sea_orm::{DatabaseConnection, DatabaseTransaction, DbBackend, DbErr, Transac
 use tokio::runtime::Handle;
 
 pub(crate) use connect::{OpenError, open};
-pub(crate) use directory::{Bot, BotRow, NewBot, NewService, NotCallable, Service, ServiceRow};
+pub(crate) use directory::{Bot, NewBot, NewService, NotCallable, Service};
 pub(crate) use error::StoreError;
-pub(crate) use inbox::{BotPage, DeadLetter, InboxEvent, Intake, LanePage, NewEvent, PendingCall, Taken};
-pub(crate) use ledger::{Backlog, BotSummary, CallRow, DeadLetterRow, DeliveryFilter};
+pub(crate) use inbox::{BotPage, DeadLetter, InboxEvent, Intake, LanePage, NewEvent, Taken};
+pub(crate) use ledger::{BotSummary, CallRow, DeadLetterRow, DeliveryFilter};
 pub(crate) use lock::{DatabaseLock, LockError};
 pub(crate) use outbox::{Outgoing, PostResult};
 pub(crate) use settle::{CallOutcome, CallRecord, EventEnd, NewReply, Settled, Settlement};

@@ -300,7 +300,7 @@ fn upsert_calls(calls: &[CallRecord]) -> sea_orm::Statement {
         bigints(calls.iter().map(|call| call.service)),
         texts(calls.iter().map(|call| clean(&call.service_name))),
         integers(calls.iter().map(|call| call.outcome.state().to_value().into())),
-        integers(calls.iter().map(|call| attempts(call))),
+        integers(calls.iter().map(attempts)),
         bigints(calls.iter().map(|call| call.outcome.due().unwrap_or(NO_NUMBER))),
         texts(calls.iter().map(|call| text(call.fault))),
         integers(calls.iter().map(|call| call.status.map_or(NO_NUMBER as i32, i32::from))),

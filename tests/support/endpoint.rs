@@ -23,8 +23,11 @@ pub struct Endpoint {
     accepting: JoinHandle<()>,
 }
 
+/// What a request and its number are answered with.
+type Behaviour = Box<dyn Fn(&Request, usize) -> Answer + Send + Sync>;
+
 struct State {
-    answer: Box<dyn Fn(&Request, usize) -> Answer + Send + Sync>,
+    answer: Behaviour,
     requests: Mutex<Vec<Request>>,
     in_flight: AtomicUsize,
     peak_in_flight: AtomicUsize,

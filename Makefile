@@ -1,0 +1,38 @@
+# The targets are what CI runs, see .ci/run.
+
+CARGO ?= cargo
+
+.PHONY: help test unit lint docs deny audit bench demo ci
+
+help: ## Lists the targets.
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
+
+test: ## Every test. Installs RabbitMQ and PostgreSQL if they are missing; starts private ones.
+	tests/services.sh
+	$(CARGO) test --workspace --no-fail-fast
+
+unit: ## The tests that need no services.
+	$(CARGO) test --workspace --lib --bins
+
+lint: ## Formatting, and clippy with warnings denied.
+	$(CARGO) fmt --all -- --check
+	$(CARGO) clippy --workspace --all-targets -- -D warnings
+
+docs: ## The documentation of the code, private items too.
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --document-private-items
+
+deny: ## Licences, sources and duplicate packages. Installs cargo-deny if it is missing.
+	@$(CARGO) deny --version >/dev/null 2>&1 || $(CARGO) install --locked cargo-deny
+	$(CARGO) deny check bans licenses sources
+
+audit: ## Known vulnerabilities; needs the network.
+	@$(CARGO) deny --version >/dev/null 2>&1 || $(CARGO) install --locked cargo-deny
+	$(CARGO) deny check advisories
+
+bench: ## outhook beside a floor and a sequential worker; prints events per second and ratios.
+	benches/run
+
+demo: ## The main job on an embedded database.
+	$(CARGO) run --release -- demo
+
+ci: lint docs deny test ## What CI runs.

@@ -1,0 +1,302 @@
+//! Handing out the rows of the inbox that may be worked on.
+
+use std::collections::{HashMap, VecDeque};
+
+use entity::outhook::call;
+use outhook_core::{
+    identity::{EventId, EventKey, Millis},
+    lanes::{BotWant, LaneWant, Neighbours},
+};
+use sea_orm::{ConnectionTrait, DbBackend, DbErr, FromQueryResult, QueryResult, Statement};
+
+use super::{
+    Store, StoreError,
+    inbox::{BotPage, InboxEvent, LanePage, PendingCall, Taken, as_i64, neighbour},
+    sql::{among, bigints, ids, now, statement, texts},
+};
+
+const COLUMNS: &str = "e.id, e.bot_id, e.message_id, e.replay, e.conversation, e.taken_at, e.due, e.payload";
+
+#[derive(FromQueryResult)]
+struct Row {
+    id: i64,
+    bot_id: i64,
+    message_id: i64,
+    replay: i32,
+    conversation: i64,
+    taken_at: i64,
+    due: Option<i64>,
+    payload: Option<Vec<u8>>,
+}
+
+impl From<Row> for InboxEvent {
+    fn from(row: Row) -> Self {
+        Self {
+            id: row.id,
+            key: EventKey { bot: row.bot_id, message: row.message_id, replay: row.replay },
+            conversation: row.conversation,
+            taken_at: row.taken_at,
+            payload: row.payload.unwrap_or_default(),
+            calls: Vec::new(),
+        }
+    }
+}
+
+impl Store {
+    /// Takes the events whose time has come, at most `rows_max`.
+    pub(crate) async fn take_due_events(&self, rows_max: u64) -> Result<Vec<Taken>, StoreError> {
+        self.on_main(move |store| async move {
+            let skip = if store.backend() == DbBackend::Postgres { "FOR UPDATE SKIP LOCKED" } else { "" };
+            let earlier = neighbour('<', "outhook_event");
+            let sql = format!(
+                "UPDATE outhook_event SET due = NULL
+                 WHERE id IN (SELECT id FROM outhook_event WHERE due <= $1 AND state = 0
+                              ORDER BY due, id LIMIT $2 {skip})
+                 RETURNING id, bot_id, message_id, replay, conversation, taken_at, due, payload,
+                     {earlier} AS earlier"
+            );
+            let values = [now().into(), i64::try_from(rows_max).unwrap_or(i64::MAX).into()];
+            let rows = store.db().query_all_raw(statement(store.backend(), sql, values)).await?;
+            let mut taken = Vec::with_capacity(rows.len());
+            for row in rows {
+                let earlier = row.try_get("", "earlier")?;
+                let event = Row::from_query_result(&row, "")?.into();
+                taken.push(Taken { event, neighbours: Neighbours { earlier, later: true } });
+            }
+            taken.sort_by_key(|taken| (taken.event.key.message, taken.event.id));
+            store.load_calls(taken.iter_mut().map(|taken| &mut taken.event).collect()).await?;
+            Ok(taken)
+        })
+        .await
+    }
+
+    /// When the next event is due; `None` if none waits for its time.
+    pub(crate) async fn next_due_event(&self) -> Result<Option<Millis>, StoreError> {
+        self.on_main(|store| async move { Ok(store.earliest_due("outhook_event").await?) }).await
+    }
+
+    /// Reads lanes whose events in memory are done.
+    pub(crate) async fn rows_of_lanes(&self, wants: Vec<LaneWant>) -> Result<Vec<LanePage>, StoreError> {
+        if wants.is_empty() {
+            return Ok(Vec::new());
+        }
+        self.on_main(|store| async move {
+            let rows = if store.backend() == DbBackend::Postgres {
+                store.db().query_all_raw(lanes_at_once(&wants)).await?
+            } else {
+                let mut rows = Vec::new();
+                for (index, want) in wants.iter().enumerate() {
+                    rows.extend(store.db().query_all_raw(one_lane(store.backend(), index, want)).await?);
+                }
+                rows
+            };
+            let mut lanes = by_want(wants.len(), &rows)?;
+            let mut pages: Vec<LanePage> = wants
+                .into_iter()
+                .map(|want| lane_page(want, lanes.pop_front().unwrap_or_default()))
+                .collect();
+            store.load_calls(pages.iter_mut().flat_map(|page| &mut page.events).collect()).await?;
+            Ok(pages)
+        })
+        .await
+    }
+
+    /// Reads heads of lanes for bots that have room again.
+    pub(crate) async fn rows_of_bots(&self, wants: Vec<BotWant>) -> Result<Vec<BotPage>, StoreError> {
+        if wants.is_empty() {
+            return Ok(Vec::new());
+        }
+        self.on_main(|store| async move {
+            let rows = if store.backend() == DbBackend::Postgres {
+                store.db().query_all_raw(heads_at_once(&wants)).await?
+            } else {
+                let mut rows = Vec::new();
+                for (index, want) in wants.iter().enumerate() {
+                    rows.extend(store.db().query_all_raw(heads_of_one(store.backend(), index, want)).await?);
+                }
+                rows
+            };
+            let mut heads = by_want(wants.len(), &rows)?;
+            let mut pages: Vec<BotPage> = wants
+                .into_iter()
+                .map(|want| bot_page(&want, heads.pop_front().unwrap_or_default()))
+                .collect();
+            store.load_calls(pages.iter_mut().flat_map(|page| &mut page.events).collect()).await?;
+            Ok(pages)
+        })
+        .await
+    }
+
+    /// Makes every unfinished event due that nobody holds: those of a shard of bots, or all.
+    pub(crate) async fn free_events(&self, shard: Option<(usize, usize)>) -> Result<u64, StoreError> {
+        self.on_main(move |store| async move {
+            let (index, shards) = shard.unwrap_or((0, 1));
+            let sql = "UPDATE outhook_event SET due = $1
+                WHERE state = 0 AND due IS NULL AND ((bot_id % $2) + $2) % $2 = $3";
+            let values = [now().into(), as_i64(shards), as_i64(index)];
+            let result = store.db().execute_raw(statement(store.backend(), sql, values)).await?;
+            Ok(result.rows_affected())
+        })
+        .await
+    }
+
+    pub(super) async fn earliest_due(&self, table: &str) -> Result<Option<Millis>, DbErr> {
+        let sql = format!("SELECT min(due) AS due FROM {table} WHERE due IS NOT NULL");
+        let row = self.db().query_one_raw(statement(self.backend(), sql, [])).await?;
+        row.map_or(Ok(None), |row| row.try_get("", "due"))
+    }
+
+    /// Adds to events what is known of their calls, if they were worked on before.
+    async fn load_calls(&self, mut events: Vec<&mut InboxEvent>) -> Result<(), DbErr> {
+        if events.is_empty() {
+            return Ok(());
+        }
+        let wanted: Vec<EventId> = events.iter().map(|event| event.id).collect();
+        let among = among(self.backend(), 1);
+        let sql = format!(
+            "SELECT event_id, service_id, attempts, due, state FROM outhook_call
+             WHERE event_id {among} ORDER BY event_id, service_id"
+        );
+        let values = [ids(self.backend(), &wanted)];
+        let rows = self.db().query_all_raw(statement(self.backend(), sql, values)).await?;
+        let mut calls: HashMap<EventId, Vec<PendingCall>> = HashMap::new();
+        for row in rows {
+            let event = row.try_get("", "event_id")?;
+            calls.entry(event).or_default().push(pending_call(&row)?);
+        }
+        for event in &mut events {
+            event.calls = calls.remove(&event.id).unwrap_or_default();
+        }
+        Ok(())
+    }
+}
+
+/// The rows of each want, which a column `want` numbers from 0.
+fn by_want(wants: usize, rows: &[QueryResult]) -> Result<VecDeque<Vec<Row>>, DbErr> {
+    let mut sorted: VecDeque<Vec<Row>> = (0..wants).map(|_| Vec::new()).collect();
+    for row in rows {
+        let want: i64 = row.try_get("", "want")?;
+        if let Some(rows) = usize::try_from(want).ok().and_then(|want| sorted.get_mut(want)) {
+            rows.push(Row::from_query_result(row, "")?);
+        }
+    }
+    Ok(sorted)
+}
+
+/// A lane up to the first event that waits for its time.
+fn lane_page(want: LaneWant, rows: Vec<Row>) -> LanePage {
+    let all = rows.len();
+    let free = rows.into_iter().take(want.rows_max).take_while(|row| row.due.is_none());
+    let events: Vec<InboxEvent> = free.map(InboxEvent::from).collect();
+    LanePage { want, more: all > events.len(), events }
+}
+
+fn bot_page(want: &BotWant, rows: Vec<Row>) -> BotPage {
+    let more = rows.len() > want.rows_max;
+    let events = rows.into_iter().take(want.rows_max).map(InboxEvent::from).collect();
+    BotPage { bot: want.bot, events, more }
+}
+
+/// The first rows of a lane, one more than is wanted.
+fn lane_rows(bot: &str, conversation: &str, rows_max: &str) -> String {
+    format!(
+        "SELECT {COLUMNS} FROM outhook_event e
+         WHERE e.state = 0 AND e.bot_id = {bot} AND e.conversation = {conversation}
+         ORDER BY e.message_id, e.id LIMIT {rows_max} + 1"
+    )
+}
+
+fn one_lane(backend: DbBackend, index: usize, want: &LaneWant) -> Statement {
+    let sql = format!("SELECT $4 AS want, r.* FROM ({}) r", lane_rows("$1", "$2", "$3"));
+    let values = [want.bot.into(), want.conversation.into(), as_i64(want.rows_max), as_i64(index)];
+    statement(backend, sql, values)
+}
+
+fn lanes_at_once(wants: &[LaneWant]) -> Statement {
+    let rows = lane_rows("w.bot", "w.conversation", "w.rows_max");
+    let sql = format!(
+        "SELECT w.n - 1 AS want, r.* FROM unnest($1::bigint[], $2::bigint[], $3::bigint[])
+           WITH ORDINALITY AS w (bot, conversation, rows_max, n)
+         CROSS JOIN LATERAL ({rows}) r ORDER BY w.n, r.message_id, r.id"
+    );
+    let values = [
+        bigints(wants.iter().map(|want| want.bot)),
+        bigints(wants.iter().map(|want| want.conversation)),
+        bigints(wants.iter().map(|want| rows_max(want.rows_max))),
+    ];
+    statement(DbBackend::Postgres, sql, values)
+}
+
+/// The first unfinished event of each conversation in a range, unless it is held or waits for its time.
+/// The recursion jumps from one conversation to the next, whatever stands in between.
+fn heads(bot: &str, range: (&str, &str), is_held: &str) -> String {
+    let (above, up_to) = range;
+    format!(
+        "WITH RECURSIVE lanes (conversation) AS (
+            SELECT min(n.conversation) FROM outhook_event n
+            WHERE n.state = 0 AND n.bot_id = {bot} AND n.conversation > {above}
+            UNION ALL
+            SELECT (SELECT min(n.conversation) FROM outhook_event n
+                    WHERE n.state = 0 AND n.bot_id = {bot} AND n.conversation > lanes.conversation)
+            FROM lanes WHERE lanes.conversation < {up_to}
+         )
+         SELECT {COLUMNS} FROM lanes JOIN outhook_event e ON e.id = (
+            SELECT h.id FROM outhook_event h
+            WHERE h.state = 0 AND h.bot_id = {bot} AND h.conversation = lanes.conversation
+            ORDER BY h.message_id, h.id LIMIT 1)
+         WHERE lanes.conversation <= {up_to} AND e.due IS NULL AND NOT ({is_held})"
+    )
+}
+
+/// Once round a bot's conversations, beginning behind the one where it last stopped.
+fn round(bot: &str, after: &str, rows_max: &str, is_held: &str) -> String {
+    let (behind, before) =
+        (heads(bot, (after, &i64::MAX.to_string()), is_held), heads(bot, (LOWEST, after), is_held));
+    format!("SELECT * FROM ({behind}) behind UNION ALL SELECT * FROM ({before}) before LIMIT {rows_max} + 1")
+}
+
+/// Below every conversation.
+const LOWEST: &str = "(-9223372036854775807 - 1)";
+
+fn heads_of_one(backend: DbBackend, index: usize, want: &BotWant) -> Statement {
+    let is_held = format!("e.id {}", among(backend, 4));
+    let sql = format!("SELECT $5 AS want, r.* FROM ({}) r", round("$1", "$2", "$3", &is_held));
+    let values =
+        [want.bot.into(), want.after.into(), as_i64(want.rows_max), ids(backend, &want.held), as_i64(index)];
+    statement(backend, sql, values)
+}
+
+fn heads_at_once(wants: &[BotWant]) -> Statement {
+    let round = round("w.bot", "w.after", "w.rows_max", "e.id = ANY (w.held::bigint[])");
+    let sql = format!(
+        "SELECT w.n - 1 AS want, r.* FROM unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::text[])
+           WITH ORDINALITY AS w (bot, after, rows_max, held, n)
+         CROSS JOIN LATERAL ({round}) r ORDER BY w.n, (r.conversation <= w.after), r.conversation"
+    );
+    let held = |want: &BotWant| {
+        let held: Vec<String> = want.held.iter().map(EventId::to_string).collect();
+        format!("{{{}}}", held.join(","))
+    };
+    let values = [
+        bigints(wants.iter().map(|want| want.bot)),
+        bigints(wants.iter().map(|want| want.after)),
+        bigints(wants.iter().map(|want| rows_max(want.rows_max))),
+        texts(wants.iter().map(held)),
+    ];
+    statement(DbBackend::Postgres, sql, values)
+}
+
+fn rows_max(rows: usize) -> i64 {
+    i64::try_from(rows).unwrap_or(i64::MAX)
+}
+
+fn pending_call(row: &QueryResult) -> Result<PendingCall, DbErr> {
+    let attempts: i32 = row.try_get("", "attempts")?;
+    let state: call::State = row.try_get("", "state")?;
+    Ok(PendingCall {
+        service: row.try_get("", "service_id")?,
+        attempts: attempts.unsigned_abs(),
+        due: row.try_get("", "due")?,
+        finished: state != call::State::Pending,
+    })
+}
