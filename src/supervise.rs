@@ -6,6 +6,7 @@
 
 use std::{
     collections::VecDeque,
+    fmt,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering::Relaxed},
@@ -75,14 +76,14 @@ impl Supervisor {
     }
 
     /// Builds an actor on `arbiter`, connects its mailbox, and does so again whenever it ends, until
-    /// [`Supervisor::finish`]. `factory` is given the generation, counted from 0. `failed` runs after a
-    /// failure, before the actor is built again.
+    /// [`Supervisor::finish`]. `factory` is given the generation, counted from 0. `before_next` runs before
+    /// each generation but the first.
     pub(crate) fn keep<A>(
         &self,
         mailbox: Mailbox<A>,
         arbiter: ArbiterHandle,
         factory: impl Fn(u64) -> A + Send + Sync + 'static,
-        failed: impl Fn() + 'static,
+        before_next: impl Fn() + 'static,
     ) -> JoinHandle<()>
     where
         A: Actor<Context = Context<A>>,
@@ -93,26 +94,21 @@ impl Supervisor {
             let mut delay = RESTART_DELAY;
             for generation in 0.. {
                 let born = Instant::now();
-                let Some(life) = spawn_on(&arbiter, &factory, generation, &mailbox).await else { return };
-                let ended = watch(life).await;
+                let ended = live(&arbiter, &factory, generation, &mailbox).await;
                 mailbox.disconnect(ended == Ended::Panicked);
                 if ended == Ended::Cancelled || supervisor.is_over.load(Relaxed) {
                     return;
                 }
-                if ended == Ended::Stopped {
-                    actix::clock::sleep(RESTART_DELAY).await;
-                    continue;
-                }
-                if supervisor.is_too_much(mailbox.stats().name()) {
+                if ended == Ended::Panicked && supervisor.is_too_much(mailbox.stats().name()) {
                     return;
                 }
-                if born.elapsed() > FAILURES_WINDOW {
+                if ended == Ended::Stopped || born.elapsed() > FAILURES_WINDOW {
                     delay = RESTART_DELAY;
                 }
-                log::error!("actor {} failed and is built again in {delay:?}", mailbox.stats().name());
+                log::error!("actor {} has {ended} and is built again in {delay:?}", mailbox.stats().name());
                 actix::clock::sleep(delay).await;
                 delay = (delay * 2).min(RESTART_DELAY_MAX);
-                failed();
+                before_next();
             }
         })
     }
@@ -142,13 +138,14 @@ impl Supervisor {
     }
 }
 
-/// Builds the actor on its arbiter and connects the mailbox before its first message can be handled.
-async fn spawn_on<A>(
+/// One generation of an actor, from its factory to its end. The mailbox is connected before its first
+/// message can be handled.
+async fn live<A>(
     arbiter: &ArbiterHandle,
     factory: &Arc<impl Fn(u64) -> A + Send + Sync + 'static>,
     generation: u64,
     mailbox: &Mailbox<A>,
-) -> Option<JoinHandle<()>>
+) -> Ended
 where
     A: Actor<Context = Context<A>>,
 {
@@ -156,19 +153,30 @@ where
     let (spawned, life) = oneshot::channel();
     let is_sent = arbiter.spawn_fn(move || {
         let context = Context::new();
-        mailbox.connect(context.address());
         let actor = factory(generation);
+        mailbox.connect(context.address());
         // Nobody waits for it only if the process is ending.
         let _ = spawned.send(actix::spawn(context.into_future(actor)));
     });
-    if is_sent { life.await.ok() } else { None }
-}
-
-async fn watch(life: JoinHandle<()>) -> Ended {
+    if !is_sent {
+        return Ended::Cancelled;
+    }
+    // Without an answer, the factory itself has panicked.
+    let Ok(life) = life.await else { return Ended::Panicked };
     match life.await {
         Ok(()) => Ended::Stopped,
         Err(error) if error.is_panic() => Ended::Panicked,
         Err(_) => Ended::Cancelled,
+    }
+}
+
+impl fmt::Display for Ended {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Stopped => "stopped",
+            Self::Panicked => "panicked",
+            Self::Cancelled => "been cancelled",
+        })
     }
 }
 
@@ -257,8 +265,8 @@ mod tests {
         let (supervisor, _reports) = Supervisor::new();
         let (seen, mut heard) = mpsc::unbounded_channel();
         let mailbox = Mailbox::new("fragile");
-        let failures = Arc::new(AtomicUsize::new(0));
-        let counted = Arc::clone(&failures);
+        let rebuilds = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&rebuilds);
         supervisor.keep(
             mailbox.clone(),
             Arbiter::current(),
@@ -277,7 +285,7 @@ mod tests {
                 }
             }
         }
-        assert_eq!((mailbox.stats().restarts(), failures.load(Relaxed)), (1, 1));
+        assert_eq!((mailbox.stats().restarts(), rebuilds.load(Relaxed)), (1, 2));
     }
 
     #[actix::test]

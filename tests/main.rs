@@ -1,4 +1,5 @@
 //! The whole product against real parts: one module for each promise or surface.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod admin;
 mod cli;

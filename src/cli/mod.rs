@@ -16,7 +16,7 @@ use std::{future::Future, path::PathBuf};
 use clap::{Parser, Subcommand};
 
 use crate::{
-    config::{Config, log::Log},
+    config::Config,
     exit::{Exit, Failed},
     store::{self, Store},
     supervise,
@@ -80,12 +80,12 @@ pub(crate) fn main() -> Exit {
 
 fn execute(cli: Cli) -> Result<Exit, Failed> {
     if let Command::Demo(demo) = cli.command {
-        start_logging(&Log { filter: "warn".into() });
+        start_logging("error");
         return block_on(demo.execute());
     }
     let path = cli.config.clone().unwrap_or_else(|| "config.toml".into());
     let config = Config::load(&path, cli.config.is_some()).map_err(Failed::usage)?;
-    start_logging(&config.log);
+    start_logging(if matches!(cli.command, Command::Run) { &config.log.filter } else { "warn" });
     match cli.command {
         Command::Run => block_on(run::execute(config)),
         Command::Demo(_) => Ok(Exit::Success),
@@ -99,9 +99,13 @@ fn execute(cli: Cli) -> Result<Exit, Failed> {
     }
 }
 
-fn start_logging(log: &Log) {
-    let environment = env_logger::Env::default().default_filter_or(&log.filter);
-    env_logger::Builder::from_env(environment).format_timestamp_millis().init();
+/// What libraries say at the level of information is of no use to an operator.
+const QUIET: &str = "sqlx=warn,sea_orm_migration=warn,actix_server=warn,lapin=warn";
+
+/// Logs to standard error. `RUST_LOG` wins over the given filter.
+fn start_logging(filter: &str) {
+    let wanted = std::env::var("RUST_LOG").unwrap_or_else(|_| filter.to_owned());
+    env_logger::Builder::new().parse_filters(&format!("{QUIET},{wanted}")).format_timestamp_millis().init();
     supervise::log_panics();
 }
 
