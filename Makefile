@@ -9,7 +9,8 @@ help: ## Lists the targets.
 
 test: ## Every test. Installs RabbitMQ and PostgreSQL if they are missing; starts private ones.
 	tests/services.sh
-	$(CARGO) test --workspace --no-fail-fast
+	$(CARGO) test --workspace --lib --bins
+	$(CARGO) test --test main
 
 unit: ## The tests that need no services.
 	$(CARGO) test --workspace --lib --bins

@@ -71,13 +71,9 @@ impl Store {
     /// # Errors
     /// [`OpenError::Unsuitable`] in words for the operator; otherwise what the database said.
     pub(crate) async fn prepare_tables(&self, config: &database::Database) -> Result<usize, OpenError> {
-        self.check_tables(config).await?;
-        let migrator = migrator(config);
-        if config.auto_migrate {
-            return self.migrate(migrator).await;
-        }
-        match self.status(migrator).await?.pending.len() {
+        match self.pending_migrations(config).await? {
             0 => Ok(0),
+            _ if config.auto_migrate => self.migrate(migrator(config)).await,
             pending => Err(OpenError::Unsuitable(format!(
                 "{pending} of outhook's migrations have not been applied to this database: run `outhook migrate`, \
                  or set database.auto_migrate = true"
@@ -90,11 +86,12 @@ impl Store {
     /// # Errors
     /// As [`Store::prepare_tables`].
     pub(crate) async fn migrate_tables(&self, config: &database::Database) -> Result<usize, OpenError> {
-        self.check_tables(config).await?;
+        self.pending_migrations(config).await?;
         self.migrate(migrator(config)).await
     }
 
-    async fn check_tables(&self, config: &database::Database) -> Result<(), OpenError> {
+    /// How many migrations are pending, if the tables are those that the configuration speaks of.
+    async fn pending_migrations(&self, config: &database::Database) -> Result<usize, OpenError> {
         let status = self.status(migrator(config)).await?;
         let fault = match config.tables {
             Tables::Own if status.has_zulip_tables && !status.created_zulip_tables => {
@@ -108,7 +105,7 @@ impl Store {
                 "database.tables is \"zulip\", but no table zerver_userprofile is visible: check the database's name \
                  and the role's search_path"
             }
-            Tables::Own | Tables::Zulip => return Ok(()),
+            Tables::Own | Tables::Zulip => return Ok(status.pending.len()),
         };
         Err(OpenError::Unsuitable(fault.into()))
     }
