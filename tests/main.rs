@@ -4,4 +4,5 @@
 mod admin;
 mod cli;
 mod drain;
+mod reconnect;
 mod support;

@@ -1,0 +1,128 @@
+//! The broker and the database go away and come back; work goes on by itself.
+
+use std::{collections::HashSet, time::Duration};
+
+use super::support::*;
+
+async fn bot(config: &Config, endpoint: &Endpoint) -> i64 {
+    let added = config.cli(&["bots", "add", "--email", "b@x.org", "--name", "B", "--json"]).await.success();
+    let bot = added.records()[0]["id"].as_i64().unwrap();
+    let (id, url) = (bot.to_string(), endpoint.url("/hook"));
+    config.cli(&["services", "add", "--bot", &id, "--name", "s", "--url", &url]).await.success();
+    bot
+}
+
+fn bodies(bot: i64, messages: std::ops::Range<i64>) -> Vec<Vec<u8>> {
+    messages.map(|message| channel_event(bot, message, message, "t", "x").to_string().into_bytes()).collect()
+}
+
+async fn calls(endpoint: &Endpoint, events: usize) {
+    eventually(&format!("{events} events are called"), PATIENCE, || async {
+        let ids: HashSet<String> = endpoint
+            .requests()
+            .iter()
+            .map(|request| request.header("webhook-id").unwrap().to_owned())
+            .collect();
+        (ids.len() >= events).then_some(())
+    })
+    .await;
+}
+
+async fn faults(outhook: &Outhook, part: &str) {
+    eventually(&format!("it names the {part}"), PATIENCE, || async {
+        let (status, body) = outhook.try_get("/health/ready").await.ok()?;
+        (status == 503 && body.contains(part)).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_that_was_killed_is_consumed_from_again() {
+    let rabbit = Rabbit::private().await;
+    let queue = rabbit.queue().await;
+    let config = Config::sqlite().queue(&queue.url, &queue.name);
+    let endpoint = Endpoint::json(serde_json::json!({})).await;
+    let bot = bot(&config, &endpoint).await;
+    let outhook = Outhook::start(&config).await;
+    queue.publish_all(&bodies(bot, 1..21)).await;
+    calls(&endpoint, 20).await;
+    for round in 1..=2 {
+        rabbit.kill().await;
+        faults(&outhook, "broker").await;
+        rabbit.start_again().await;
+        queue.publish_all(&bodies(bot, round * 100..round * 100 + 20)).await;
+        calls(&endpoint, 20 * (usize::try_from(round).unwrap() + 1)).await;
+    }
+    outhook.ready().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_queue_that_was_deleted_is_declared_and_consumed_again() {
+    let queue = Rabbit::shared().await.queue().await;
+    let config = Config::sqlite().queue(&queue.url, &queue.name);
+    let endpoint = Endpoint::json(serde_json::json!({})).await;
+    let bot = bot(&config, &endpoint).await;
+    let outhook = Outhook::start(&config).await;
+    queue.publish_all(&bodies(bot, 1..6)).await;
+    calls(&endpoint, 5).await;
+    queue.delete().await;
+    outhook.wait_for_log("cancelled the consumer").await;
+    eventually("the queue has a consumer again", PATIENCE, || async {
+        (queue.consumers().await == 1).then_some(())
+    })
+    .await;
+    queue.publish_all(&bodies(bot, 6..11)).await;
+    calls(&endpoint, 10).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_was_killed_loses_nothing() {
+    const EVENTS: i64 = 300;
+    let postgres = Postgres::private().await;
+    let queue = Rabbit::shared().await.queue().await;
+    let url = postgres.database().await;
+    let config = Config::postgres(&url).queue(&queue.url, &queue.name);
+    let endpoint = Endpoint::json(serde_json::json!({})).await;
+    let bot = bot(&config, &endpoint).await;
+    let mut outhook = Outhook::start(&config).await;
+    queue.publish_all(&bodies(bot, 1..EVENTS / 2 + 1)).await;
+    endpoint.wait_for(30).await;
+    postgres.kill().await;
+    queue.publish_all(&bodies(bot, EVENTS / 2 + 1..EVENTS + 1)).await;
+    faults(&outhook, "database").await;
+    postgres.start_again().await;
+    calls(&endpoint, usize::try_from(EVENTS).unwrap()).await;
+    outhook.ready().await;
+    outhook.terminate().await;
+    assert_eq!(outhook.wait().await.code(), Some(0));
+    let db = Db::of(&config).await;
+    assert_eq!(db.count("SELECT count(*) FROM outhook_event WHERE state = 1").await, EVENTS);
+    assert_eq!(db.count("SELECT count(*) FROM outhook_dead_letter").await, 0);
+    assert_eq!(queue.depth().await, 0);
+}
+
+/// Shorter than the regular look every five seconds, so what is seen is being woken.
+const SOON: Duration = Duration::from_secs(3);
+
+async fn hears_of_sent_events(config: Config) {
+    let endpoint = Endpoint::json(serde_json::json!({})).await;
+    let bot = bot(&config, &endpoint).await.to_string();
+    let _outhook = Outhook::start(&config).await;
+    for sent in 1..=5 {
+        config.cli(&["send", "--bot", &bot, "--content", "x"]).await.success();
+        eventually("the event is begun", SOON, || async {
+            (endpoint.requests().len() == sent).then_some(())
+        })
+        .await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sent_event_wakes_the_daemon_on_sqlite() {
+    hears_of_sent_events(Config::sqlite()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sent_event_wakes_the_daemon_on_postgresql() {
+    hears_of_sent_events(Config::postgres(&Postgres::shared().await.database().await)).await;
+}
