@@ -1,45 +1,36 @@
 //! The life of the process: build, run, drain.
 
+mod build;
+mod signals;
+
 use std::{
     net::SocketAddr,
-    rc::Rc,
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use actix::Arbiter;
-use outhook_core::{egress::Egress, lanes::Limits, retry::RetryPolicy};
 use tokio::{
-    signal::unix::{Signal, SignalKind, signal},
-    sync::{Semaphore, mpsc, oneshot},
+    sync::{mpsc, oneshot},
     task::JoinHandle,
 };
 
+use self::build::{Parts, keep_actors};
+pub(crate) use self::signals::Signals;
 use crate::{
-    actors::{
-        event::{self, EventActor},
-        flag::{self, FlagActor},
-        queue::{self, QueueActor},
-        reply::{self, Outlet, ReplyActor},
-        service_call::CallTools,
-    },
+    actors::{event::EventActor, flag::FlagActor, queue::QueueActor, reply::ReplyActor},
     admin,
-    broker::{Amqp, Broker},
-    config::{Config, queue::QueueUrl, reply::ReplyTo},
-    directory::Directory,
+    config::Config,
     exit::{Exit, Failed},
     health::Health,
-    http::{WebhookClient, client_config},
     mailbox::{Mailbox, MailboxLog, MailboxStats},
     messages::{
         completion::Flush,
         drain::{Drain, Stop},
         settled::DueAt,
     },
-    room::Room,
     store::{self, DatabaseLock, LockError, NewEvent, OpenError, Store, StoreError, now},
     supervise::{Arbiters, Fatal, Supervisor},
-    zulip::{RestClient, Site},
+    zulip::Site,
 };
 
 /// The first wait for a database that does not answer at the start; it doubles.
@@ -270,135 +261,6 @@ async fn ask(send: impl FnOnce(oneshot::Sender<()>)) -> bool {
     answer.await.is_ok()
 }
 
-/// What actors are built from, by a factory that may run on another thread.
-#[derive(Clone)]
-struct Parts {
-    config: Arc<Config>,
-    store: Store,
-    health: Health,
-    directory: Directory,
-    site: Arc<Site>,
-    egress: Arc<Egress>,
-    tls: Arc<rustls::ClientConfig>,
-    retry: RetryPolicy,
-    room: Room,
-    permits: Arc<Semaphore>,
-}
-
-impl Parts {
-    fn new(config: &Arc<Config>, store: Store, health: Health, site: Arc<Site>) -> Self {
-        Self {
-            directory: Directory::new(store.clone(), health.clone(), config.actors.bots_cached),
-            egress: Arc::new(Egress::from(&config.egress)),
-            tls: client_config(),
-            retry: RetryPolicy::from(&config.retry),
-            room: Room::new(config.actors.in_memory_events),
-            permits: Arc::new(Semaphore::new(config.http.max_calls)),
-            config: Arc::clone(config),
-            store,
-            health,
-            site,
-        }
-    }
-
-    fn queue_actor(&self, actors: &Actors, supervisor: &Supervisor) -> QueueActor {
-        let queue = &self.config.queue;
-        let broker = match &queue.url {
-            QueueUrl::Stored => None,
-            QueueUrl::Amqp(url) => {
-                let amqp = Amqp::new(url.clone(), queue.name.clone(), queue.prefetch);
-                Some(Rc::new(amqp) as Rc<dyn Broker>)
-            }
-        };
-        let links = queue::Links {
-            store: self.store.clone(),
-            broker,
-            events: actors.events.clone(),
-            health: self.health.clone(),
-            supervisor: supervisor.clone(),
-            room: self.room.clone(),
-        };
-        QueueActor::new(&self.config, links)
-    }
-
-    fn event_actor(&self, actors: &Actors, shard: usize, generation: u64) -> EventActor {
-        let config = &self.config.actors;
-        let limits = Limits {
-            calls_per_bot: config.calls_per_bot,
-            waiting_per_bot: config.waiting_per_bot,
-            // The other half is for events whose calls have begun.
-            waiting_total: (config.in_memory_events / 2 / actors.events.len()).max(1),
-        };
-        let (egress, tls) = (Arc::clone(&self.egress), Arc::clone(&self.tls));
-        let tools = CallTools {
-            directory: self.directory.clone(),
-            client: WebhookClient::new(&self.config.http, egress, tls, self.site.user_agent()),
-            egress: Arc::clone(&self.egress),
-            retry: self.retry.clone(),
-            site: Arc::clone(&self.site),
-            has_outbox: !matches!(self.config.reply.to, ReplyTo::None),
-        };
-        let links = event::Links {
-            queue: actors.queue.clone(),
-            flag: actors.flag.clone(),
-            room: self.room.clone(),
-            permits: Arc::clone(&self.permits),
-        };
-        EventActor::new(shard, generation, limits, tools, links)
-    }
-
-    fn flag_actor(&self, actors: &Actors) -> FlagActor {
-        let links = flag::Links {
-            events: actors.events.clone(),
-            queue: actors.queue.clone(),
-            replies: actors.replies.clone(),
-        };
-        FlagActor::new(self.store.clone(), self.health.clone(), &self.config.flag, links)
-    }
-
-    fn reply_actor(&self) -> ReplyActor {
-        let outlet = match &self.config.reply.to {
-            ReplyTo::Zulip { site } => Outlet::Zulip {
-                rest: Box::new(RestClient::new(site.clone(), Arc::clone(&self.tls))),
-                site: Arc::clone(&self.site),
-            },
-            ReplyTo::Log | ReplyTo::None => Outlet::Log,
-        };
-        ReplyActor::new(reply::Links {
-            store: self.store.clone(),
-            health: self.health.clone(),
-            directory: self.directory.clone(),
-            outlet,
-            retry: self.retry.clone(),
-            in_flight_max: self.config.reply.in_flight,
-            give_up_after: self.config.reply.give_up_after,
-        })
-    }
-}
-
-/// Spawns the actors, last ones of the pipeline first. When QueueActor or FlagActor ends, events may be
-/// held that nobody will ever settle, so every EventActor takes its shard over anew.
-fn keep_actors(supervisor: &Supervisor, actors: &Actors, arbiters: &Arbiters, parts: &Parts) {
-    let main = Arbiter::current();
-    let renew_events = |actors: &Actors| {
-        let events = actors.events.clone();
-        move || events.iter().for_each(|actor| actor.send(Stop))
-    };
-    let part = parts.clone();
-    supervisor.keep(actors.replies.clone(), main.clone(), move |_| part.reply_actor(), || {});
-    let (part, links) = (parts.clone(), actors.clone());
-    let factory = move |_| part.flag_actor(&links);
-    supervisor.keep(actors.flag.clone(), main.clone(), factory, renew_events(actors));
-    let (part, links, chief) = (parts.clone(), actors.clone(), supervisor.clone());
-    let factory = move |_| part.queue_actor(&links, &chief);
-    supervisor.keep(actors.queue.clone(), main, factory, renew_events(actors));
-    for (shard, arbiter) in arbiters.handles().into_iter().enumerate() {
-        let (part, links) = (parts.clone(), actors.clone());
-        let factory = move |generation| part.event_actor(&links, shard, generation);
-        supervisor.keep(actors.events[shard].clone(), arbiter, factory, || {});
-    }
-}
-
 fn site(config: &Config) -> Result<Site, Failed> {
     Site::new(&config.zulip)
         .map_err(|error| Failed::usage(format!("zulip.avatar_salt_file can't be read: {error}")))
@@ -468,162 +330,5 @@ async fn log_mailboxes(mut log: MailboxLog, every: Duration, stopped: oneshot::R
     log
 }
 
-/// The signals that ask the daemon to end.
-pub(crate) struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-    last: i32,
-}
-
-impl Signals {
-    /// Begins to listen; from now on these signals no longer end the process by themselves.
-    pub(crate) fn listen() -> Result<Self, Failed> {
-        let listen = |kind| signal(kind).map_err(|error| Failed::new(Exit::Internal, error));
-        Ok(Self {
-            terminate: listen(SignalKind::terminate())?,
-            interrupt: listen(SignalKind::interrupt())?,
-            last: 0,
-        })
-    }
-
-    /// Waits for the next one and gives its name.
-    pub(crate) async fn next(&mut self) -> &'static str {
-        let (name, kind) = tokio::select! {
-            _ = self.terminate.recv() => ("SIGTERM", SignalKind::terminate()),
-            _ = self.interrupt.recv() => ("SIGINT", SignalKind::interrupt()),
-        };
-        self.last = kind.as_raw_value();
-        name
-    }
-}
-
 #[cfg(test)]
-mod tests {
-    use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
-
-    use actix_web::{App, HttpResponse, HttpServer, web};
-    use outhook_core::event::Header;
-    use tokio::sync::Notify;
-
-    use super::*;
-    use crate::store::{NewBot, NewService};
-
-    const PATIENCE: Duration = Duration::from_secs(20);
-
-    /// A daemon on a database of its own, with one bot whose endpoint waits until it is told to answer.
-    struct Scene {
-        daemon: Daemon,
-        bot: i64,
-        calls: Arc<AtomicUsize>,
-        gate: Arc<Notify>,
-        _folder: tempfile::TempDir,
-    }
-
-    impl Scene {
-        async fn new() -> Self {
-            let _ = rustls::crypto::ring::default_provider().install_default();
-            let folder = tempfile::tempdir().expect("a folder");
-            let (calls, gate) = (Arc::new(AtomicUsize::new(0)), Arc::new(Notify::new()));
-            let url = endpoint(Arc::clone(&calls), Arc::clone(&gate));
-            let toml = format!(
-                "[database]\nurl = \"sqlite://{}\"\n[egress]\nallow = [\"127.0.0.1/32\"]\n\
-                 [admin]\nlisten = \"\"\n[actors]\nevent_pool = 1\n",
-                folder.path().join("db").display()
-            );
-            let source = ::config::Config::builder()
-                .add_source(::config::File::from_str(&toml, ::config::FileFormat::Toml))
-                .build()
-                .expect("TOML");
-            let daemon = Daemon::start(Config::read(source).expect("valid")).await.expect("it starts");
-            let new = NewBot {
-                email: "b@x.org".into(),
-                name: "B".into(),
-                owner_email: None,
-                api_keys: ["k".into(), "o".into()],
-            };
-            let bot = daemon.store().add_bot(new).await.expect("a bot");
-            let service = NewService { bot, name: "s".into(), url, interface: 1, token: "t".into() };
-            daemon.store().add_service(service).await.expect("a service");
-            Self { daemon, bot, calls, gate, _folder: folder }
-        }
-
-        async fn submit(&self, message: i64) {
-            let payload =
-                format!(r#"{{"message":{{"id":{message},"content":"x"}},"user_profile_id":{}}}"#, self.bot)
-                    .into_bytes();
-            let header = Header::read(&payload).expect("an event");
-            let event = NewEvent { header, replay: 0, payload };
-            self.daemon.submit(vec![event]).await.expect("stored");
-        }
-
-        async fn until(&self, what: &str, is_so: impl AsyncFn() -> bool) {
-            let wait = async {
-                while !is_so().await {
-                    tokio::time::sleep(Duration::from_millis(5)).await;
-                }
-            };
-            assert!(tokio::time::timeout(PATIENCE, wait).await.is_ok(), "waited in vain for {what}");
-        }
-
-        async fn until_calls(&self, calls: usize) {
-            self.until(&format!("{calls} calls"), async || self.calls.load(SeqCst) >= calls).await;
-        }
-
-        async fn until_finished(&self, events: i64) {
-            self.until(&format!("{events} finished events"), async || {
-                // Whoever was not yet at the gate gets through now.
-                self.gate.notify_waiters();
-                let bots = self.daemon.store().summarise_bots().await.expect("a summary");
-                bots.iter().map(|bot| bot.finished).sum::<i64>() == events
-            })
-            .await;
-        }
-    }
-
-    fn endpoint(calls: Arc<AtomicUsize>, gate: Arc<Notify>) -> String {
-        let server = HttpServer::new(move || {
-            let (calls, gate) = (Arc::clone(&calls), Arc::clone(&gate));
-            App::new().default_service(web::to(move || {
-                let (calls, gate) = (Arc::clone(&calls), Arc::clone(&gate));
-                async move {
-                    calls.fetch_add(1, SeqCst);
-                    gate.notified().await;
-                    HttpResponse::Ok().finish()
-                }
-            }))
-        })
-        .workers(1)
-        .disable_signals()
-        .bind(("127.0.0.1", 0))
-        .expect("a port");
-        let url = format!("http://{}/", server.addrs()[0]);
-        actix::spawn(server.run());
-        url
-    }
-
-    #[actix::test]
-    async fn a_new_event_actor_takes_over_what_its_predecessor_held() {
-        let scene = Scene::new().await;
-        scene.submit(1).await;
-        scene.until_calls(1).await;
-        scene.daemon.actors.events[0].send(Stop);
-        scene.until_calls(2).await;
-        scene.until_finished(1).await;
-        assert_eq!(scene.calls.load(SeqCst), 2);
-        assert_eq!(scene.daemon.drain().await, Exit::Success);
-    }
-
-    #[actix::test]
-    async fn a_new_flag_actor_or_queue_actor_is_followed_by_new_event_actors() {
-        let scene = Scene::new().await;
-        scene.submit(1).await;
-        scene.until_calls(1).await;
-        scene.daemon.actors.flag.send(Stop);
-        scene.until_calls(2).await;
-        scene.daemon.actors.queue.send(Stop);
-        scene.until_calls(3).await;
-        scene.submit(2).await;
-        scene.until_finished(2).await;
-        assert_eq!(scene.daemon.drain().await, Exit::Success);
-    }
-}
+mod tests;

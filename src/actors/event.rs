@@ -6,7 +6,7 @@
 
 use std::{collections::HashMap, rc::Rc, sync::Arc};
 
-use actix::{Actor, ActorContext, ActorFutureExt, Addr, AsyncContext, Context, Handler, Message, WrapFuture};
+use actix::{Actor, ActorContext, ActorFutureExt, AsyncContext, Context, Handler, WrapFuture};
 use outhook_core::{
     completion::Turn,
     identity::{BotId, EventId, ServiceId},
@@ -18,6 +18,7 @@ use tokio::{
 };
 
 use super::{
+    EVENT_LOG,
     flag::FlagActor,
     queue::QueueActor,
     service_call::{Assignment, CallTools},
@@ -25,7 +26,7 @@ use super::{
 use crate::{
     mailbox::{Mailbox, takes_mail},
     messages::{
-        completion::{EventEnded, EventTurn, Flush},
+        completion::{CallEnded, EventEnded, EventTurn, Flush},
         drain::{Drain, Stop},
         process_event::ProcessEvents,
         rows::{BotsRead, LanesRead, ShardTakenOver, TakeOverShard, WantRows},
@@ -84,16 +85,6 @@ enum Phase {
     Working,
     /// Nothing new is begun; answered when the last call has ended.
     Draining(Option<oneshot::Sender<()>>),
-}
-
-/// A ServiceCallActor has ended; sent to the EventActor that spawned it, after its completion was sent.
-#[derive(Message)]
-#[rtype(result = "()")]
-pub(crate) struct CallEnded {
-    /// The event.
-    pub(crate) event: EventId,
-    /// The service.
-    pub(crate) service: ServiceId,
 }
 
 impl EventActor {
@@ -217,7 +208,7 @@ impl EventActor {
             _permit: permit,
             tools: Rc::clone(&self.tools),
             flag: self.flag.clone(),
-            owner: context.address(),
+            owner: context.address().recipient(),
         };
         let call = RunningCall { bot: held.event.key.bot, task: assignment.spawn() };
         self.calls.insert((event, service), call);
@@ -277,9 +268,6 @@ impl EventActor {
         }
     }
 }
-
-/// Log target of everything about single events, by the name that Zulip's operators know.
-pub(crate) const EVENT_LOG: &str = "zerver.worker.outgoing_webhooks";
 
 fn new_turn(event: &InboxEvent, bot: &Bot, shard: usize, number: u64) -> EventTurn {
     let (turn, fixed) = if event.calls.is_empty() {
@@ -438,6 +426,3 @@ impl Handler<Stop> for EventActor {
 }
 
 takes_mail!(EventActor: ProcessEvents, LanesRead, BotsRead, ShardTakenOver, EventsSettled, Drain, Stop);
-
-/// Tells an EventActor that a call has ended.
-pub(crate) type Owner = Addr<EventActor>;

@@ -5,3 +5,6 @@ pub(crate) mod flag;
 pub(crate) mod queue;
 pub(crate) mod reply;
 pub(crate) mod service_call;
+
+/// Log target of everything about single events, by the name that Zulip's operators know.
+pub(crate) const EVENT_LOG: &str = "zerver.worker.outgoing_webhooks";

@@ -5,8 +5,11 @@
 //! So what an EventActor is sent is in the order in which it was true, and no row is handed out that
 //! was finished in the meantime.
 
+mod intake;
+mod wake;
+
 use std::{
-    collections::{BTreeSet, HashMap, VecDeque},
+    collections::{BTreeSet, VecDeque},
     rc::Rc,
     time::{Duration, Instant},
 };
@@ -16,13 +19,14 @@ use actix::{
     WrapFuture,
 };
 use outhook_core::{
-    event::Header,
     identity::{BotId, Millis},
     quota::Quota,
 };
 use tokio::sync::oneshot;
 
-use super::event::{EVENT_LOG, EventActor};
+pub(crate) use intake::read_delivery;
+
+use super::event::EventActor;
 use crate::{
     broker::{Broker, BrokerEvent, Delivery, Session},
     health::Health,
@@ -34,14 +38,12 @@ use crate::{
         settled::DueAt,
     },
     room::Room,
-    store::{BotPage, DeadLetter, Intake, LanePage, NewEvent, Store, StoreError, Taken, Wake, now},
+    store::{BotPage, LanePage, Store, StoreError, Taken},
     supervise::{Fatal, Supervisor},
 };
 
 /// The most due rows that are taken at a time.
 const DUE_ROWS_MAX: u64 = 500;
-/// The database is looked at this often even if nobody says that there is something new.
-const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// The first wait before a database that is away is asked again; it doubles.
 const RETRY_DELAY: Duration = Duration::from_millis(200);
 /// The longest wait before a database that is away is asked again.
@@ -82,12 +84,6 @@ pub(crate) struct QueueActor {
 struct CurrentSession {
     number: u64,
     session: Rc<dyn Session>,
-}
-
-/// Deliveries that are being stored, and where they are acknowledged.
-struct Batch {
-    deliveries: Vec<Delivery>,
-    session: Option<CurrentSession>,
 }
 
 /// Looks for the next job after everything that has arrived together.
@@ -139,21 +135,6 @@ enum Done {
     Read(usize, Vec<LanePage>, Vec<BotPage>),
     Due(Vec<Taken>, Option<Millis>),
     Stored(Vec<Taken>, usize),
-}
-
-impl Batch {
-    fn number(&self) -> Option<u64> {
-        self.session.as_ref().map(|session| session.number)
-    }
-
-    /// Failing means that the session has ended: the deliveries come again and are known then.
-    async fn acknowledge(&self) {
-        if let (Some(current), Some(last)) = (&self.session, self.deliveries.last())
-            && let Err(error) = current.session.ack_up_to(last.tag).await
-        {
-            log::debug!("acknowledging: {error}");
-        }
-    }
 }
 
 impl QueueActor {
@@ -272,65 +253,6 @@ impl QueueActor {
         }));
     }
 
-    /// Stores what has arrived while the last job was being done, and acknowledges it once it is
-    /// committed.
-    fn store_deliveries(&mut self, context: &mut Context<Self>) {
-        let rows = self.deliveries.len().min(self.batch_rows);
-        let batch =
-            Batch { deliveries: self.deliveries.drain(..rows).collect(), session: self.session.clone() };
-        let bodies = batch.deliveries.iter().map(|delivery| delivery.body.as_slice());
-        let mut intake = sort_out(bodies, self.event_bytes_max);
-        let uncounted = self.quota.uncounted(intake.events.iter().map(|event| event.header.bot));
-        let store = self.store.clone();
-        let count = async move {
-            if uncounted.is_empty() { Ok(HashMap::new()) } else { store.count_unfinished(uncounted).await }
-        };
-        let counted = count.into_actor(self).map(move |counts, actor, context| match counts {
-            Ok(counts) => {
-                actor.apply_quota(&mut intake, counts);
-                actor.commit(intake, batch, context);
-            }
-            Err(error) => actor.not_stored(batch, &error, context),
-        });
-        context.spawn(counted);
-    }
-
-    fn commit(&mut self, intake: Intake, batch: Batch, context: &mut Context<Self>) {
-        let store = self.store.clone();
-        let job = async move {
-            let stored = store.store_deliveries(intake).await;
-            if stored.is_ok() {
-                batch.acknowledge().await;
-            }
-            (stored, batch)
-        };
-        context.spawn(job.into_actor(self).map(|(stored, batch), actor, context| match stored {
-            Ok(stored) => actor.done(Done::Stored(stored, batch.deliveries.len()), context),
-            Err(error) => actor.not_stored(batch, &error, context),
-        }));
-    }
-
-    /// Puts a batch back, unless its session has ended: then it comes again by itself.
-    fn not_stored(&mut self, batch: Batch, error: &StoreError, context: &mut Context<Self>) {
-        let rows = batch.deliveries.len();
-        if batch.number() == self.session.as_ref().map(|session| session.number) {
-            for delivery in batch.deliveries.into_iter().rev() {
-                self.deliveries.push_front(delivery);
-            }
-        }
-        if error.is_transient() { self.failed(error, context) } else { self.isolate(rows, error, context) }
-    }
-
-    fn apply_quota(&mut self, intake: &mut Intake, counts: impl IntoIterator<Item = (BotId, usize)>) {
-        for (bot, unfinished) in counts {
-            self.quota.counted(bot, unfinished);
-        }
-        let (kept, overflow) = std::mem::take(&mut intake.events)
-            .into_iter()
-            .partition(|event| self.quota.take(event.header.bot));
-        (intake.events, intake.overflow) = (kept, overflow);
-    }
-
     fn done(&mut self, done: Done, context: &mut Context<Self>) {
         self.health.database_answers();
         self.retry_delay = RETRY_DELAY;
@@ -392,74 +314,6 @@ impl QueueActor {
         });
     }
 
-    /// The database refuses a batch: smaller ones are stored until the guilty delivery stands alone, which
-    /// is then set aside.
-    fn isolate(&mut self, rows: usize, error: &StoreError, context: &mut Context<Self>) {
-        log::error!("the database refuses a batch of {rows} deliveries: {error}");
-        self.job = None;
-        if rows > 1 {
-            self.batch_rows = rows / 2;
-            return self.next_job(Kind::Due, context);
-        }
-        let Some(delivery) = self.deliveries.pop_front() else { return self.nudge(context) };
-        let detail = format!("it can't be stored as an event: {error}");
-        let letter =
-            DeadLetter { bot: None, message: None, reason: "poison", detail, payload: delivery.body.clone() };
-        self.job = Some(Kind::Store);
-        let batch = Batch { deliveries: vec![delivery], session: self.session.clone() };
-        self.commit(Intake { dead: vec![letter], ..Intake::default() }, batch, context);
-    }
-
-    fn arm_due_timer(&mut self, due: Millis, context: &mut Context<Self>) {
-        if self.due_timer.is_some_and(|(armed, _)| armed <= due) {
-            return;
-        }
-        if let Some((_, timer)) = self.due_timer.take() {
-            context.cancel_future(timer);
-        }
-        let wait = Duration::from_millis(u64::try_from(due - now()).unwrap_or(0));
-        let timer = context.run_later(wait, |actor, context| {
-            actor.due_timer = None;
-            actor.look(context);
-        });
-        self.due_timer = Some((due, timer));
-    }
-
-    fn look(&mut self, context: &mut Context<Self>) {
-        self.is_due = true;
-        self.nudge(context);
-    }
-
-    fn look_regularly(context: &mut Context<Self>) {
-        context.run_later(LOOK_EVERY, |actor, context| {
-            actor.look(context);
-            Self::look_regularly(context);
-        });
-    }
-
-    /// Looks whenever somebody else has written to the inbox.
-    fn listen(&mut self, context: &mut Context<Self>) {
-        let store = self.store.clone();
-        let listen = async move { store.listen().await };
-        context.spawn(listen.into_actor(self).map(|wake, actor, context| actor.heard(wake, context)));
-    }
-
-    fn heard(&mut self, wake: Result<Wake, StoreError>, context: &mut Context<Self>) {
-        match wake {
-            Ok(mut wake) => {
-                // What was written before we began to listen is found by looking now.
-                self.health.database_answers();
-                self.look(context);
-                let next = async move { wake.heard().await.map(|()| wake) };
-                context.spawn(next.into_actor(self).map(|wake, actor, context| actor.heard(wake, context)));
-            }
-            Err(error) => {
-                self.health.database_is_away(&error);
-                context.run_later(RETRY_DELAY_MAX, Self::listen);
-            }
-        }
-    }
-
     /// Returns to the broker what was not stored, when nothing is being stored any more.
     fn close_session(&mut self, context: &mut Context<Self>) {
         let Some(done) = self.drained.take() else { return };
@@ -486,36 +340,6 @@ impl QueueActor {
             actor.awaits_room = false;
             actor.nudge(context);
         }));
-    }
-}
-
-/// Tells events from what can't be one.
-fn sort_out<'a>(bodies: impl Iterator<Item = &'a [u8]>, event_bytes_max: usize) -> Intake {
-    let mut intake = Intake::default();
-    for body in bodies {
-        match read_delivery(body, event_bytes_max) {
-            Ok(event) => intake.events.push(event),
-            Err(letter) => {
-                log::warn!(target: EVENT_LOG, "a delivery is dead-lettered: {}", letter.detail);
-                metrics::counter!("outhook_dead_letters_total", "reason" => letter.reason).increment(1);
-                intake.dead.push(letter);
-            }
-        }
-    }
-    intake
-}
-
-/// Reads a delivery, or says why it is no event.
-pub(crate) fn read_delivery(body: &[u8], event_bytes_max: usize) -> Result<NewEvent, DeadLetter> {
-    let dead =
-        |reason, detail| DeadLetter { bot: None, message: None, reason, detail, payload: body.to_vec() };
-    if body.len() > event_bytes_max {
-        let detail = format!("{} bytes are more than queue.max_event_bytes ({event_bytes_max})", body.len());
-        return Err(dead("too_large", detail));
-    }
-    match Header::read(body) {
-        Ok(header) => Ok(NewEvent { header, replay: 0, payload: body.to_vec() }),
-        Err(malformed) => Err(dead("malformed", malformed.to_string())),
     }
 }
 

@@ -13,7 +13,7 @@ use outhook_core::{
 };
 use tokio::sync::oneshot;
 
-use super::event::EVENT_LOG;
+use super::EVENT_LOG;
 use crate::{
     directory::Directory,
     health::Health,

@@ -3,7 +3,7 @@
 
 use std::{panic::AssertUnwindSafe, rc::Rc, sync::Arc, time::Instant};
 
-use actix::{Actor, ActorContext, ActorFutureExt, AsyncContext, Context, WrapFuture};
+use actix::{Actor, ActorContext, ActorFutureExt, AsyncContext, Context, Recipient, WrapFuture};
 use futures_util::FutureExt;
 use outhook_core::{
     answer::{Answer, Reply},
@@ -16,16 +16,13 @@ use outhook_core::{
 use secrecy::ExposeSecret;
 use tokio::{sync::OwnedSemaphorePermit, task::JoinHandle};
 
-use super::{
-    event::{CallEnded, EVENT_LOG, Owner},
-    flag::FlagActor,
-};
+use super::{EVENT_LOG, flag::FlagActor};
 use crate::{
     directory::Directory,
     handlers::{self, Call, EventBody},
     http::{Outbound, WebhookClient},
     mailbox::Mailbox,
-    messages::completion::{EventTurn, ServiceCallFinished},
+    messages::completion::{CallEnded, EventTurn, ServiceCallFinished},
     store::{Bot, CallOutcome, CallRecord, DeadLetter, InboxEvent, NewReply, Service, now},
     zulip::{Destination, Site},
 };
@@ -61,7 +58,7 @@ pub(crate) struct Assignment {
     /// Where the completion goes.
     pub(crate) flag: Mailbox<FlagActor>,
     /// Who has to know that the call is over.
-    pub(crate) owner: Owner,
+    pub(crate) owner: Recipient<CallEnded>,
 }
 
 /// See the module.

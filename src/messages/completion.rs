@@ -63,3 +63,13 @@ pub(crate) struct Flush {
     /// Answered after the commit; dropped if the actor ends before.
     pub(crate) done: oneshot::Sender<()>,
 }
+
+/// A ServiceCallActor has ended. It tells the EventActor that spawned it, after its completion was sent.
+#[derive(Debug, Clone, Copy, Message)]
+#[rtype(result = "()")]
+pub(crate) struct CallEnded {
+    /// The event.
+    pub(crate) event: EventId,
+    /// The service.
+    pub(crate) service: ServiceId,
+}

@@ -4,7 +4,7 @@
 //! | --- | --- | --- |
 //! | `process_event` | QueueActor | EventActor: events to work on |
 //! | `rows` | EventActor ⇄ QueueActor | rows wanted, rows read, a shard taken over |
-//! | `completion` | ServiceCallActor, EventActor | FlagActor: a call has ended, an event has |
+//! | `completion` | ServiceCallActor, EventActor | FlagActor: a call has ended, an event has; EventActor: a call has |
 //! | `settled` | FlagActor | EventActor, QueueActor, ReplyActor: what was committed |
 //! | `drain` | the daemon | every actor |
 //!

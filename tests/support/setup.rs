@@ -47,7 +47,7 @@ pub async fn add_bot(config: &Config) -> i64 {
 pub async fn add_service(config: &Config, bot: i64, url: &str, interface: &str) -> i64 {
     let (bot, name) = (bot.to_string(), unique("service"));
     let target = ["--bot", &bot, "--name", &name, "--url", url, "--interface", interface];
-    created(config, &[&["services", "add", "--json"], &target[..]].concat()).await
+    created(config, &[&["services", "add", "--json"][..], &target].concat()).await
 }
 
 async fn created(config: &Config, command: &[&str]) -> i64 {

@@ -1,0 +1,143 @@
+//! Storing what was delivered, and acknowledging it once it is committed.
+
+use std::collections::HashMap;
+
+use actix::{ActorFutureExt, AsyncContext, Context, WrapFuture};
+use outhook_core::{event::Header, identity::BotId};
+
+use super::{CurrentSession, Done, Kind, QueueActor};
+use crate::{
+    actors::EVENT_LOG,
+    broker::Delivery,
+    store::{DeadLetter, Intake, NewEvent, StoreError},
+};
+
+/// Deliveries that are being stored, and where they are acknowledged.
+struct Batch {
+    deliveries: Vec<Delivery>,
+    session: Option<CurrentSession>,
+}
+
+impl Batch {
+    fn number(&self) -> Option<u64> {
+        self.session.as_ref().map(|session| session.number)
+    }
+
+    /// Failing means that the session has ended: the deliveries come again and are known then.
+    async fn acknowledge(&self) {
+        if let (Some(current), Some(last)) = (&self.session, self.deliveries.last())
+            && let Err(error) = current.session.ack_up_to(last.tag).await
+        {
+            log::debug!("acknowledging: {error}");
+        }
+    }
+}
+
+impl QueueActor {
+    /// Stores what has arrived while the last job was being done, and acknowledges it once it is
+    /// committed.
+    pub(super) fn store_deliveries(&mut self, context: &mut Context<Self>) {
+        let rows = self.deliveries.len().min(self.batch_rows);
+        let batch =
+            Batch { deliveries: self.deliveries.drain(..rows).collect(), session: self.session.clone() };
+        let bodies = batch.deliveries.iter().map(|delivery| delivery.body.as_slice());
+        let mut intake = sort_out(bodies, self.event_bytes_max);
+        let uncounted = self.quota.uncounted(intake.events.iter().map(|event| event.header.bot));
+        let store = self.store.clone();
+        let count = async move {
+            if uncounted.is_empty() { Ok(HashMap::new()) } else { store.count_unfinished(uncounted).await }
+        };
+        let counted = count.into_actor(self).map(move |counts, actor, context| match counts {
+            Ok(counts) => {
+                actor.apply_quota(&mut intake, counts);
+                actor.commit(intake, batch, context);
+            }
+            Err(error) => actor.not_stored(batch, &error, context),
+        });
+        context.spawn(counted);
+    }
+
+    fn commit(&mut self, intake: Intake, batch: Batch, context: &mut Context<Self>) {
+        let store = self.store.clone();
+        let job = async move {
+            let stored = store.store_deliveries(intake).await;
+            if stored.is_ok() {
+                batch.acknowledge().await;
+            }
+            (stored, batch)
+        };
+        context.spawn(job.into_actor(self).map(|(stored, batch), actor, context| match stored {
+            Ok(stored) => actor.done(Done::Stored(stored, batch.deliveries.len()), context),
+            Err(error) => actor.not_stored(batch, &error, context),
+        }));
+    }
+
+    /// Puts a batch back, unless its session has ended: then it comes again by itself.
+    fn not_stored(&mut self, batch: Batch, error: &StoreError, context: &mut Context<Self>) {
+        let rows = batch.deliveries.len();
+        if batch.number() == self.session.as_ref().map(|session| session.number) {
+            for delivery in batch.deliveries.into_iter().rev() {
+                self.deliveries.push_front(delivery);
+            }
+        }
+        if error.is_transient() { self.failed(error, context) } else { self.isolate(rows, error, context) }
+    }
+
+    fn apply_quota(&mut self, intake: &mut Intake, counts: impl IntoIterator<Item = (BotId, usize)>) {
+        for (bot, unfinished) in counts {
+            self.quota.counted(bot, unfinished);
+        }
+        let (kept, overflow) = std::mem::take(&mut intake.events)
+            .into_iter()
+            .partition(|event| self.quota.take(event.header.bot));
+        (intake.events, intake.overflow) = (kept, overflow);
+    }
+
+    /// The database refuses a batch: smaller ones are stored until the guilty delivery stands alone, which
+    /// is then set aside.
+    fn isolate(&mut self, rows: usize, error: &StoreError, context: &mut Context<Self>) {
+        log::error!("the database refuses a batch of {rows} deliveries: {error}");
+        self.job = None;
+        if rows > 1 {
+            self.batch_rows = rows / 2;
+            return self.next_job(Kind::Due, context);
+        }
+        let Some(delivery) = self.deliveries.pop_front() else { return self.nudge(context) };
+        let detail = format!("it can't be stored as an event: {error}");
+        let letter =
+            DeadLetter { bot: None, message: None, reason: "poison", detail, payload: delivery.body.clone() };
+        self.job = Some(Kind::Store);
+        let batch = Batch { deliveries: vec![delivery], session: self.session.clone() };
+        self.commit(Intake { dead: vec![letter], ..Intake::default() }, batch, context);
+    }
+}
+
+/// Tells events from what can't be one.
+fn sort_out<'a>(bodies: impl Iterator<Item = &'a [u8]>, event_bytes_max: usize) -> Intake {
+    let mut intake = Intake::default();
+    for body in bodies {
+        match read_delivery(body, event_bytes_max) {
+            Ok(event) => intake.events.push(event),
+            Err(letter) => {
+                log::warn!(target: EVENT_LOG, "a delivery is dead-lettered: {}", letter.detail);
+                metrics::counter!("outhook_dead_letters_total", "reason" => letter.reason).increment(1);
+                intake.dead.push(letter);
+            }
+        }
+    }
+    intake
+}
+
+/// Reads a delivery, or says why it is no event.
+pub(crate) fn read_delivery(body: &[u8], event_bytes_max: usize) -> Result<NewEvent, DeadLetter> {
+    let dead =
+        |reason, detail| DeadLetter { bot: None, message: None, reason, detail, payload: body.to_vec() };
+    if body.len() > event_bytes_max {
+        let detail = format!("{} bytes are more than queue.max_event_bytes ({event_bytes_max})", body.len());
+        return Err(dead("too_large", detail));
+    }
+    match Header::read(body) {
+        Ok(header) => Ok(NewEvent { header, replay: 0, payload: body.to_vec() }),
+        Err(malformed) => Err(dead("malformed", malformed.to_string())),
+    }
+}

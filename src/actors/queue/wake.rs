@@ -1,0 +1,65 @@
+//! When to look for rows: at a moment, when somebody else has written, and now and then.
+
+use std::time::Duration;
+
+use actix::{ActorFutureExt, AsyncContext, Context, WrapFuture};
+use outhook_core::identity::Millis;
+
+use super::{QueueActor, RETRY_DELAY_MAX};
+use crate::store::{StoreError, Wake, now};
+
+/// The database is looked at this often even if nobody says that there is something new.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
+
+impl QueueActor {
+    /// Looks at this moment, unless it looks before.
+    pub(super) fn arm_due_timer(&mut self, due: Millis, context: &mut Context<Self>) {
+        if self.due_timer.is_some_and(|(armed, _)| armed <= due) {
+            return;
+        }
+        if let Some((_, timer)) = self.due_timer.take() {
+            context.cancel_future(timer);
+        }
+        let wait = Duration::from_millis(u64::try_from(due - now()).unwrap_or(0));
+        let timer = context.run_later(wait, |actor, context| {
+            actor.due_timer = None;
+            actor.look(context);
+        });
+        self.due_timer = Some((due, timer));
+    }
+
+    pub(super) fn look(&mut self, context: &mut Context<Self>) {
+        self.is_due = true;
+        self.nudge(context);
+    }
+
+    pub(super) fn look_regularly(context: &mut Context<Self>) {
+        context.run_later(LOOK_EVERY, |actor, context| {
+            actor.look(context);
+            Self::look_regularly(context);
+        });
+    }
+
+    /// Looks whenever somebody else has written to the inbox.
+    pub(super) fn listen(&mut self, context: &mut Context<Self>) {
+        let store = self.store.clone();
+        let listen = async move { store.listen().await };
+        context.spawn(listen.into_actor(self).map(|wake, actor, context| actor.heard(wake, context)));
+    }
+
+    fn heard(&mut self, wake: Result<Wake, StoreError>, context: &mut Context<Self>) {
+        match wake {
+            Ok(mut wake) => {
+                // What was written before we began to listen is found by looking now.
+                self.health.database_answers();
+                self.look(context);
+                let next = async move { wake.heard().await.map(|()| wake) };
+                context.spawn(next.into_actor(self).map(|wake, actor, context| actor.heard(wake, context)));
+            }
+            Err(error) => {
+                self.health.database_is_away(&error);
+                context.run_later(RETRY_DELAY_MAX, Self::listen);
+            }
+        }
+    }
+}

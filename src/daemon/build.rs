@@ -1,0 +1,158 @@
+//! How the actors are built, and built again.
+
+use std::{rc::Rc, sync::Arc};
+
+use actix::Arbiter;
+use outhook_core::{egress::Egress, lanes::Limits, retry::RetryPolicy};
+use tokio::sync::Semaphore;
+
+use super::Actors;
+use crate::{
+    actors::{
+        event::{self, EventActor},
+        flag::{self, FlagActor},
+        queue::{self, QueueActor},
+        reply::{self, Outlet, ReplyActor},
+        service_call::CallTools,
+    },
+    broker::{Amqp, Broker},
+    config::{Config, queue::QueueUrl, reply::ReplyTo},
+    directory::Directory,
+    health::Health,
+    http::{WebhookClient, client_config},
+    messages::drain::Stop,
+    room::Room,
+    store::Store,
+    supervise::{Arbiters, Supervisor},
+    zulip::{RestClient, Site},
+};
+
+/// What actors are built from, by a factory that may run on another thread.
+#[derive(Clone)]
+pub(super) struct Parts {
+    config: Arc<Config>,
+    store: Store,
+    health: Health,
+    directory: Directory,
+    site: Arc<Site>,
+    egress: Arc<Egress>,
+    tls: Arc<rustls::ClientConfig>,
+    retry: RetryPolicy,
+    room: Room,
+    permits: Arc<Semaphore>,
+}
+
+impl Parts {
+    /// Everything that the actors share.
+    pub(super) fn new(config: &Arc<Config>, store: Store, health: Health, site: Arc<Site>) -> Self {
+        Self {
+            directory: Directory::new(store.clone(), health.clone(), config.actors.bots_cached),
+            egress: Arc::new(Egress::from(&config.egress)),
+            tls: client_config(),
+            retry: RetryPolicy::from(&config.retry),
+            room: Room::new(config.actors.in_memory_events),
+            permits: Arc::new(Semaphore::new(config.http.max_calls)),
+            config: Arc::clone(config),
+            store,
+            health,
+            site,
+        }
+    }
+
+    fn queue_actor(&self, actors: &Actors, supervisor: &Supervisor) -> QueueActor {
+        let queue = &self.config.queue;
+        let broker = match &queue.url {
+            QueueUrl::Stored => None,
+            QueueUrl::Amqp(url) => {
+                let amqp = Amqp::new(url.clone(), queue.name.clone(), queue.prefetch);
+                Some(Rc::new(amqp) as Rc<dyn Broker>)
+            }
+        };
+        let links = queue::Links {
+            store: self.store.clone(),
+            broker,
+            events: actors.events.clone(),
+            health: self.health.clone(),
+            supervisor: supervisor.clone(),
+            room: self.room.clone(),
+        };
+        QueueActor::new(&self.config, links)
+    }
+
+    fn event_actor(&self, actors: &Actors, shard: usize, generation: u64) -> EventActor {
+        let config = &self.config.actors;
+        let limits = Limits {
+            calls_per_bot: config.calls_per_bot,
+            waiting_per_bot: config.waiting_per_bot,
+            // The other half is for events whose calls have begun.
+            waiting_total: (config.in_memory_events / 2 / actors.events.len()).max(1),
+        };
+        let (egress, tls) = (Arc::clone(&self.egress), Arc::clone(&self.tls));
+        let tools = CallTools {
+            directory: self.directory.clone(),
+            client: WebhookClient::new(&self.config.http, egress, tls, self.site.user_agent()),
+            egress: Arc::clone(&self.egress),
+            retry: self.retry.clone(),
+            site: Arc::clone(&self.site),
+            has_outbox: !matches!(self.config.reply.to, ReplyTo::None),
+        };
+        let links = event::Links {
+            queue: actors.queue.clone(),
+            flag: actors.flag.clone(),
+            room: self.room.clone(),
+            permits: Arc::clone(&self.permits),
+        };
+        EventActor::new(shard, generation, limits, tools, links)
+    }
+
+    fn flag_actor(&self, actors: &Actors) -> FlagActor {
+        let links = flag::Links {
+            events: actors.events.clone(),
+            queue: actors.queue.clone(),
+            replies: actors.replies.clone(),
+        };
+        FlagActor::new(self.store.clone(), self.health.clone(), &self.config.flag, links)
+    }
+
+    fn reply_actor(&self) -> ReplyActor {
+        let outlet = match &self.config.reply.to {
+            ReplyTo::Zulip { site } => Outlet::Zulip {
+                rest: Box::new(RestClient::new(site.clone(), Arc::clone(&self.tls))),
+                site: Arc::clone(&self.site),
+            },
+            ReplyTo::Log | ReplyTo::None => Outlet::Log,
+        };
+        ReplyActor::new(reply::Links {
+            store: self.store.clone(),
+            health: self.health.clone(),
+            directory: self.directory.clone(),
+            outlet,
+            retry: self.retry.clone(),
+            in_flight_max: self.config.reply.in_flight,
+            give_up_after: self.config.reply.give_up_after,
+        })
+    }
+}
+
+/// Spawns the actors, last ones of the pipeline first. When QueueActor or FlagActor ends, events may be
+/// held that nobody will ever settle, so every EventActor takes its shard over anew.
+pub(super) fn keep_actors(supervisor: &Supervisor, actors: &Actors, arbiters: &Arbiters, parts: &Parts) {
+    let main = Arbiter::current();
+    let renew_events = |actors: &Actors| {
+        let events = actors.events.clone();
+        move || events.iter().for_each(|actor| actor.send(Stop))
+    };
+    let part = parts.clone();
+    supervisor.keep(actors.replies.clone(), main.clone(), move |_| part.reply_actor(), || {});
+    let (part, links) = (parts.clone(), actors.clone());
+    let factory = move |_| part.flag_actor(&links);
+    supervisor.keep(actors.flag.clone(), main.clone(), factory, renew_events(actors));
+    let (part, links, chief) = (parts.clone(), actors.clone(), supervisor.clone());
+    let factory = move |_| part.queue_actor(&links, &chief);
+    supervisor.keep(actors.queue.clone(), main, factory, renew_events(actors));
+    for (shard, arbiter) in arbiters.handles().into_iter().enumerate() {
+        let (part, links) = (parts.clone(), actors.clone());
+        let factory = move |generation| part.event_actor(&links, shard, generation);
+        supervisor.keep(actors.events[shard].clone(), arbiter, factory, || {});
+    }
+}
