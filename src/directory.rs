@@ -35,7 +35,13 @@ impl Directory {
         loop {
             let load = async { self.store.find_bot(bot).await.map(|found| found.map(Arc::new)) };
             match self.bots.try_get_with(bot, load).await {
-                Ok(found) => return found,
+                Ok(found) => {
+                    if !found.as_ref().is_ok_and(|bot| !bot.services.is_empty()) {
+                        // Whoever sets up a bot just now should not have to wait.
+                        self.bots.invalidate(&bot).await;
+                    }
+                    return found;
+                }
                 Err(error) => {
                     self.health.database_is_away(&error);
                     tokio::time::sleep(RETRY_DELAY).await;

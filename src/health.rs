@@ -24,35 +24,39 @@ struct Inner {
     mailboxes: Mutex<Vec<Arc<MailboxStats>>>,
 }
 
-/// A part outside the process: away until it has answered.
+/// A part outside the process.
 #[derive(Default)]
-struct Part {
-    answers: AtomicBool,
-    complaint: Mutex<String>,
+struct Part(Mutex<State>);
+
+#[derive(Default)]
+enum State {
+    #[default]
+    Unknown,
+    Answers,
+    Away(String),
 }
 
 impl Part {
     /// Whether this is news.
     fn answered(&self) -> bool {
-        !self.answers.swap(true, Relaxed)
+        !matches!(self.replace(State::Answers), State::Answers)
     }
 
     /// Whether this is news.
     fn is_away(&self, complaint: String) -> bool {
-        *self.complaint.lock().unwrap_or_else(PoisonError::into_inner) = complaint;
-        self.answers.swap(false, Relaxed)
+        !matches!(self.replace(State::Away(complaint)), State::Away(_))
+    }
+
+    fn replace(&self, state: State) -> State {
+        std::mem::replace(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner), state)
     }
 
     fn fault(&self, name: &str) -> Option<String> {
-        if self.answers.load(Relaxed) {
-            return None;
+        match &*self.0.lock().unwrap_or_else(PoisonError::into_inner) {
+            State::Answers => None,
+            State::Unknown => Some(format!("{name}: not connected yet")),
+            State::Away(complaint) => Some(format!("{name}: {complaint}")),
         }
-        let complaint = self.complaint.lock().unwrap_or_else(PoisonError::into_inner);
-        Some(if complaint.is_empty() {
-            format!("{name}: not connected yet")
-        } else {
-            format!("{name}: {complaint}")
-        })
     }
 }
 

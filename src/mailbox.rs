@@ -80,11 +80,20 @@ impl<A: Actor<Context = Context<A>>> Mailbox<A> {
         M: Message<Result = ()> + Send + 'static,
         A: Handler<Tracked<M>>,
     {
+        self.deliver(message);
+    }
+
+    /// Sends a message; `false` if there is no actor at the moment.
+    pub(crate) fn deliver<M>(&self, message: M) -> bool
+    where
+        M: Message<Result = ()> + Send + 'static,
+        A: Handler<Tracked<M>>,
+    {
         let address = self.inner.address.read().unwrap_or_else(PoisonError::into_inner);
-        if let Some(address) = address.as_ref() {
-            let queued = Queued::new(&self.inner.stats);
-            address.do_send(Tracked { message, queued });
-        }
+        let Some(address) = address.as_ref() else { return false };
+        let queued = Queued::new(&self.inner.stats);
+        address.do_send(Tracked { message, queued });
+        true
     }
 
     /// Connects a new generation of the actor.

@@ -4,5 +4,11 @@
 mod admin;
 mod cli;
 mod drain;
+mod egress;
+mod handlers;
+mod main_job;
+mod malformed;
+mod order;
+mod outcomes;
 mod reconnect;
 mod support;

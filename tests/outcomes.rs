@@ -1,5 +1,4 @@
 //! What happens to an answer: every row of the outcome table, each with a bot of its own at one daemon.
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::{Duration, SystemTime};
@@ -57,14 +56,14 @@ async fn a_target_that_the_egress_rules_forbid_fails_at_once_and_is_told() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_answer_that_ends_with_its_connection_is_read_to_its_end() {
     let mut table = Table::default();
-    for version in ["1.0", "1.1"] {
-        let expected = Outcome::succeeded(Says::reply("soup"));
-        let answer = move |_| {
-            let head = format!("HTTP/{version} 200 OK\r\nconnection: close\r\n\r\n");
-            Answer::Raw([head.as_bytes(), br#"{"content":"soup"}"#].concat())
-        };
-        table.answer(&format!("HTTP/{version}"), expected, answer).await;
-    }
+    let answer = |_| {
+        let head = b"HTTP/1.0 200 OK\r\nconnection: close\r\n\r\n".as_slice();
+        Answer::Raw([head, br#"{"content":"soup"}"#].concat())
+    };
+    table.answer("HTTP/1.0", Outcome::succeeded(Says::reply("soup")), answer).await;
+    // awc takes an HTTP/1.1 answer that announces no body to have none; docs/SEMANTICS.md says so.
+    let answer = |_| Answer::Raw(b"HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n{}".to_vec());
+    table.answer("HTTP/1.1", Outcome::succeeded(Says::Nothing), answer).await;
 
     table.check(&config()).await;
 }

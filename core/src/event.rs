@@ -75,9 +75,12 @@ impl Header {
     /// [`Malformed`] when the body is not a JSON object, or a required field is missing or of
     /// another type. Optional fields of an unexpected type are passed over.
     pub fn read(body: &[u8]) -> Result<Self, Malformed> {
-        let event: RawEvent<'_> =
-            serde_json::from_slice(body).map_err(|error| Malformed::NotJson(error.to_string()))?;
-        let message = event.message.ok_or(MESSAGE)?;
+        let event: RawEvent<'_> = if is_object(body) {
+            serde_json::from_slice(body).map_err(|error| Malformed::NotJson(error.to_string()))?
+        } else {
+            return Err(Malformed::NotJson("it does not begin with {".into()));
+        };
+        let message = event.message.filter(|message| is_object(message.get().as_bytes())).ok_or(MESSAGE)?;
         let message: RawMessage<'_> = serde_json::from_str(message.get()).map_err(|_| MESSAGE)?;
         let id =
             integer(message.id).ok_or(Malformed::Field { field: "message.id", expected: "an integer" })?;
@@ -86,6 +89,11 @@ impl Header {
             .ok_or(Malformed::Field { field: "user_profile_id", expected: "an integer" })?;
         Ok(Self { bot, message: id, conversation: conversation(&message) })
     }
+}
+
+/// Asked before parsing, because serde takes arrays for structures too.
+fn is_object(json: &[u8]) -> bool {
+    json.trim_ascii_start().starts_with(b"{")
 }
 
 const MESSAGE: Malformed = Malformed::Field { field: "message", expected: "an object" };
@@ -159,6 +167,7 @@ mod tests {
         for (body, field) in [
             (r#"{"user_profile_id":1}"#, "message"),
             (r#"{"message":[],"user_profile_id":1}"#, "message"),
+            (r#"{"message":[7,"x",null,null,null,null,null],"user_profile_id":1}"#, "message"),
             (r#"{"message":{"content":"x"},"user_profile_id":1}"#, "message.id"),
             (r#"{"message":{"id":"7","content":"x"},"user_profile_id":1}"#, "message.id"),
             (r#"{"message":{"id":7.5,"content":"x"},"user_profile_id":1}"#, "message.id"),
@@ -173,7 +182,17 @@ mod tests {
                 other => panic!("{body}: {other:?}"),
             }
         }
-        for body in ["", "not json", "[]", "null", "7", "{\"message\":", "\u{feff}{}"] {
+        for body in [
+            "",
+            "not json",
+            "[]",
+            r#"[{"id":7,"content":"x"},1]"#,
+            "\"secret\"",
+            "null",
+            "7",
+            "{\"message\":",
+            "\u{feff}{}",
+        ] {
             assert!(matches!(header(body), Err(Malformed::NotJson(_))), "{body}");
         }
         assert!(

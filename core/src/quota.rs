@@ -1,8 +1,8 @@
 //! How many unfinished events a bot may have.
 //!
 //! Counting a bot's rows for every delivery would cost more than storing them. So a bot is counted once,
-//! and may then take as many as it had left before it is counted again: events that finish in the
-//! meantime only make the count too high, never too low.
+//! and is counted again only when a batch holds more for it than it had left: events that finish in
+//! the meantime only make the count too high, never too low.
 
 use std::collections::HashMap;
 
@@ -22,16 +22,20 @@ impl Quota {
         Self { limit, bots_max, left: HashMap::new() }
     }
 
-    /// Which of these bots have to be counted before they may take anything. What was known of others
-    /// is forgotten here if it has become too much.
-    pub fn uncounted(&mut self, bots: impl IntoIterator<Item = BotId>) -> Vec<BotId> {
+    /// Which of the bots of a batch, each named once for every event, have to be counted first: those
+    /// that are not known to have room for all of theirs. What was known of others is forgotten here
+    /// if it has become too much.
+    pub fn uncounted(&mut self, batch: impl IntoIterator<Item = BotId>) -> Vec<BotId> {
         if self.left.len() > self.bots_max {
             self.left.clear();
         }
-        let mut uncounted: Vec<BotId> =
-            bots.into_iter().filter(|bot| self.left.get(bot).is_none_or(|left| *left == 0)).collect();
+        let mut wanted: HashMap<BotId, usize> = HashMap::new();
+        for bot in batch {
+            *wanted.entry(bot).or_default() += 1;
+        }
+        wanted.retain(|bot, events| self.left.get(bot).is_none_or(|left| left < events));
+        let mut uncounted: Vec<BotId> = wanted.into_keys().collect();
         uncounted.sort_unstable();
-        uncounted.dedup();
         uncounted
     }
 
@@ -65,6 +69,16 @@ mod tests {
         assert_eq!(quota.uncounted([7]), [7]);
         quota.counted(7, 2);
         assert!(quota.take(7));
+    }
+
+    #[test]
+    fn a_bot_is_counted_again_before_a_batch_that_may_not_fit() {
+        let mut quota = Quota::new(3, 10);
+        quota.counted(7, 0);
+        assert!(quota.uncounted([7, 7, 7]).is_empty());
+        assert!(quota.take(7));
+        assert!(quota.uncounted([7, 7]).is_empty());
+        assert_eq!(quota.uncounted([7, 7, 7]), [7]);
     }
 
     #[test]

@@ -14,7 +14,8 @@ use sea_orm_migration::{
     MigratorTraitSelf,
     prelude::*,
     sea_orm::{
-        DatabaseConnection, DbBackend, DbErr, SqliteTransactionMode, TransactionOptions, TransactionTrait,
+        DatabaseConnection, DbBackend, DbErr, SqliteTransactionMode, Statement, TransactionOptions,
+        TransactionTrait,
     },
 };
 
@@ -83,7 +84,7 @@ impl Migrator {
     /// # Errors
     /// Whatever the database answers.
     pub async fn status(&self, db: &DatabaseConnection) -> Result<Status, DbErr> {
-        let has_zulip_tables = SchemaManager::new(db).has_table("zerver_userprofile").await?;
+        let has_zulip_tables = has_zulip_tables(db).await?;
         let all = Migrator { own_tables: true };
         let pending = all.get_pending_migrations_read_only(db).await?;
         let own = m20261101_000002_own_tables::Migration;
@@ -98,4 +99,18 @@ impl Migrator {
                 .collect(),
         })
     }
+}
+
+/// Whether any table has a name of Zulip's.
+async fn has_zulip_tables(db: &DatabaseConnection) -> Result<bool, DbErr> {
+    let sql = match db.get_database_backend() {
+        DbBackend::Postgres => {
+            "SELECT 1 FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+             WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f') AND n.nspname = ANY (current_schemas(false))
+               AND c.relname LIKE 'zerver\\_%' LIMIT 1"
+        }
+        _ => "SELECT 1 FROM sqlite_master WHERE name LIKE 'zerver\\_%' ESCAPE '\\' LIMIT 1",
+    };
+    let found = db.query_one_raw(Statement::from_string(db.get_database_backend(), sql)).await?;
+    Ok(found.is_some())
 }

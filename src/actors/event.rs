@@ -4,7 +4,7 @@
 //! It holds no state that can't be found again in the database. A new generation takes its shard over:
 //! it drops what it is offered until the QueueActor has freed the rows that its predecessor held.
 
-use std::{collections::HashMap, rc::Rc, sync::Arc};
+use std::{collections::HashMap, rc::Rc, sync::Arc, time::Duration};
 
 use actix::{Actor, ActorContext, ActorFutureExt, AsyncContext, Context, Handler, WrapFuture};
 use outhook_core::{
@@ -35,6 +35,9 @@ use crate::{
     room::{Place, Room},
     store::{Bot, DeadLetter, InboxEvent, NotCallable, now},
 };
+
+/// The wait before another try to take over a shard.
+const RETRY_DELAY: Duration = Duration::from_millis(50);
 
 /// See the module.
 pub(crate) struct EventActor {
@@ -117,10 +120,13 @@ impl EventActor {
     fn take_over(&mut self, context: &mut Context<Self>) {
         let (done, committed) = oneshot::channel();
         self.flag.send(Flush { done });
-        context.spawn(committed.into_actor(self).map(|result, actor, context| match result {
-            Ok(()) => actor.queue.send(TakeOverShard { shard: actor.shard }),
-            // FlagActor ended before: then it and every EventActor are built again.
-            Err(_) => context.stop(),
+        context.spawn(committed.into_actor(self).map(|committed, actor, context| {
+            let is_asked = committed.is_ok() && actor.queue.deliver(TakeOverShard { shard: actor.shard });
+            if !is_asked {
+                // One of them is not there, now or yet. Once it was asked, QueueActor answers, or else every
+                // EventActor is built again.
+                context.run_later(RETRY_DELAY, Self::take_over);
+            }
         }));
     }
 

@@ -69,7 +69,8 @@ impl Intake {
             let body = "the bot has queue.stored_per_bot unfinished events already\n";
             return Ok(HttpResponse::TooManyRequests().body(body));
         }
-        let stored = self.store.put_into_inbox(vec![event]).await?;
+        let stored = self.store.put_into_inbox(vec![event], self.stored_per_bot).await?;
+        metrics::counter!("outhook_events_taken_total").increment(stored as u64);
         self.inbox.send(DueAt(now()));
         let status = if stored > 0 { "stored" } else { "known" };
         Ok(HttpResponse::Accepted().json(json!({ "status": status })))

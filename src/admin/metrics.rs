@@ -13,7 +13,10 @@ pub(super) fn install() -> PrometheusHandle {
     if metrics::set_global_recorder(recorder).is_err() {
         log::debug!("a metrics recorder was installed before");
     }
-    describe_counter!("outhook_events_taken_total", "Events stored in the inbox");
+    describe_counter!(
+        "outhook_events_taken_total",
+        "Events stored by this process; `outhook send` is another one"
+    );
     describe_counter!("outhook_events_finished_total", "Events each of whose calls has finished");
     describe_counter!("outhook_events_parked_total", "Times an event was put aside until a retry");
     describe_counter!("outhook_dead_letters_total", "Deliveries set aside, by reason");
@@ -29,6 +32,11 @@ pub(super) fn install() -> PrometheusHandle {
     describe_histogram!("outhook_call_seconds", metrics::Unit::Seconds, "Duration of attempts");
     describe_histogram!("outhook_batch_rows", "Completions in a commit");
     describe_histogram!("outhook_intake_rows", "Deliveries in a store transaction");
+    describe_histogram!(
+        "outhook_inbox_job_seconds",
+        metrics::Unit::Seconds,
+        "Duration of work on the inbox, by job"
+    );
     describe_gauge!("outhook_up", "1 for each actor that runs");
     describe_gauge!("outhook_mailbox_depth", "Messages that wait, by actor");
     describe_gauge!("outhook_restarts", "Restarts after a failure, by actor");

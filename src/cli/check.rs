@@ -30,10 +30,12 @@ pub(super) async fn execute(config: Config) -> Result<Exit, Failed> {
 
 async fn check_database(config: &Config) -> Result<String, Failed> {
     let store = store::open(&config.database).await?;
-    store.ping().await?;
-    let applied = store.prepare_tables(&config.database).await?;
+    let pending = store.pending_migrations(&config.database).await?;
     store.close().await;
-    Ok(format!("{} answers, {applied} migrations were pending", config.database.url))
+    if pending > 0 && !config.database.auto_migrate {
+        return Err(Failed::usage(format!("{pending} migrations are pending: run `outhook migrate`")));
+    }
+    Ok(format!("{} answers, {pending} migrations are pending", config.database.url))
 }
 
 async fn check_queue(config: &Config) -> Result<String, Failed> {

@@ -86,6 +86,14 @@ fn state(row: &CallRow) -> &'static str {
 }
 
 fn reason(row: &CallRow) -> String {
+    if row.call_state.is_none() && state(row) == "finished" {
+        return "the bot had no services".into();
+    }
+    let next = row.due.map(|due| format!("; next try at {}", moment(due))).unwrap_or_default();
+    why(row) + &next
+}
+
+fn why(row: &CallRow) -> String {
     match (&row.fault, &row.detail) {
         (Some(fault), Some(detail)) => format!("{fault}: {detail}"),
         (fault, detail) => fault.clone().or_else(|| detail.clone()).unwrap_or_default(),

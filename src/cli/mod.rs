@@ -100,7 +100,7 @@ fn execute(cli: Cli) -> Result<Exit, Failed> {
 }
 
 /// What libraries say at the level of information is of no use to an operator.
-const QUIET: &str = "sqlx=warn,sea_orm_migration=warn,actix_server=warn,lapin=warn";
+const QUIET: &str = "sqlx=warn,sea_orm_migration=warn,actix_server=warn,lapin=warn,tracing=warn";
 
 /// Logs to standard error. `RUST_LOG` wins over the given filter.
 fn start_logging(filter: &str) {

@@ -13,7 +13,10 @@ use serde_json::{Value, json};
 use super::{open_store, output::say};
 use crate::{
     broker::Publisher,
-    config::{Config, queue::QueueUrl},
+    config::{
+        Config,
+        queue::{Queue, QueueUrl},
+    },
     exit::{Exit, Failed},
     store::{NewEvent, Store, now},
 };
@@ -47,7 +50,7 @@ pub(super) struct Send {
 
 /// Where events are put.
 enum Target {
-    Inbox(Store, usize),
+    Inbox(Store, Queue),
     Broker(Box<Publisher>),
 }
 
@@ -149,7 +152,7 @@ async fn send_lines(target: &Target, lines: Box<dyn BufRead>) -> Result<usize, F
 impl Target {
     async fn open(config: &Config) -> Result<Self, Failed> {
         match &config.queue.url {
-            QueueUrl::Stored => Ok(Self::Inbox(open_store(config).await?, config.queue.max_event_bytes)),
+            QueueUrl::Stored => Ok(Self::Inbox(open_store(config).await?, config.queue.clone())),
             QueueUrl::Amqp(url) => {
                 let publisher = Publisher::connect(url, &config.queue.name).await;
                 let publisher = publisher
@@ -159,19 +162,20 @@ impl Target {
         }
     }
 
-    /// Puts events on the queue and says how many; those that the inbox knows already don't count.
+    /// Puts events on the queue and says how many. Those that the inbox knows already don't count, nor do
+    /// those beyond `queue.stored_per_bot`, which are dead letters.
     async fn put(&self, bodies: Vec<Vec<u8>>) -> Result<usize, Failed> {
         match self {
             Self::Broker(publisher) => {
                 publisher.publish(&bodies).await.map_err(Failed::unavailable)?;
                 Ok(bodies.len())
             }
-            Self::Inbox(store, event_bytes_max) => {
+            Self::Inbox(store, queue) => {
                 let mut events = Vec::with_capacity(bodies.len());
                 for body in bodies {
-                    events.push(read_event(body, *event_bytes_max)?);
+                    events.push(read_event(body, queue.max_event_bytes)?);
                 }
-                Ok(store.put_into_inbox(events).await?)
+                Ok(store.put_into_inbox(events, queue.stored_per_bot).await?)
             }
         }
     }

@@ -5,8 +5,11 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use actix_web::http::header::{CONTENT_ENCODING, CONTENT_LENGTH, HeaderMap, RETRY_AFTER};
-use awc::{Client, Connector};
+use actix_web::{
+    error::PayloadError,
+    http::header::{CONTENT_ENCODING, CONTENT_LENGTH, HeaderMap, RETRY_AFTER, TRANSFER_ENCODING},
+};
+use awc::{Client, ClientResponse, Connector};
 use futures_util::StreamExt;
 use outhook_core::{
     egress::Egress,
@@ -21,6 +24,7 @@ use super::{
     dial::Dialler,
     faults,
     inflate::{ENCODINGS, inflate},
+    socket::is_end,
 };
 use crate::{config::http::Http, store::now};
 
@@ -112,26 +116,38 @@ impl WebhookClient {
         };
         let (status, retry_after) = (response.status().as_u16(), retry_after(response.headers()));
         let encoding = text(response.headers(), CONTENT_ENCODING).unwrap_or_default().to_owned();
-        if text(response.headers(), CONTENT_LENGTH)
-            .and_then(|length| length.parse::<u64>().ok())
-            .is_some_and(|length| length > self.response_bytes_max as u64)
-        {
-            return faults::too_large();
-        }
-        let mut body = Vec::new();
-        while let Some(chunk) = response.next().await {
-            match chunk {
-                Ok(chunk) if body.len() + chunk.len() > self.response_bytes_max => {
-                    return faults::too_large();
-                }
-                Ok(chunk) => body.extend_from_slice(&chunk),
-                Err(error) => return faults::no_body(&error),
-            }
-        }
-        match inflate(body, &encoding, self.response_bytes_max) {
+        let body = read_body(&mut response, self.response_bytes_max).await.and_then(|body| {
+            inflate(body, &encoding, self.response_bytes_max).map_err(|error| faults::not_inflated(&error))
+        });
+        match body {
             Ok(body) => Attempt::Answered { status, retry_after, body },
-            Err(error) => faults::not_inflated(&error),
+            Err(fault) if (200..300).contains(&status) => fault,
+            // The status says enough; what came with it is only for people to look at.
+            Err(_) => Attempt::Answered { status, retry_after, body: Vec::new() },
         }
+    }
+}
+
+/// Reads a body up to a size.
+async fn read_body(response: &mut ClientResponse, bytes_max: usize) -> Result<Vec<u8>, Attempt> {
+    let announced = text(response.headers(), CONTENT_LENGTH).and_then(|length| length.parse::<u64>().ok());
+    if announced.is_some_and(|length| length > bytes_max as u64) {
+        return Err(faults::too_large());
+    }
+    let ends_with_connection = announced.is_none() && !response.headers().contains_key(TRANSFER_ENCODING);
+    let mut body = Vec::new();
+    while let Some(chunk) = response.next().await {
+        match chunk {
+            Ok(chunk) if body.len() + chunk.len() > bytes_max => return Err(faults::too_large()),
+            Ok(chunk) => body.extend_from_slice(&chunk),
+            Err(error) if ends_with_connection && faults::cause(&error).is_some_and(is_end) => break,
+            Err(error) => return Err(faults::no_body(&error)),
+        }
+    }
+    match announced {
+        // A connection closed by TLS ends without an error.
+        Some(length) if length > body.len() as u64 => Err(faults::no_body(&PayloadError::Incomplete(None))),
+        _ => Ok(body),
     }
 }
 

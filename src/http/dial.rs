@@ -14,6 +14,8 @@ use futures_util::future::LocalBoxFuture;
 use outhook_core::egress::{Blocked, Egress};
 use thiserror::Error;
 
+use super::socket::Socket;
+
 /// Resolves, checks and dials.
 #[derive(Clone)]
 pub(super) struct Dialler {
@@ -37,11 +39,11 @@ impl Dialler {
         Self { egress }
     }
 
-    async fn dial(self, uri: Uri, port: u16) -> Result<Connection<Uri, TcpStream>, ConnectError> {
+    async fn dial(self, uri: Uri, port: u16) -> Result<Connection<Uri, Socket>, ConnectError> {
         let addresses = resolve(uri.host().unwrap_or_default(), port).await.map_err(resolver_error)?;
         let allowed = self.allowed(addresses).map_err(resolver_error)?;
         let stream = dial_any(&allowed).await.map_err(ConnectError::Io)?;
-        Ok(Connection::new(uri, stream))
+        Ok(Connection::new(uri, Socket::new(stream)))
     }
 
     /// The addresses that may be dialled; an error if there is none.
@@ -96,7 +98,7 @@ fn resolver_error(error: DialError) -> ConnectError {
 }
 
 impl Service<ConnectInfo<Uri>> for Dialler {
-    type Response = Connection<Uri, TcpStream>;
+    type Response = Connection<Uri, Socket>;
     type Error = ConnectError;
     type Future = LocalBoxFuture<'static, Result<Self::Response, Self::Error>>;
 

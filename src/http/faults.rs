@@ -24,11 +24,20 @@ pub(super) fn no_answer(error: &SendRequestError) -> Attempt {
 /// An attempt whose answer's body could not be read.
 pub(super) fn no_body(error: &PayloadError) -> Attempt {
     let fault = match error {
+        error if cause(error).is_some_and(is_tls) => Fault::Tls,
         PayloadError::Overflow => Fault::TooLarge,
         PayloadError::EncodingCorrupted => Fault::NotHttp,
         _ => Fault::Truncated,
     };
     failed(fault, format!("the answer's body: {error}"))
+}
+
+/// The I/O error behind an error of a body.
+pub(super) fn cause(error: &PayloadError) -> Option<&io::Error> {
+    match error {
+        PayloadError::Io(cause) | PayloadError::Incomplete(Some(cause)) => Some(cause),
+        _ => None,
+    }
 }
 
 /// An attempt whose answer could not be decompressed.

@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | `client` | one POST under one deadline, its answer read up to a size |
 //! | `dial` | the connector: every address is checked at the moment it is dialled |
+//! | `socket` | a stream whose end is an error, so that a body that was cut short is noticed |
 //! | `inflate` | decompression that stops at the same size |
 //! | `faults` | what the libraries' errors mean |
 
@@ -11,6 +12,7 @@ mod client;
 mod dial;
 mod faults;
 mod inflate;
+mod socket;
 mod tls;
 
 pub(crate) use client::{Outbound, WebhookClient, retry_after};

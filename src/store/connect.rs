@@ -8,11 +8,14 @@ use std::{
 use migration::Migrator;
 use sea_orm::{
     ConnectOptions, Database,
-    sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous},
+    sqlx::{
+        postgres::PgConnectOptions,
+        sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous},
+    },
 };
 use thiserror::Error;
 
-use super::{Store, StoreError};
+use super::{Store, StoreError, lock::from_sqlx};
 use crate::config::database::{self, DatabaseUrl, Tables};
 
 /// How long a statement waits for a connection, and an SQLite transaction for the write lock.
@@ -43,10 +46,12 @@ pub(crate) async fn open(config: &database::Database) -> Result<Store, StoreErro
             options
         }
         DatabaseUrl::Postgres(url) => {
-            let mut options = ConnectOptions::new(url.expose());
+            let real: PgConnectOptions = url.expose().parse().map_err(from_sqlx)?;
+            // The ORM logs the URL that it is given at the level of traces; so it is not given the real one.
+            let mut options = ConnectOptions::new("postgres://");
             options
                 .max_connections(config.max_connections)
-                .map_sqlx_postgres_opts(|options| options.application_name("outhook"))
+                .map_sqlx_postgres_opts(move |_| real.clone().application_name("outhook"))
                 .connect_lazy(true);
             options
         }
@@ -91,7 +96,10 @@ impl Store {
     }
 
     /// How many migrations are pending, if the tables are those that the configuration speaks of.
-    async fn pending_migrations(&self, config: &database::Database) -> Result<usize, OpenError> {
+    ///
+    /// # Errors
+    /// As [`Store::prepare_tables`].
+    pub(crate) async fn pending_migrations(&self, config: &database::Database) -> Result<usize, OpenError> {
         let status = self.status(migrator(config)).await?;
         let fault = match config.tables {
             Tables::Own if status.has_zulip_tables && !status.created_zulip_tables => {

@@ -6,6 +6,7 @@ use outhook_core::{
     event::Header,
     identity::{BotId, EventId, EventKey, Millis, ServiceId},
     lanes::{LaneWant, Neighbours, Ticket},
+    quota::Quota,
 };
 use sea_orm::{ConnectionTrait, DatabaseTransaction, DbBackend, DbErr, QueryResult, Value};
 
@@ -56,6 +57,14 @@ pub(crate) struct Intake {
     pub(crate) overflow: Vec<NewEvent>,
     /// Everything else.
     pub(crate) dead: Vec<DeadLetter>,
+}
+
+impl Intake {
+    /// Sets those events apart for which their bot has no room.
+    pub(crate) fn within(self, quota: &mut Quota) -> Self {
+        let (events, overflow) = self.events.into_iter().partition(|event| quota.take(event.header.bot));
+        Self { events, overflow, dead: self.dead }
+    }
 }
 
 /// An event that is handed out to be worked on.
@@ -158,11 +167,23 @@ impl Store {
     }
 
     /// Puts events into the inbox from outside the daemon: they are due at once, and whoever works
-    /// on this inbox is woken. Returns how many were new.
-    pub(crate) async fn put_into_inbox(&self, events: Vec<NewEvent>) -> Result<usize, StoreError> {
+    /// on this inbox is woken. Those beyond `stored_per_bot` are dead letters. Returns how many were new.
+    pub(crate) async fn put_into_inbox(
+        &self,
+        events: Vec<NewEvent>,
+        stored_per_bot: usize,
+    ) -> Result<usize, StoreError> {
+        let mut quota = Quota::new(stored_per_bot, usize::MAX);
+        let uncounted = quota.uncounted(events.iter().map(|event| event.header.bot));
+        for (bot, unfinished) in self.count_unfinished(uncounted).await? {
+            quota.counted(bot, unfinished);
+        }
+        let intake = Intake { events, ..Intake::default() }.within(&mut quota);
         self.on_main(|store| async move {
             let transaction = store.begin().await?;
-            let stored = insert_events(&transaction, events, Some(now())).await?;
+            let stored = insert_events(&transaction, intake.events, Some(now())).await?;
+            let overflow = unknown_events(&transaction, intake.overflow).await?;
+            insert_dead_letters(&transaction, None, overflow.into_iter().map(overflowed).collect()).await?;
             super::wake::announce(&transaction).await?;
             transaction.commit().await?;
             Ok(stored.len())

@@ -59,11 +59,6 @@ impl Store {
         Self { inner: Arc::new(Inner { db, runtime: Handle::current() }) }
     }
 
-    /// Whether the database answers.
-    pub(crate) async fn ping(&self) -> Result<(), StoreError> {
-        self.on_main(|store| async move { Ok(store.db().ping().await?) }).await
-    }
-
     /// Closes the pool.
     pub(crate) async fn close(&self) {
         if let Err(error) = self.db().close_by_ref().await {

@@ -18,7 +18,9 @@ mod ports;
 mod postgres;
 mod queue;
 mod rabbitmq;
+mod scene;
 mod server_process;
+pub mod setup;
 
 pub use self::config::{CliOutput, Config};
 pub use self::database::Db;
@@ -29,6 +31,7 @@ pub use self::ports::{RefusedPort, free_port};
 pub use self::postgres::Postgres;
 pub use self::queue::Queue;
 pub use self::rabbitmq::{Rabbit, Vhost};
+pub use self::scene::*;
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;

@@ -1,6 +1,6 @@
 //! A scene: the daemon running on a queue and a database, with the bots that a test gives it.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
@@ -126,8 +126,7 @@ impl Scene {
     /// Gives an account a message with these flags, as Zulip does with everyone who receives it.
     pub async fn give_message(&self, account: i64, message: i64, flags: i64) {
         let columns = "(user_profile_id, message_id, flags)";
-        let sql =
-            format!("INSERT INTO zerver_usermessage {columns} VALUES ({account}, {message}, {flags})");
+        let sql = format!("INSERT INTO zerver_usermessage {columns} VALUES ({account}, {message}, {flags})");
         self.db.exec(&sql).await;
     }
 
@@ -147,7 +146,8 @@ impl Scene {
         let (wanted, sql) = (i64::try_from(n).unwrap(), format!("SELECT count(*) FROM {rows}"));
         let enough = || async { (self.db.count(&sql).await >= wanted).then_some(()) };
         if within(LONG_PATIENCE, enough).await.is_none() {
-            panic!("{} of {n} {what}", self.db.count(&sql).await);
+            let found = self.db.count(&sql).await;
+            panic!("{found} of {n} {what}");
         }
     }
 }
@@ -173,7 +173,7 @@ pub fn form_field(request: &Request, name: &str) -> Option<String> {
 /// An endpoint notices the end of an answer only after the client may have sent its next request, so
 /// `peak_in_flight` can be one too high for a client that keeps to a limit; this never is.
 pub fn peak_overlap(requests: &[Request], answer: Duration) -> usize {
-    let is_open = |request: &Request, at| request.at <= at && at < request.at + answer;
-    let open_at = |at| requests.iter().filter(|request| is_open(request, at)).count();
+    let open_at =
+        |at: Instant| requests.iter().filter(|other| other.at <= at && at < other.at + answer).count();
     requests.iter().map(|request| open_at(request.at)).max().unwrap_or(0)
 }

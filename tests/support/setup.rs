@@ -46,7 +46,7 @@ pub async fn add_bot(config: &Config) -> i64 {
 /// Makes a service of a bot by the product's command, and returns its id.
 pub async fn add_service(config: &Config, bot: i64, url: &str, interface: &str) -> i64 {
     let (bot, name) = (bot.to_string(), unique("service"));
-    let target = ["--bot", &bot, "--name", &name, "--url", url, "--interface", interface];
+    let target: [&str; 8] = ["--bot", &bot, "--name", &name, "--url", url, "--interface", interface];
     created(config, &[&["services", "add", "--json"][..], &target].concat()).await
 }
 

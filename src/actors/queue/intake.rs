@@ -41,7 +41,7 @@ impl QueueActor {
         let batch =
             Batch { deliveries: self.deliveries.drain(..rows).collect(), session: self.session.clone() };
         let bodies = batch.deliveries.iter().map(|delivery| delivery.body.as_slice());
-        let mut intake = sort_out(bodies, self.event_bytes_max);
+        let intake = sort_out(bodies, self.event_bytes_max);
         let uncounted = self.quota.uncounted(intake.events.iter().map(|event| event.header.bot));
         let store = self.store.clone();
         let count = async move {
@@ -49,7 +49,7 @@ impl QueueActor {
         };
         let counted = count.into_actor(self).map(move |counts, actor, context| match counts {
             Ok(counts) => {
-                actor.apply_quota(&mut intake, counts);
+                let intake = actor.within_quota(intake, counts);
                 actor.commit(intake, batch, context);
             }
             Err(error) => actor.not_stored(batch, &error, context),
@@ -83,14 +83,20 @@ impl QueueActor {
         if error.is_transient() { self.failed(error, context) } else { self.isolate(rows, error, context) }
     }
 
-    fn apply_quota(&mut self, intake: &mut Intake, counts: impl IntoIterator<Item = (BotId, usize)>) {
+    fn within_quota(&mut self, intake: Intake, counts: impl IntoIterator<Item = (BotId, usize)>) -> Intake {
         for (bot, unfinished) in counts {
             self.quota.counted(bot, unfinished);
         }
-        let (kept, overflow) = std::mem::take(&mut intake.events)
-            .into_iter()
-            .partition(|event| self.quota.take(event.header.bot));
-        (intake.events, intake.overflow) = (kept, overflow);
+        let intake = intake.within(&mut self.quota);
+        for event in &intake.overflow {
+            log::warn!(
+                target: EVENT_LOG,
+                "bot {} message {}: dead-lettered: the bot has queue.stored_per_bot unfinished events already",
+                event.header.bot, event.header.message
+            );
+            count_letter("overflow");
+        }
+        intake
     }
 
     /// The database refuses a batch: smaller ones are stored until the guilty delivery stands alone, which
@@ -106,10 +112,15 @@ impl QueueActor {
         let detail = format!("it can't be stored as an event: {error}");
         let letter =
             DeadLetter { bot: None, message: None, reason: "poison", detail, payload: delivery.body.clone() };
+        count_letter(letter.reason);
         self.job = Some(Kind::Store);
         let batch = Batch { deliveries: vec![delivery], session: self.session.clone() };
         self.commit(Intake { dead: vec![letter], ..Intake::default() }, batch, context);
     }
+}
+
+fn count_letter(reason: &'static str) {
+    metrics::counter!("outhook_dead_letters_total", "reason" => reason).increment(1);
 }
 
 /// Tells events from what can't be one.
@@ -120,7 +131,7 @@ fn sort_out<'a>(bodies: impl Iterator<Item = &'a [u8]>, event_bytes_max: usize) 
             Ok(event) => intake.events.push(event),
             Err(letter) => {
                 log::warn!(target: EVENT_LOG, "a delivery is dead-lettered: {}", letter.detail);
-                metrics::counter!("outhook_dead_letters_total", "reason" => letter.reason).increment(1);
+                count_letter(letter.reason);
                 intake.dead.push(letter);
             }
         }

@@ -1,0 +1,323 @@
+//! In order within a conversation, beside each other across conversations and bots, and never more at once
+//! than the limits allow.
+
+use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::time::Duration;
+
+use serde_json::Value;
+
+use super::support::*;
+
+/// Every answer of a test about limits takes so long at least, so that calls overlap if they may.
+const ANSWER: Duration = Duration::from_millis(20);
+
+/// A number that looks random, and is always the same for an attempt.
+fn dice(request: &Request) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    (message_of(request), request.header("outhook-attempt")).hash(&mut hasher);
+    hasher.finish()
+}
+
+/// How long an endpoint takes over a request.
+fn latency(request: &Request) -> Duration {
+    Duration::from_millis(dice(request) % 15)
+}
+
+/// Sooner or later, now and then with a failure that is tried again.
+fn moody(request: &Request) -> Answer {
+    let answer = match dice(request) / 15 % 20 {
+        0 => Answer::status(503),
+        1 => Answer::Reset,
+        _ => echo(request),
+    };
+    Answer::Late(latency(request), Box::new(answer))
+}
+
+/// Bots, each with as many conversations of as many messages.
+#[derive(Clone, Copy)]
+struct Talk {
+    bots: usize,
+    conversations: usize,
+    messages: usize,
+}
+
+impl Talk {
+    fn events(self) -> usize {
+        self.bots * self.conversations * self.messages
+    }
+
+    /// The events in order of their messages, as Zulip publishes them: conversation by conversation in
+    /// turn, each named by what it says.
+    fn of_bots(self, bots: &[i64]) -> Vec<Value> {
+        let mut events = vec![];
+        for _ in 0..self.messages {
+            for bot in bots {
+                for stream in 1..=i64::try_from(self.conversations).unwrap() {
+                    let message = i64::try_from(events.len()).unwrap() + 1;
+                    let name = format!("bot {bot}, channel {stream}");
+                    events.push(channel_event(*bot, message, stream, "Kitchen", &name));
+                }
+            }
+        }
+        events
+    }
+}
+
+fn conversation_of(event: &Value) -> String {
+    event["message"]["content"].as_str().unwrap().to_owned()
+}
+
+/// In each conversation a call begins only after the one before it has ended, and a message only after all
+/// attempts of the one before it; and none is left out.
+fn assert_in_order(requests: &[Request], events: &[Value]) {
+    let mut expected: BTreeMap<String, Vec<i64>> = BTreeMap::new();
+    for event in events {
+        let message = event["message"]["id"].as_i64().unwrap();
+        expected.entry(conversation_of(event)).or_default().push(message);
+    }
+    let mut made: BTreeMap<String, Vec<&Request>> = BTreeMap::new();
+    for call in requests {
+        made.entry(call.json()["data"].as_str().unwrap().to_owned()).or_default().push(call);
+    }
+    for (conversation, messages) in expected {
+        let mut calls = made.remove(&conversation).unwrap_or_default();
+        calls.sort_by_key(|call| call.at);
+        for pair in calls.windows(2) {
+            let ended = pair[0].at + latency(pair[0]);
+            assert!(ended <= pair[1].at, "{conversation}: message {} began early", message_of(pair[1]));
+        }
+        let mut called: Vec<i64> = calls.into_iter().map(message_of).collect();
+        called.dedup();
+        assert_eq!(called, messages, "{conversation}");
+    }
+    assert!(made.is_empty(), "nobody wrote in {:?}", made.keys());
+}
+
+/// Sends everything while outhook is at work, and judges by what the endpoint was asked.
+async fn stays_in_order(inlet: Inlet, config: Config, talk: Talk) {
+    let endpoint = Endpoint::start(|request, _| moody(request)).await;
+    let mut scene = Scene::start(inlet, config).await;
+    let mut bots = vec![];
+    for number in 0..talk.bots {
+        bots.push(scene.bot_at(&format!("bot-{number}"), &endpoint.url("/hook")).await);
+    }
+    let events = talk.of_bots(&bots);
+    for part in events.chunks(talk.events().div_ceil(3)) {
+        scene.send(part).await;
+    }
+    scene.finished(talk.events()).await;
+    assert_eq!(scene.drain().await, 0);
+    assert_in_order(&endpoint.requests(), &events);
+    assert_eq!(scene.db.count("SELECT count(*) FROM outhook_dead_letter").await, 0);
+}
+
+const FIFTY: Talk = Talk { bots: 5, conversations: 10, messages: 20 };
+
+#[tokio::test(flavor = "multi_thread")]
+async fn fifty_conversations_are_each_called_in_order_without_a_broker() {
+    let config = Config::sqlite().set("actors.calls_per_bot", "10");
+    stays_in_order(Inlet::Stored, config, FIFTY).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn fifty_conversations_are_each_called_in_order_from_rabbitmq() {
+    let config = Storage::Postgres.config().await.set("actors.calls_per_bot", "10");
+    stays_in_order(Inlet::RabbitMq, config, FIFTY).await;
+}
+
+const ONE_BOT: Talk = Talk { bots: 1, conversations: 30, messages: 10 };
+const THREE_BOTS: Talk = Talk { bots: 3, conversations: 10, messages: 10 };
+
+async fn with_little_memory(inlet: Inlet, storage: Storage, pool: usize, limit: (&str, &str), talk: Talk) {
+    let config = storage.config().await.set("actors.event_pool", &pool.to_string());
+    stays_in_order(inlet, config.set(limit.0, limit.1), talk).await;
+}
+
+macro_rules! in_order_with {
+    ($($name:ident: $inlet:ident, $storage:ident, $pool:literal, $limit:expr, $talk:ident;)*) => { $(
+        #[tokio::test(flavor = "multi_thread")]
+        async fn $name() {
+            with_little_memory(Inlet::$inlet, Storage::$storage, $pool, $limit, $talk).await;
+        }
+    )* };
+}
+
+const FOUR_OF_A_BOT: (&str, &str) = ("actors.waiting_per_bot", "4");
+const TEN_OF_ALL: (&str, &str) = ("actors.in_memory_events", "10");
+
+in_order_with! {
+    rows_beyond_a_bots_room_stay_in_order_with_one_actor: Stored, Sqlite, 1, FOUR_OF_A_BOT, ONE_BOT;
+    rows_beyond_a_bots_room_stay_in_order_with_three_actors: Stored, Postgres, 3, FOUR_OF_A_BOT, ONE_BOT;
+    deliveries_beyond_a_bots_room_stay_in_order_with_one_actor: RabbitMq, Postgres, 1, FOUR_OF_A_BOT, ONE_BOT;
+    deliveries_beyond_a_bots_room_stay_in_order_with_three_actors:
+        RabbitMq, Sqlite, 3, FOUR_OF_A_BOT, ONE_BOT;
+    rows_beyond_all_room_stay_in_order_with_one_actor: Stored, Postgres, 1, TEN_OF_ALL, THREE_BOTS;
+    rows_beyond_all_room_stay_in_order_with_three_actors: Stored, Sqlite, 3, TEN_OF_ALL, THREE_BOTS;
+    deliveries_beyond_all_room_stay_in_order_with_one_actor: RabbitMq, Sqlite, 1, TEN_OF_ALL, THREE_BOTS;
+    deliveries_beyond_all_room_stay_in_order_with_three_actors:
+        RabbitMq, Postgres, 3, TEN_OF_ALL, THREE_BOTS;
+}
+
+/// The messages of requests, sorted.
+fn messages(requests: &[Request]) -> Vec<i64> {
+    let mut messages: Vec<i64> = requests.iter().map(message_of).collect();
+    messages.sort_unstable();
+    messages
+}
+
+/// Answers once the gate lets it through, and after a while.
+async fn behind(gate: &Gate) -> Endpoint {
+    let gate = gate.clone();
+    Endpoint::start(move |request, _| {
+        Answer::Gated(gate.clone(), Box::new(Answer::Late(ANSWER, Box::new(echo(request)))))
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn conversations_are_called_beside_each_other_and_messages_of_one_are_not() {
+    let gate = Gate::new();
+    let endpoint = behind(&gate).await;
+    let scene = Scene::start(Inlet::Stored, Config::sqlite().set("actors.event_pool", "1")).await;
+    let bot = scene.bot_at("soup", &endpoint.url("/hook")).await;
+    let other = scene.bot_at("salad", &endpoint.url("/hook")).await;
+    let first = [
+        channel_event(bot, 1, 7, "Soup", "a conversation"),
+        channel_event(bot, 2, 7, "soup", "the same"),
+        channel_event(bot, 3, 7, "Salad", "another topic"),
+        channel_event(bot, 4, 8, "Soup", "another channel"),
+        direct_event(bot, 5, 31, "a direct message"),
+        direct_event(bot, 6, 31, "to the same people"),
+        channel_event(other, 7, 7, "Soup", "another bot"),
+    ];
+    scene.send(&first).await;
+    endpoint.wait_for(5).await;
+    // What is sent later, and called, comes after everything that could have been called before.
+    scene.send(&[channel_event(bot, 8, 9, "Soup", "later")]).await;
+    let waiting = endpoint.wait_for(6).await;
+    assert_eq!(messages(&waiting), [1, 3, 4, 5, 7, 8]);
+    assert_eq!(endpoint.in_flight(), 6);
+
+    gate.open();
+    scene.finished(8).await;
+    assert_eq!(messages(&endpoint.requests()), [1, 2, 3, 4, 5, 6, 7, 8]);
+}
+
+/// An endpoint asks for a pause longer than everything else takes.
+async fn a_retry_holds_back_only_its_conversation(inlet: Inlet, storage: Storage) {
+    const PAUSE: Duration = Duration::from_secs(5);
+    let endpoint = Endpoint::start(|request, _| {
+        if message_of(request) == 1 && request.header("outhook-attempt") == Some("1") {
+            let headers = vec![("retry-after".to_owned(), PAUSE.as_secs().to_string())];
+            return Answer::Http { status: 503, headers, body: vec![] };
+        }
+        echo(request)
+    })
+    .await;
+    let scene = Scene::start(inlet, storage.config().await).await;
+    let bot = scene.bot_at("soup", &endpoint.url("/hook")).await;
+    let other = scene.bot_at("salad", &endpoint.url("/hook")).await;
+    let of_bot = |message, stream| channel_event(bot, message, stream, "Kitchen", "soup?");
+    let mut events = vec![of_bot(1, 1), of_bot(2, 1)];
+    events.extend((3..9).map(|message| of_bot(message, message)));
+    // The same channel and topic is another conversation with another bot.
+    events.extend((9..12).map(|message| channel_event(other, message, 1, "Kitchen", "salad?")));
+    scene.send(&events).await;
+    scene.finished(9).await;
+    // One more for the conversation that waits, and for one that does not.
+    scene.send(&[of_bot(12, 1), of_bot(13, 3)]).await;
+    scene.finished(10).await;
+    scene.finished(13).await;
+
+    let requests = endpoint.requests();
+    let attempts: Vec<_> = requests.iter().filter(|call| message_of(call) == 1).collect();
+    assert_eq!(attempts.len(), 2);
+    // Moments are told in whole milliseconds.
+    assert!(attempts[1].at - attempts[0].at >= PAUSE - Duration::from_millis(2));
+    for call in &requests {
+        let is_behind = [2, 12].contains(&message_of(call));
+        let is_before = call.at < attempts[1].at;
+        assert!(message_of(call) == 1 || is_behind != is_before, "message {}", message_of(call));
+    }
+    let order: Vec<i64> = requests.iter().map(message_of).filter(|id| [1, 2, 12].contains(id)).collect();
+    assert_eq!(order, [1, 1, 2, 12]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_that_waits_for_a_retry_holds_back_only_its_conversation_without_a_broker() {
+    a_retry_holds_back_only_its_conversation(Inlet::Stored, Storage::Sqlite).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_that_waits_for_a_retry_holds_back_only_its_conversation_from_rabbitmq() {
+    a_retry_holds_back_only_its_conversation(Inlet::RabbitMq, Storage::Postgres).await;
+}
+
+/// Gives a bot more calls to make than `calls_per_bot`, each event one for every service.
+async fn keeps_to_calls_per_bot(services: usize) {
+    const LIMIT: usize = 3;
+    const EVENTS: i64 = 12;
+    let gate = Gate::new();
+    let (slow, quick) = (behind(&gate).await, Endpoint::start(|request, _| echo(request)).await);
+    // One actor for both bots, so that what the other bot is sent later is also done later.
+    let config = Config::sqlite().set("actors.calls_per_bot", "3").set("actors.event_pool", "1");
+    let scene = Scene::start(Inlet::Stored, config).await;
+    let bot = scene.bot("soup").await;
+    for number in 0..services {
+        scene.service(bot, &format!("service {number}"), &slow.url("/hook"), &[]).await;
+    }
+    let other = scene.bot_at("salad", &quick.url("/hook")).await;
+    let events: Vec<Value> =
+        (1..=EVENTS).map(|message| channel_event(bot, message, message, "Kitchen", "soup?")).collect();
+    scene.send(&events).await;
+    slow.wait_for(LIMIT).await;
+    scene.send(&[direct_event(other, 99, 31, "salad?")]).await;
+    quick.wait_for(1).await;
+    assert_eq!((slow.requests().len(), slow.in_flight()), (LIMIT, LIMIT));
+
+    for ended in 1..=LIMIT {
+        gate.let_through(1);
+        slow.wait_for(LIMIT + ended).await;
+    }
+    gate.open();
+    scene.finished(events.len() + 1).await;
+    let requests = slow.requests();
+    assert_eq!(requests.len(), events.len() * services);
+    assert!(peak_overlap(&requests, ANSWER) <= LIMIT, "{}", peak_overlap(&requests, ANSWER));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bot_has_as_many_calls_in_flight_as_it_may_and_no_more() {
+    keeps_to_calls_per_bot(1).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bot_of_two_services_has_as_many_calls_in_flight_as_it_may_and_no_more() {
+    keeps_to_calls_per_bot(2).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn all_bots_together_have_as_many_calls_in_flight_as_they_may_and_no_more() {
+    const LIMIT: usize = 4;
+    let gate = Gate::new();
+    let endpoint = behind(&gate).await;
+    let config = Config::sqlite().set("http.max_calls", "4").set("actors.event_pool", "3");
+    let scene = Scene::start(Inlet::Stored, config).await;
+    let mut bots = vec![];
+    for number in 0..5 {
+        bots.push(scene.bot_at(&format!("bot-{number}"), &endpoint.url("/hook")).await);
+    }
+    let events = Talk { bots: 5, conversations: 5, messages: 2 }.of_bots(&bots);
+    scene.send(&events).await;
+    for ended in 0..5 {
+        endpoint.wait_for(LIMIT + ended).await;
+        gate.let_through(1);
+    }
+    endpoint.wait_for(LIMIT + 5).await;
+    gate.open();
+    scene.finished(events.len()).await;
+    let requests = endpoint.requests();
+    assert_eq!(messages(&requests), (1..=50).collect::<Vec<i64>>());
+    assert!(peak_overlap(&requests, ANSWER) <= LIMIT, "{}", peak_overlap(&requests, ANSWER));
+}
