@@ -10,5 +10,7 @@ mod main_job;
 mod malformed;
 mod order;
 mod outcomes;
+mod processed;
 mod reconnect;
+mod replies;
 mod support;

@@ -432,7 +432,8 @@ async fn pending_replies_are_posted_once(storage: Storage, is_killed: bool) {
     for bot in ["soup", "salad"] {
         for conversation in 0..2 {
             let is_in = |number: &i64| number % 2 == conversation;
-            let numbers = accepted.iter().filter_map(|said| said.strip_prefix(bot)?.trim().parse::<i64>().ok());
+            let numbers =
+                accepted.iter().filter_map(|said| said.strip_prefix(bot)?.trim().parse::<i64>().ok());
             let expected: Vec<i64> = (1..=6).filter(is_in).collect();
             assert_eq!(numbers.filter(is_in).collect::<Vec<i64>>(), expected, "{bot}: {accepted:?}");
         }
