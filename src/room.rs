@@ -40,10 +40,21 @@ impl Room {
         self.inner.held.load(Relaxed)
     }
 
-    /// Takes a place. It does not refuse: whoever must not exceed the limit asks first.
-    pub(crate) fn take(&self) -> Place {
-        self.inner.held.fetch_add(1, Relaxed);
-        Place { room: self.clone() }
+    /// How many more may be held.
+    pub(crate) fn left(&self) -> usize {
+        self.inner.max.saturating_sub(self.held())
+    }
+
+    /// Takes a place, if one is left.
+    pub(crate) fn take(&self) -> Option<Place> {
+        let take = |held: usize| (held < self.inner.max).then_some(held + 1);
+        self.inner.held.fetch_update(Relaxed, Relaxed, take).ok()?;
+        Some(Place { room: self.clone() })
+    }
+
+    /// Takes as many places as are left, but not more than this.
+    pub(crate) fn take_up_to(&self, places: usize) -> Vec<Place> {
+        (0..places).map_while(|_| self.take()).collect()
     }
 
     /// Waits until there is room.
@@ -79,8 +90,9 @@ mod tests {
         let room = Room::new(2);
         let first = room.take();
         assert!(room.is_free());
-        let second = room.take();
-        assert!(!room.is_free());
+        let second = room.take_up_to(5);
+        assert_eq!((second.len(), room.left()), (1, 0));
+        assert!(room.take().is_none());
         let waiting = tokio::spawn({
             let room = room.clone();
             async move { room.freed().await }

@@ -204,7 +204,7 @@ async fn replies_of_a_conversation_are_posted_one_at_a_time_and_in_order() {
     const MESSAGES: i64 = 90;
     let failed = Mutex::new(HashSet::new());
     let zulip = Endpoint::start(move |post, _| {
-        let is_to_fail = dice(post) / 15 % 10 == 0 && failed.lock().unwrap().insert(said(post));
+        let is_to_fail = (dice(post) / 15).is_multiple_of(10) && failed.lock().unwrap().insert(said(post));
         let answer = if is_to_fail { refused(503, "BUSY") } else { taken() };
         Answer::Late(latency(post), Box::new(answer))
     })

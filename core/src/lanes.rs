@@ -342,18 +342,20 @@ impl Lanes {
         dropped
     }
 
-    /// What should be read from the database now. `room` says whether the process may hold more
-    /// events; a lane that ran empty may always ask, since its last event has just left.
-    pub fn take_wants(&mut self, room: bool) -> Wants {
+    /// What should be read from the database now, given that the process may hold so many more events.
+    pub fn take_wants(&mut self, mut places: usize) -> Wants {
         let mut wants = Wants::default();
-        for (bot, conversation) in std::mem::take(&mut self.lane_wants) {
-            let rows_max = self.room(bot).clamp(1, LANE_PAGE_ROWS_MAX);
+        while places > 0 {
+            let Some((bot, conversation)) = self.lane_wants.pop_front() else { break };
+            let rows_max = self.room(bot).clamp(1, LANE_PAGE_ROWS_MAX).min(places);
+            places -= rows_max;
             wants.lanes.push(LaneWant { bot, conversation, rows_max });
         }
-        while room && self.waiting < self.limits.waiting_total {
+        while places > 0 && self.waiting < self.limits.waiting_total {
             let Some(id) = self.hungry.pop_front() else { break };
-            let rows_max = self.room(id).max(1);
+            let rows_max = self.room(id).max(1).min(places);
             let Some(bot) = self.bots.get_mut(&id) else { continue };
+            places -= rows_max;
             bot.is_hungry = false;
             bot.refilling = true;
             bot.more = false;
@@ -362,19 +364,20 @@ impl Lanes {
         wants
     }
 
-    /// Whether a bot waits for room to ask for more rows.
-    pub fn is_hungry(&self) -> bool {
-        !self.hungry.is_empty()
+    /// Whether rows would be asked for, if there were room for them.
+    pub fn has_wants(&self) -> bool {
+        !(self.hungry.is_empty() && self.lane_wants.is_empty())
     }
 
-    /// Rows of a lane that was asked for, in order, up to the first that is parked; `more` if there are others. Returns those
-    /// that are now held.
+    /// Rows of a lane that was asked for, in order, up to the first that is parked; `more` if there are
+    /// others. Returns those that are now held, at most `places`.
     pub fn pulled(
         &mut self,
         bot: BotId,
         conversation: Conversation,
         rows: &[Ticket],
         more: bool,
+        places: usize,
     ) -> Vec<EventId> {
         let is_pulling =
             self.bots.get(&bot).and_then(|bot| bot.lanes.get(&conversation)).is_some_and(|lane| lane.pulling);
@@ -382,10 +385,7 @@ impl Lanes {
             return Vec::new();
         }
         let mut taken = Vec::new();
-        for ticket in rows {
-            if self.held.contains_key(&ticket.event) {
-                continue;
-            }
+        for ticket in rows.iter().take(places) {
             if !taken.is_empty() && !self.has_room(bot) {
                 break;
             }
@@ -396,13 +396,11 @@ impl Lanes {
         let Entry::Occupied(mut lane) = state.lanes.entry(conversation) else { return taken };
         let missed = std::mem::take(&mut lane.get_mut().missed);
         lane.get_mut().more = more || missed || taken.len() < rows.len();
-        lane.get_mut()
-            .queue
-            .extend(rows.iter().filter(|row| taken.contains(&row.event)).map(|row| (row.message, row.event)));
+        lane.get_mut().queue.extend(rows.iter().take(taken.len()).map(|row| (row.message, row.event)));
         if !taken.is_empty() {
             lane.get_mut().pulling = false;
             state.ready_lanes.push_back(conversation);
-        } else if missed {
+        } else if missed || !rows.is_empty() {
             self.lane_wants.push_back((bot, conversation));
         } else {
             lane.remove();
@@ -412,9 +410,9 @@ impl Lanes {
     }
 
     /// Heads of a bot that was asked for; `more` if there may be others. Returns those that are now
-    /// held. If none could be taken beside
-    /// what the bot holds, it asks again when something of that ends.
-    pub fn refilled(&mut self, bot: BotId, rows: &[Ticket], more: bool) -> Vec<EventId> {
+    /// held, at most `places`. If none could be taken beside what the bot holds, it asks again when something
+    /// of that ends.
+    pub fn refilled(&mut self, bot: BotId, rows: &[Ticket], more: bool, places: usize) -> Vec<EventId> {
         let Some(state) = self.bots.get_mut(&bot) else { return Vec::new() };
         state.refilling = false;
         state.more |= more;
@@ -423,6 +421,10 @@ impl Lanes {
         let loaded = Neighbours { earlier: false, later: true };
         let mut taken = Vec::new();
         for row in rows.iter().filter(|row| !released.contains(&row.event)) {
+            if taken.len() >= places || !self.has_room(bot) {
+                self.bots.entry(bot).or_default().more = true;
+                break;
+            }
             if matches!(self.offer(*row, loaded, true), Offered::Held { .. }) {
                 taken.push(row.event);
             }

@@ -73,7 +73,7 @@ pub(crate) struct Links {
 struct Held {
     event: Arc<InboxEvent>,
     turn: Option<Arc<EventTurn>>,
-    _place: Place,
+    place: Place,
 }
 
 /// A call in flight; aborted when dropped.
@@ -130,8 +130,8 @@ impl EventActor {
         }));
     }
 
-    fn hold(&mut self, event: InboxEvent) {
-        let held = Held { event: Arc::new(event), turn: None, _place: self.room.take() };
+    fn hold(&mut self, event: InboxEvent, place: Place) {
+        let held = Held { event: Arc::new(event), turn: None, place };
         self.events.insert(held.event.id, held);
     }
 
@@ -234,11 +234,11 @@ impl EventActor {
     }
 
     fn ask_for_rows(&mut self, context: &mut Context<Self>) {
-        let wants = self.lanes.take_wants(self.room.is_free());
+        let wants = self.lanes.take_wants(self.room.left());
         if !wants.is_empty() {
             self.queue.send(WantRows { shard: self.shard, wants });
         }
-        if self.lanes.is_hungry() && !self.room.is_free() {
+        if self.lanes.has_wants() && !self.room.is_free() {
             self.await_room(context);
         }
     }
@@ -256,11 +256,10 @@ impl EventActor {
     }
 
     /// Keeps of the rows that were read those that the lanes have taken.
-    fn hold_taken(&mut self, rows: Vec<InboxEvent>, taken: &[EventId]) {
-        for row in rows {
-            if taken.contains(&row.id) {
-                self.hold(row);
-            }
+    fn hold_taken(&mut self, rows: Vec<InboxEvent>, taken: &[EventId], places: Vec<Place>) {
+        let taken = rows.into_iter().filter(|row| taken.contains(&row.id));
+        for (row, place) in taken.zip(places) {
+            self.hold(row, place);
         }
     }
 
@@ -340,12 +339,12 @@ impl Handler<ProcessEvents> for EventActor {
             return;
         }
         for taken in events {
-            match self.lanes.offer(taken.event.ticket(), taken.neighbours, self.room.is_free()) {
-                Offered::Held { evicted } => {
-                    evicted.and_then(|event| self.events.remove(&event));
-                    self.hold(taken.event);
-                }
-                Offered::Known | Offered::Left => {}
+            let place = self.room.take();
+            let offered = self.lanes.offer(taken.event.ticket(), taken.neighbours, place.is_some());
+            let Offered::Held { evicted } = offered else { continue };
+            let freed = evicted.and_then(|event| self.events.remove(&event)).map(|held| held.place);
+            if let Some(place) = place.or(freed) {
+                self.hold(taken.event, place);
             }
         }
         self.pump(context);
@@ -361,8 +360,10 @@ impl Handler<LanesRead> for EventActor {
         }
         for page in pages {
             let tickets: Vec<Ticket> = page.events.iter().map(InboxEvent::ticket).collect();
-            let taken = self.lanes.pulled(page.want.bot, page.want.conversation, &tickets, page.more);
-            self.hold_taken(page.events, &taken);
+            let places = self.room.take_up_to(tickets.len());
+            let (bot, conversation) = (page.want.bot, page.want.conversation);
+            let taken = self.lanes.pulled(bot, conversation, &tickets, page.more, places.len());
+            self.hold_taken(page.events, &taken, places);
         }
         self.pump(context);
     }
@@ -377,8 +378,9 @@ impl Handler<BotsRead> for EventActor {
         }
         for page in pages {
             let tickets: Vec<Ticket> = page.events.iter().map(InboxEvent::ticket).collect();
-            let taken = self.lanes.refilled(page.bot, &tickets, page.more);
-            self.hold_taken(page.events, &taken);
+            let places = self.room.take_up_to(tickets.len());
+            let taken = self.lanes.refilled(page.bot, &tickets, page.more, places.len());
+            self.hold_taken(page.events, &taken, places);
         }
         self.pump(context);
     }

@@ -3,7 +3,11 @@
 //! Which rows are held in memory is known to one daemon only, so a second one must not start on the
 //! same database. An SQLite file has an OS lock beside it; PostgreSQL has a session's advisory lock.
 
-use std::{fs::File, io, time::Duration};
+use std::{
+    fs::File,
+    io,
+    time::{Duration, Instant},
+};
 
 use sea_orm::sqlx::{self, Connection, PgConnection};
 use thiserror::Error;
@@ -16,6 +20,11 @@ const DAEMON_LOCK: i64 = 0x6f75_7468_6f6f_6b01;
 
 /// How often the session that holds PostgreSQL's lock is looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
+
+/// How long a lock that is taken is asked for again at the start.
+const PATIENCE: Duration = Duration::from_secs(3);
+/// The wait between two tries.
+const RETRY_DELAY: Duration = Duration::from_millis(200);
 
 /// Why the lock was not taken.
 #[derive(Debug, Error)]
@@ -51,7 +60,7 @@ impl DatabaseLock {
     /// [`LockError::Taken`] if another process has it.
     pub(crate) async fn take(store: &Store, url: &DatabaseUrl) -> Result<Self, LockError> {
         let file = match url {
-            DatabaseUrl::Postgres(_) => return Ok(Self::Session(Box::new(lock_session(store).await?))),
+            DatabaseUrl::Postgres(_) => return Ok(Self::Session(Box::new(lock_patiently(store).await?))),
             DatabaseUrl::Sqlite(path) => File::create(lock_path(path))?,
         };
         match file.try_lock() {
@@ -75,6 +84,17 @@ impl DatabaseLock {
                 Err(LockError::Taken) => return LockError::Taken,
                 Err(error) => log::debug!("taking the database's lock again: {error}"),
             }
+        }
+    }
+}
+
+/// The server may notice a little late that a predecessor is gone.
+async fn lock_patiently(store: &Store) -> Result<PgConnection, LockError> {
+    let give_up = Instant::now() + PATIENCE;
+    loop {
+        match lock_session(store).await {
+            Err(LockError::Taken) if Instant::now() < give_up => tokio::time::sleep(RETRY_DELAY).await,
+            result => return result,
         }
     }
 }

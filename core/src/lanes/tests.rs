@@ -68,15 +68,15 @@ fn bots_take_turns_however_much_one_of_them_has() {
 fn an_event_without_room_is_left_and_asked_for_when_half_is_free() {
     let mut lanes = lanes_with((1..=4).map(|event| ticket(event, event, event)));
     assert_eq!(lanes.offer(ticket(5, 5, 5), FRESH, true), Offered::Left);
-    assert!(lanes.take_wants(true).is_empty());
+    assert!(lanes.take_wants(usize::MAX).is_empty());
     lanes.next_event();
     lanes.next_event();
-    assert!(lanes.take_wants(false).is_empty());
-    let wants = lanes.take_wants(true);
+    assert!(lanes.take_wants(0).is_empty());
+    let wants = lanes.take_wants(usize::MAX);
     assert_eq!(wants.bots.len(), 1);
     assert_eq!(wants.bots[0].rows_max, 2);
     assert_eq!(wants.bots[0].held.iter().collect::<HashSet<_>>(), [1, 2, 3, 4].iter().collect());
-    assert!(lanes.take_wants(true).is_empty());
+    assert!(lanes.take_wants(usize::MAX).is_empty());
 }
 
 #[test]
@@ -93,9 +93,9 @@ fn a_lane_waits_with_its_parked_event() {
     assert_eq!(lanes.parked(1), [2]);
     assert_eq!(lanes.next_event(), None);
     assert_eq!(lanes.offer(ticket(3, 7, 3), Neighbours { earlier: true, later: false }, true), Offered::Left);
-    let wants = lanes.take_wants(true);
+    let wants = lanes.take_wants(usize::MAX);
     assert_eq!(wants.lanes, [LaneWant { bot: 1, conversation: 7, rows_max: 4 }]);
-    assert!(lanes.pulled(1, 7, &[], false).is_empty());
+    assert!(lanes.pulled(1, 7, &[], false, 9).is_empty());
     assert!(lanes.bots.is_empty());
 }
 
@@ -107,8 +107,10 @@ fn a_lane_that_ran_empty_asks_for_what_was_left() {
         lanes.finished(event);
     }
     assert_eq!(lanes.next_event(), None);
-    assert_eq!(lanes.take_wants(false).lanes.len(), 1);
-    assert_eq!(lanes.pulled(1, 7, &[ticket(5, 7, 5), ticket(6, 7, 6)], false), [5, 6]);
+    assert!(lanes.take_wants(0).is_empty());
+    assert!(lanes.has_wants());
+    assert_eq!(lanes.take_wants(1).lanes, [LaneWant { bot: 1, conversation: 7, rows_max: 1 }]);
+    assert_eq!(lanes.pulled(1, 7, &[ticket(5, 7, 5), ticket(6, 7, 6)], false, 9), [5, 6]);
     assert_eq!(lanes.next_event(), Some(5));
 }
 
@@ -143,11 +145,14 @@ struct Simulation {
     mail: VecDeque<Mail>,
     running: Vec<(EventId, usize)>,
     limits: Limits,
+    /// How many events the process may hold.
+    memory: usize,
 }
 
 impl Simulation {
-    fn new(limits: Limits) -> Self {
+    fn new(limits: Limits, memory: usize) -> Self {
         Self {
+            memory,
             lanes: Lanes::new(limits),
             rows: Vec::new(),
             jobs: VecDeque::new(),
@@ -221,17 +226,22 @@ impl Simulation {
         rows
     }
 
+    fn places(&self) -> usize {
+        self.memory - self.lanes.held()
+    }
+
     fn deliver(&mut self) -> bool {
+        let places = self.places();
         match self.mail.pop_front() {
             None => return false,
             Some(Mail::Offer(ticket, neighbours)) => {
-                self.lanes.offer(ticket, neighbours, true);
+                self.lanes.offer(ticket, neighbours, places > 0);
             }
             Some(Mail::Pulled(want, rows, more)) => {
-                self.lanes.pulled(want.bot, want.conversation, &rows, more);
+                self.lanes.pulled(want.bot, want.conversation, &rows, more, places);
             }
             Some(Mail::Refilled(bot, rows, more)) => {
-                self.lanes.refilled(bot, &rows, more);
+                self.lanes.refilled(bot, &rows, more, places);
             }
         }
         true
@@ -270,7 +280,8 @@ impl Simulation {
             assert!(bot.calls <= self.limits.calls_per_bot && bot.open <= self.limits.calls_per_bot);
             assert!(bot.waiting <= self.limits.waiting_per_bot + 1 + bot.lanes.len());
         }
-        let wants = self.lanes.take_wants(true);
+        assert!(self.lanes.held() <= self.memory);
+        let wants = self.lanes.take_wants(self.places());
         self.jobs.extend(wants.lanes.into_iter().map(Job::Pull));
         self.jobs.extend(wants.bots.into_iter().map(Job::Refill));
     }
@@ -306,9 +317,10 @@ proptest! {
         calls_per_bot in 1usize..4,
         waiting_per_bot in 1usize..6,
         waiting_total in 1usize..10,
+        memory in 1usize..12,
         steps in proptest::collection::vec((0u8..10, any::<prop::sample::Index>(), 0i64..6), 1..300),
     ) {
-        let mut simulation = Simulation::new(Limits { calls_per_bot, waiting_per_bot, waiting_total });
+        let mut simulation = Simulation::new(Limits { calls_per_bot, waiting_per_bot, waiting_total }, memory);
         let mut next_message = 10;
         for (step, pick, lane) in steps {
             match step {
