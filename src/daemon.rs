@@ -174,15 +174,15 @@ impl Daemon {
     pub(crate) async fn drain(self) -> Exit {
         self.health.drains();
         let deadline = Instant::now() + self.config.drain.deadline;
-        let in_time = tokio::time::timeout(self.config.drain.deadline, self.actors.drain()).await.is_ok();
+        let drained = tokio::time::timeout(self.config.drain.deadline, self.actors.drain()).await;
         self.supervisor.finish();
-        let is_committed = in_time || {
+        let is_committed = drained.unwrap_or(false) || {
             log::warn!("drain.deadline has passed: the calls in flight are aborted");
             self.actors.events.iter().for_each(|actor| actor.send(Stop));
             tokio::time::timeout(COMMIT_GRACE, self.actors.flush()).await.is_ok_and(|flushed| flushed)
         };
-        let exit =
-            if is_committed && self.hand_back(deadline).await { Exit::Success } else { Exit::Unfinished };
+        self.hand_back(deadline).await;
+        let exit = if is_committed { Exit::Success } else { Exit::Unfinished };
         self.end().await;
         match exit {
             Exit::Success => log::info!("drained"),
@@ -192,13 +192,17 @@ impl Daemon {
     }
 
     /// A row that stays held is found again at the next start, so failing here loses only time.
-    async fn hand_back(&self, deadline: Instant) -> bool {
+    async fn hand_back(&self, deadline: Instant) {
         let patience = deadline.saturating_duration_since(Instant::now()).max(COMMIT_GRACE);
         let free = async {
             self.store.free_events(None).await?;
             self.store.free_replies().await
         };
-        matches!(tokio::time::timeout(patience, free).await, Ok(Ok(_)))
+        match tokio::time::timeout(patience, free).await {
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) => log::warn!("what was held is not handed back before the next start: {error}"),
+            Err(_) => log::warn!("what was held is not handed back before the next start"),
+        }
     }
 
     async fn end(self) {
@@ -232,14 +236,14 @@ impl Actors {
         stats
     }
 
-    async fn drain(&self) {
+    /// Whether everything that was known is committed.
+    async fn drain(&self) -> bool {
         ask(|done| self.queue.send(Drain { done })).await;
-        futures_util::future::join_all(
-            self.events.iter().map(|actor| ask(|done| actor.send(Drain { done }))),
-        )
-        .await;
-        self.flush().await;
+        let drained = self.events.iter().map(|actor| ask(|done| actor.send(Drain { done })));
+        futures_util::future::join_all(drained).await;
+        let is_committed = self.flush().await;
         ask(|done| self.replies.send(Drain { done })).await;
+        is_committed
     }
 
     async fn flush(&self) -> bool {
@@ -295,10 +299,11 @@ async fn open_database(config: &Config, health: &Health) -> Result<Store, Failed
 
 /// Takes the database's lock and holds it for as long as the process lives.
 async fn hold_lock(config: &Config, store: &Store, supervisor: &Supervisor) -> Result<(), Failed> {
-    let lock = match DatabaseLock::take(store, &config.database.url).await {
-        Ok(lock) => lock,
-        Err(error @ (LockError::Taken | LockError::File(_) | LockError::Store(_))) => {
-            return Err(Failed::unavailable(error));
+    let lock = loop {
+        match DatabaseLock::take(store, &config.database.url).await {
+            Ok(lock) => break lock,
+            Err(LockError::Store(error)) if error.is_away() => tokio::time::sleep(RETRY_DELAY_MAX).await,
+            Err(error) => return Err(Failed::unavailable(error)),
         }
     };
     let (store, supervisor) = (store.clone(), supervisor.clone());

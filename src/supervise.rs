@@ -105,7 +105,12 @@ impl Supervisor {
                 if ended == Ended::Stopped || born.elapsed() > FAILURES_WINDOW {
                     delay = RESTART_DELAY;
                 }
-                log::error!("actor {} has {ended} and is built again in {delay:?}", mailbox.stats().name());
+                let level = if ended == Ended::Panicked { log::Level::Error } else { log::Level::Warn };
+                log::log!(
+                    level,
+                    "actor {} has {ended} and is built again in {delay:?}",
+                    mailbox.stats().name()
+                );
                 actix::clock::sleep(delay).await;
                 delay = (delay * 2).min(RESTART_DELAY_MAX);
                 before_next();

@@ -15,6 +15,8 @@ use url::{Host, Url};
 pub struct Egress {
     /// Networks beyond the public Internet that may be dialled.
     pub allow: Vec<IpNet>,
+    /// Host names, in lower case, that may be dialled whatever their addresses are.
+    pub hosts: Vec<String>,
     /// Ports that may be dialled; empty = any.
     pub ports: Vec<u16>,
 }
@@ -81,6 +83,14 @@ impl Egress {
             Some(rule) => Err(Blocked { address, rule }),
             None => Ok(()),
         }
+    }
+}
+
+impl Egress {
+    /// Whether a host may be dialled whatever its addresses are.
+    pub fn host(&self, name: &str) -> bool {
+        let name = name.trim_end_matches('.');
+        self.hosts.iter().any(|host| host.eq_ignore_ascii_case(name))
     }
 }
 
@@ -167,7 +177,10 @@ mod tests {
     use super::*;
 
     fn rules(allow: &[&str]) -> Egress {
-        Egress { allow: allow.iter().map(|net| net.parse().expect("a network")).collect(), ports: vec![] }
+        Egress {
+            allow: allow.iter().map(|net| net.parse().expect("a network")).collect(),
+            ..Egress::default()
+        }
     }
 
     #[test]
@@ -240,8 +253,17 @@ mod tests {
     }
 
     #[test]
+    fn an_allowed_host_is_that_name_and_no_other() {
+        let rules = Egress { hosts: vec!["bot.internal".into()], ..Egress::default() };
+        assert!(rules.host("bot.internal") && rules.host("BOT.internal."));
+        for other in ["internal", "a.bot.internal", "bot.internal.example.org", ""] {
+            assert!(!rules.host(other), "{other}");
+        }
+    }
+
+    #[test]
     fn a_url_is_taken_apart_before_it_is_believed() {
-        let rules = Egress { allow: vec![], ports: vec![80, 443] };
+        let rules = Egress { ports: vec![80, 443], ..Egress::default() };
         for good in ["http://bot.example.org/hook", "https://bot.example.org", "HTTP://bot.example.org"] {
             assert!(rules.endpoint(good).is_ok(), "{good}");
         }

@@ -75,6 +75,9 @@ impl Header {
     /// [`Malformed`] when the body is not a JSON object, or a required field is missing or of
     /// another type. Optional fields of an unexpected type are passed over.
     pub fn read(body: &[u8]) -> Result<Self, Malformed> {
+        if let Err(error) = std::str::from_utf8(body) {
+            return Err(Malformed::NotJson(error.to_string()));
+        }
         let event: RawEvent<'_> = if is_object(body) {
             serde_json::from_slice(body).map_err(|error| Malformed::NotJson(error.to_string()))?
         } else {

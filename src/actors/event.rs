@@ -4,7 +4,12 @@
 //! It holds no state that can't be found again in the database. A new generation takes its shard over:
 //! it drops what it is offered until the QueueActor has freed the rows that its predecessor held.
 
-use std::{collections::HashMap, rc::Rc, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, VecDeque},
+    rc::Rc,
+    sync::Arc,
+    time::Duration,
+};
 
 use actix::{Actor, ActorContext, ActorFutureExt, AsyncContext, Context, Handler, WrapFuture};
 use outhook_core::{
@@ -24,6 +29,7 @@ use super::{
     service_call::{Assignment, CallTools},
 };
 use crate::{
+    http::KEEP_ALIVE,
     mailbox::{Mailbox, takes_mail},
     messages::{
         completion::{CallEnded, EventEnded, EventTurn, Flush},
@@ -36,6 +42,8 @@ use crate::{
     store::{Bot, DeadLetter, InboxEvent, NotCallable, now},
 };
 
+/// How many finished events are remembered. They matter for the moment between two messages only.
+const FINISHED_MAX: usize = 1024;
 /// The wait before another try to take over a shard.
 const RETRY_DELAY: Duration = Duration::from_millis(50);
 
@@ -51,6 +59,8 @@ pub(crate) struct EventActor {
     queue: Mailbox<QueueActor>,
     flag: Mailbox<FlagActor>,
     turns: u64,
+    /// The last events that were finished, so that one that was read before is not run again.
+    finished: VecDeque<EventId>,
     phase: Phase,
     awaits_permit: bool,
     awaits_room: bool,
@@ -105,6 +115,7 @@ impl EventActor {
             flag: links.flag,
             // Told apart from the turns of its predecessors.
             turns: generation << 32,
+            finished: VecDeque::with_capacity(FINISHED_MAX),
             phase: Phase::TakingOver,
             awaits_permit: false,
             awaits_room: false,
@@ -133,6 +144,13 @@ impl EventActor {
     fn hold(&mut self, event: InboxEvent, place: Place) {
         let held = Held { event: Arc::new(event), turn: None, place };
         self.events.insert(held.event.id, held);
+    }
+
+    fn renew_client_regularly(context: &mut Context<Self>) {
+        context.run_later(KEEP_ALIVE, |actor, context| {
+            actor.tools.client.renew();
+            Self::renew_client_regularly(context);
+        });
     }
 
     /// Does whatever can be done now.
@@ -234,11 +252,12 @@ impl EventActor {
     }
 
     fn ask_for_rows(&mut self, context: &mut Context<Self>) {
-        let wants = self.lanes.take_wants(self.room.left());
+        let places = self.room.left();
+        let wants = self.lanes.take_wants(places);
         if !wants.is_empty() {
             self.queue.send(WantRows { shard: self.shard, wants });
         }
-        if self.lanes.has_wants() && !self.room.is_free() {
+        if self.lanes.has_wants() && places == 0 {
             self.await_room(context);
         }
     }
@@ -318,6 +337,7 @@ impl Actor for EventActor {
 
     fn started(&mut self, context: &mut Self::Context) {
         self.take_over(context);
+        Self::renew_client_regularly(context);
     }
 }
 
@@ -339,6 +359,10 @@ impl Handler<ProcessEvents> for EventActor {
             return;
         }
         for taken in events {
+            if self.finished.contains(&taken.event.id) {
+                // It was finished while it was being read.
+                continue;
+            }
             let place = self.room.take();
             let offered = self.lanes.offer(taken.event.ticket(), taken.neighbours, place.is_some());
             let Offered::Held { evicted } = offered else { continue };
@@ -405,6 +429,8 @@ impl Handler<EventsSettled> for EventActor {
         for event in settled.finished {
             self.events.remove(&event);
             self.lanes.finished(event);
+            self.finished.truncate(FINISHED_MAX - 1);
+            self.finished.push_front(event);
         }
         for event in settled.parked {
             self.events.remove(&event);

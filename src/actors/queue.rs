@@ -9,7 +9,7 @@ mod intake;
 mod wake;
 
 use std::{
-    collections::{BTreeSet, VecDeque},
+    collections::{BTreeSet, HashSet, VecDeque},
     rc::Rc,
     time::{Duration, Instant},
 };
@@ -43,7 +43,9 @@ use crate::{
 };
 
 /// The most due rows that are taken at a time.
-const DUE_ROWS_MAX: u64 = 500;
+const DUE_ROWS_MAX: usize = 500;
+/// How long a broker may take to say good-bye.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 /// The first wait before a database that is away is asked again; it doubles.
 const RETRY_DELAY: Duration = Duration::from_millis(200);
 /// The longest wait before a database that is away is asked again.
@@ -67,10 +69,14 @@ pub(crate) struct QueueActor {
     shards_to_free: BTreeSet<usize>,
     wants: VecDeque<WantRows>,
     is_due: bool,
+    /// Found due and not yet known to be claimed.
+    claiming: Option<Vec<Taken>>,
     due_timer: Option<(Millis, SpawnHandle)>,
     job: Option<Kind>,
     job_began: Instant,
     retry_delay: Duration,
+    /// The last batch may have been committed without our hearing of it.
+    stores_again: bool,
     /// How many deliveries are stored at once; smaller for a while after a refusal.
     batch_rows: usize,
     awaits_room: bool,
@@ -133,7 +139,7 @@ const KINDS: [Kind; 4] = [Kind::Free, Kind::Wants, Kind::Due, Kind::Store];
 enum Done {
     Freed(usize),
     Read(usize, Vec<LanePage>, Vec<BotPage>),
-    Due(Vec<Taken>, Option<Millis>),
+    Due(Vec<Taken>),
     Stored(Vec<Taken>, usize),
 }
 
@@ -157,11 +163,13 @@ impl QueueActor {
             shards_to_free: BTreeSet::new(),
             wants: VecDeque::new(),
             is_due: true,
+            claiming: None,
             due_timer: None,
             job: None,
             job_began: Instant::now(),
             retry_delay: RETRY_DELAY,
             batch_rows: config.queue.prefetch.into(),
+            stores_again: false,
             awaits_room: false,
             awaits_pump: false,
             is_draining: false,
@@ -174,7 +182,7 @@ impl QueueActor {
             Kind::Free => !self.shards_to_free.is_empty(),
             _ if self.is_draining => false,
             Kind::Wants => !self.wants.is_empty(),
-            Kind::Due => self.is_due && self.room.is_free(),
+            Kind::Due => self.claiming.is_some() || self.is_due && self.room.is_free(),
             Kind::Store => !self.deliveries.is_empty() && self.room.is_free(),
         }
     }
@@ -219,37 +227,66 @@ impl QueueActor {
     }
 
     fn read_rows(&mut self, context: &mut Context<Self>) {
-        let Some(WantRows { shard, wants }) = self.wants.front() else { return };
-        let (store, shard, wants) = (self.store.clone(), *shard, wants.clone());
+        let Some(WantRows { shard, wants }) = self.wants.pop_front() else { return };
+        let store = self.store.clone();
         let job = async move {
-            let lanes = store.rows_of_lanes(wants.lanes).await?;
-            let bots = store.rows_of_bots(wants.bots).await?;
-            Ok((lanes, bots))
+            let read = async {
+                let lanes = store.rows_of_lanes(wants.lanes.clone()).await?;
+                let bots = store.rows_of_bots(wants.bots.clone()).await?;
+                Ok((lanes, bots))
+            };
+            (read.await, wants)
         };
-        context.spawn(job.into_actor(self).map(move |read, actor, context| match read {
-            Ok((lanes, bots)) => {
-                actor.wants.pop_front();
-                actor.done(Done::Read(shard, lanes, bots), context);
+        context.spawn(job.into_actor(self).map(move |(read, wants), actor, context| match read {
+            Ok((lanes, bots)) => actor.done(Done::Read(shard, lanes, bots), context),
+            Err(error) => {
+                // What a predecessor wanted is of no use to its successor.
+                if !actor.shards_to_free.contains(&shard) {
+                    actor.wants.push_front(WantRows { shard, wants });
+                }
+                actor.failed(&error, context);
             }
-            Err(error) => actor.failed(&error, context),
         }));
     }
 
     fn take_due(&mut self, context: &mut Context<Self>) {
+        if self.claiming.is_some() {
+            return self.claim(context);
+        }
         // Forgotten before looking: what is announced while looking is looked for again.
         self.is_due = false;
         let store = self.store.clone();
-        let job = async move {
-            let taken = store.take_due_events(DUE_ROWS_MAX).await?;
-            let next = store.next_due_event().await?;
-            Ok((taken, next))
-        };
-        context.spawn(job.into_actor(self).map(move |taken, actor, context| match taken {
-            Ok((taken, next)) => actor.done(Done::Due(taken, next), context),
+        let job = async move { store.due_events(DUE_ROWS_MAX).await };
+        context.spawn(job.into_actor(self).map(move |due, actor, context| match due {
+            Ok((due, next)) => {
+                if let Some(next) = next {
+                    actor.arm_due_timer(next, context);
+                }
+                actor.claiming = Some(due);
+                actor.claim(context);
+            }
             Err(error) => {
                 actor.is_due = true;
                 actor.failed(&error, context);
             }
+        }));
+    }
+
+    /// Claims what was found due, again and again until it is known to be claimed: a claim that was
+    /// committed without our hearing of it would leave rows that nobody works on.
+    fn claim(&mut self, context: &mut Context<Self>) {
+        let store = self.store.clone();
+        let events = self.claiming.iter().flatten().map(|taken| taken.event.id).collect::<Vec<_>>();
+        let job = async move {
+            if events.is_empty() { Ok(HashSet::new()) } else { store.claim_events(events).await }
+        };
+        context.spawn(job.into_actor(self).map(move |claimed, actor, context| match claimed {
+            Ok(claimed) => {
+                let mut due = actor.claiming.take().unwrap_or_default();
+                due.retain(|taken| claimed.contains(&taken.event.id));
+                actor.done(Done::Due(due), context);
+            }
+            Err(error) => actor.failed(&error, context),
         }));
     }
 
@@ -274,12 +311,7 @@ impl QueueActor {
                     self.events[shard].send(BotsRead { pages: bots });
                 }
             }
-            Done::Due(taken, next) => {
-                self.hand_out(taken);
-                if let Some(due) = next {
-                    self.arm_due_timer(due, context);
-                }
-            }
+            Done::Due(taken) => self.hand_out(taken),
             Done::Stored(stored, rows) => {
                 self.batch_rows = self.batch_rows_max;
                 metrics::histogram!("outhook_intake_rows").record(rows as f64);
@@ -321,7 +353,8 @@ impl QueueActor {
         self.deliveries.clear();
         let close = async move {
             if let Some(current) = session {
-                current.session.close().await;
+                // A broker that does not answer returns the deliveries when the process ends.
+                let _ = tokio::time::timeout(CLOSE_TIMEOUT, current.session.close()).await;
             }
         };
         context.spawn(close.into_actor(self).map(|(), _, _| {

@@ -111,15 +111,16 @@ impl ReplyActor {
         }
         let free = self.rows_max().saturating_sub(self.in_flight);
         match () {
-            () if !self.is_freed => self.free(context),
             () if !self.posted.is_empty() => self.settle(context),
             () if self.is_draining => self.answer_drain(),
+            () if !self.is_freed && self.in_flight > 0 => {}
+            () if !self.is_freed => self.free(context),
             () if self.is_due && free > 0 => self.take(free, context),
             () => {}
         }
     }
 
-    /// What a predecessor had taken is to be posted again.
+    /// What a predecessor had taken, or what was taken without our hearing of it, is to be posted.
     fn free(&mut self, context: &mut Context<Self>) {
         let store = self.links.store.clone();
         self.step(async move { store.free_replies().await }, context, |actor, _, _| {
@@ -147,21 +148,23 @@ impl ReplyActor {
     fn take(&mut self, rows_max: usize, context: &mut Context<Self>) {
         self.is_due = false;
         let store = self.links.store.clone();
-        let job = async move {
-            let taken = store.take_due_replies(rows_max).await?;
-            let next = store.next_due_reply().await?;
-            Ok((taken, next))
-        };
-        self.step(job, context, |actor, (taken, next), context| {
-            actor.waiting_bots.retain(|_, until| *until > now());
-            for reply in taken {
-                actor.post(reply, context);
-            }
-            if let Some(due) = next {
-                actor.arm_due_timer(due, context);
-            }
-            Ok(())
-        });
+        // Until it is known what was taken.
+        self.is_freed = false;
+        self.step(
+            async move { store.take_due_replies(rows_max).await },
+            context,
+            |actor, (taken, next), context| {
+                actor.is_freed = true;
+                actor.waiting_bots.retain(|_, until| *until > now());
+                for reply in taken {
+                    actor.post(reply, context);
+                }
+                if let Some(due) = next {
+                    actor.arm_due_timer(due, context);
+                }
+                Ok(())
+            },
+        );
     }
 
     /// Does one thing with the outbox. If the database is away, it is asked again later.

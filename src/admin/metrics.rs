@@ -1,5 +1,7 @@
 //! Metrics, as Prometheus reads them.
 
+use std::time::Duration;
+
 use actix_web::{HttpResponse, web::Data};
 use metrics::{describe_counter, describe_gauge, describe_histogram, gauge};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
@@ -43,6 +45,17 @@ pub(super) fn install() -> PrometheusHandle {
     handle
 }
 
+/// How often the exporter folds its samples together. Without that its memory grows.
+const UPKEEP_EVERY: Duration = Duration::from_secs(5);
+
+/// Keeps the memory of the exporter small, also if nobody reads the metrics.
+pub(super) async fn keep_small(exporter: PrometheusHandle) {
+    loop {
+        tokio::time::sleep(UPKEEP_EVERY).await;
+        exporter.run_upkeep();
+    }
+}
+
 /// The metrics' text.
 pub(super) async fn render(health: Data<Health>, exporter: Data<PrometheusHandle>) -> HttpResponse {
     for stats in health.mailboxes() {
@@ -51,6 +64,5 @@ pub(super) async fn render(health: Data<Health>, exporter: Data<PrometheusHandle
         gauge!("outhook_mailbox_depth", "actor" => actor.clone()).set(stats.depth() as f64);
         gauge!("outhook_restarts", "actor" => actor).set(stats.restarts() as f64);
     }
-    exporter.run_upkeep();
     HttpResponse::Ok().content_type("text/plain; version=0.0.4").body(exporter.render())
 }

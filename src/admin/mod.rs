@@ -32,6 +32,7 @@ impl Server {
         let Some(address) = config.listen else { return Ok(None) };
         let token = auth::Token::read(config.token_file.as_deref())?;
         let exporter = metrics::install();
+        actix::spawn(metrics::keep_small(exporter.clone()));
         let intake = Arc::new(OnceLock::new());
         let shared = web::Data::from(Arc::clone(&intake));
         let server = HttpServer::new(move || {

@@ -99,7 +99,11 @@ async fn consume(session: AmqpSession, mut consumer: Consumer, events: &mpsc::Un
         };
         match next {
             Some(Ok(delivery)) => {
-                let delivery = Delivery { tag: delivery.delivery_tag, body: delivery.data };
+                let delivery = Delivery {
+                    tag: delivery.delivery_tag,
+                    redelivered: delivery.redelivered,
+                    body: delivery.data,
+                };
                 if events.send(BrokerEvent::Delivered(delivery)).is_err() {
                     return;
                 }

@@ -43,6 +43,8 @@ pub(crate) enum BrokerEvent {
 pub(crate) struct Delivery {
     /// By which it is acknowledged, within its session.
     pub(crate) tag: u64,
+    /// It may have been delivered before.
+    pub(crate) redelivered: bool,
     /// The body.
     pub(crate) body: Vec<u8>,
 }

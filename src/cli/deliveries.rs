@@ -75,11 +75,11 @@ fn state(row: &CallRow) -> &'static str {
     let call = row.call_state.and_then(|state| call::State::try_from_value(&state).ok());
     let event = event::State::try_from_value(&row.event_state).unwrap_or(event::State::Unfinished);
     match (call, event) {
+        (None | Some(call::State::Pending), event::State::Dead) => "dead-lettered",
         (Some(call::State::Succeeded), _) => "succeeded",
         (Some(call::State::Failed), _) => "failed",
         (Some(call::State::Removed), _) => "removed",
         (Some(call::State::Pending), _) => "waiting",
-        (None, event::State::Dead) => "dead-lettered",
         (None, event::State::Finished) => "finished",
         (None, event::State::Unfinished) => "not started",
     }
@@ -89,8 +89,13 @@ fn reason(row: &CallRow) -> String {
     if row.call_state.is_none() && state(row) == "finished" {
         return "the bot had no services".into();
     }
-    let next = row.due.map(|due| format!("; next try at {}", moment(due))).unwrap_or_default();
-    why(row) + &next
+    let next = row.due.map(|due| format!("next try at {}", moment(due)));
+    [Some(why(row)), next]
+        .into_iter()
+        .flatten()
+        .filter(|part| !part.is_empty())
+        .collect::<Vec<_>>()
+        .join("; ")
 }
 
 fn why(row: &CallRow) -> String {

@@ -26,11 +26,14 @@ pub(super) fn complain(message: &str) {
     let _ = writeln!(io::stderr().lock(), "outhook: {message}");
 }
 
-/// A table without lines, as wide as the terminal.
+/// A terminal narrower than this does not say how wide it really is.
+const WIDTH_MIN: u16 = 40;
+
+/// A table without lines, no wider than the terminal.
 pub(super) fn table<const N: usize>(header: [&str; N]) -> Table {
     let mut table = Table::new();
     table.load_style(NOTHING).set_header(header);
-    if io::stdout().is_terminal() {
+    if io::stdout().is_terminal() && table.width().is_some_and(|width| width >= WIDTH_MIN) {
         table.set_content_arrangement(ContentArrangement::Dynamic);
     }
     table

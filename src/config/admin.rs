@@ -1,4 +1,4 @@
-//! `[admin]`: the server of health, metrics, status page and event intake.
+//! `[admin]`: the server of health, metrics and event intake.
 //!
 //! | key | default | allowed |
 //! | --- | --- | --- |

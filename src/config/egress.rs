@@ -2,45 +2,69 @@
 //!
 //! | key | default | allowed |
 //! | --- | --- | --- |
-//! | `allow` | `[]` | networks (CIDR) and IP addresses |
+//! | `allow` | `[]` | networks (CIDR), IP addresses and host names |
 //! | `ports` | `[]` = any | ports from 1 to 65535 |
 
 use std::net::IpAddr;
 
 use ipnet::IpNet;
+use url::Host;
 
 use super::section::Section;
 
-const NETWORK: &str =
-    "a network such as \"10.0.0.0/8\" or an IP address; host names are not accepted in this version";
+const TARGET: &str = "a network such as \"10.0.0.0/8\", an IP address or a host name";
 
 /// `[egress]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Egress {
     /// Networks that may be called although they are not public.
     pub(crate) allow: Vec<IpNet>,
+    /// Hosts, in lower case, that may be called whatever their addresses are.
+    pub(crate) hosts: Vec<String>,
     /// The ports that may be called; empty = any.
     pub(crate) ports: Vec<u16>,
 }
 
+/// An entry of `allow`.
+enum Target {
+    Network(IpNet),
+    Host(String),
+}
+
 impl Egress {
     pub(super) fn read(section: &mut Section) -> Self {
-        Self {
-            allow: section.list("allow", NETWORK, network),
-            ports: section.list("ports", "a port from 1 to 65535", port),
+        let (mut allow, mut hosts) = (Vec::new(), Vec::new());
+        for target in section.list("allow", TARGET, target) {
+            match target {
+                Target::Network(network) => allow.push(network),
+                Target::Host(host) => hosts.push(host),
+            }
         }
+        Self { allow, hosts, ports: section.list("ports", "a port from 1 to 65535", port) }
     }
 }
 
 impl From<&Egress> for outhook_core::egress::Egress {
     fn from(egress: &Egress) -> Self {
-        Self { allow: egress.allow.clone(), ports: egress.ports.clone() }
+        Self { allow: egress.allow.clone(), hosts: egress.hosts.clone(), ports: egress.ports.clone() }
     }
 }
 
-fn network(text: &str) -> Option<IpNet> {
+fn target(text: &str) -> Option<Target> {
     let address = || text.parse::<IpAddr>().map(IpNet::from);
-    text.parse::<IpNet>().or_else(|_| address()).ok().map(|network| network.trunc())
+    match text.parse::<IpNet>().or_else(|_| address()) {
+        Ok(network) => Some(Target::Network(network.trunc())),
+        Err(_) => host(text).map(Target::Host),
+    }
+}
+
+/// A name, which an address in another spelling (`127.1`, `0x7f.1`) is not.
+fn host(text: &str) -> Option<String> {
+    let is_plain = text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte));
+    match Host::parse(text) {
+        Ok(Host::Domain(name)) if is_plain => Some(name.trim_end_matches('.').to_owned()),
+        _ => None,
+    }
 }
 
 fn port(text: &str) -> Option<u16> {

@@ -145,7 +145,7 @@ fn all_faults_are_told_at_once_one_per_line() {
         [http]
         timeout = 10
         [egress]
-        allow = ['10.0.0.0/8', 'intranet', '10.0.0.0/33']
+        allow = ['10.0.0.0/8', 'intra net', '10.0.0.0/33']
         [reply]
         to = 'slack'
         [drain]
@@ -163,7 +163,7 @@ fn all_faults_are_told_at_once_one_per_line() {
         lines[2],
         "http.timeout = 10: must be a duration with its unit, such as \"10s\", from 1ms to 10m"
     );
-    assert!(lines[3].starts_with("egress.allow = \"intranet\": must be a network"), "{told}");
+    assert!(lines[3].starts_with("egress.allow = \"intra net\": must be a network"), "{told}");
     assert!(lines[4].starts_with("egress.allow = \"10.0.0.0/33\": must be a network"), "{told}");
     assert_eq!(lines[5], "reply.to = \"slack\": must be \"log\", \"zulip\" or \"none\"");
     assert!(lines[6].starts_with("drain.deadline = \"soon\": must be a duration"), "{told}");
@@ -408,4 +408,10 @@ fn only_a_file_that_was_asked_for_must_be_there() {
     let missing = Path::new("no-such-folder/no-such-file.toml");
     assert!(matches!(Config::load(missing, true), Err(ConfigError::Unreadable { .. })));
     assert_eq!(super::source::text(missing, false).expect("empty"), "");
+}
+
+#[test]
+fn a_host_may_be_allowed_by_its_name() {
+    let egress = valid("[egress]\nallow = ['Bot.Internal.', '10.0.0.0/8']").egress;
+    assert_eq!((egress.hosts.as_slice(), egress.allow.len()), (["bot.internal".to_owned()].as_slice(), 1));
 }

@@ -15,6 +15,7 @@ use super::database::Tables;
 use super::section::Section;
 
 const HOST: &str = "a host such as \"chat.example.org\", without https://";
+const VERSION: &str = "a version such as \"11.4\", without spaces";
 const HOST_MISSING: &str = "set when database.tables is \"zulip\", for example \"chat.example.org\"";
 
 /// `[zulip]`.
@@ -40,7 +41,7 @@ impl Zulip {
             gravatar: section.boolean("gravatar", true),
             avatar_salt_file: section
                 .optional("avatar_salt_file", None, "the path of a file", |text| Some(PathBuf::from(text))),
-            version: Some(section.text("version", "")).filter(|version| !version.is_empty()),
+            version: section.optional("version", None, VERSION, version),
         }
     }
 }
@@ -52,6 +53,11 @@ fn external_host(section: &mut Section, tables: Tables) -> Option<String> {
         section.reject("external_host", "\"\"", HOST_MISSING);
     }
     external_host
+}
+
+/// It is sent in a header.
+fn version(text: &str) -> Option<String> {
+    text.bytes().all(|byte| byte.is_ascii_graphic()).then(|| text.to_owned())
 }
 
 fn host(text: &str) -> Option<String> {

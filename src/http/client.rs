@@ -1,6 +1,7 @@
 //! One POST under one deadline.
 
 use std::{
+    cell::RefCell,
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -28,14 +29,17 @@ use super::{
 };
 use crate::{config::http::Http, store::now};
 
-/// How long an unused connection is kept open.
-const KEEP_ALIVE: Duration = Duration::from_secs(30);
+/// How long a connection may have been unused and be used again; and how often those that nobody uses are
+/// let go.
+pub(crate) const KEEP_ALIVE: Duration = Duration::from_secs(30);
 
 /// Calls endpoints; one for each thread, because its connections belong to the thread.
-#[derive(Clone)]
 pub(crate) struct WebhookClient {
-    client: Client,
+    client: RefCell<Client>,
+    egress: Arc<Egress>,
+    tls: Arc<ClientConfig>,
     user_agent: String,
+    connect_timeout: Duration,
     timeout: Duration,
     response_bytes_max: usize,
 }
@@ -59,27 +63,21 @@ pub(crate) struct Outbound<'a> {
 impl WebhookClient {
     /// A client of the current thread.
     pub(crate) fn new(config: &Http, egress: Arc<Egress>, tls: Arc<ClientConfig>, user_agent: &str) -> Self {
-        let connector = Connector::new()
-            .connector(Dialler::new(egress))
-            .rustls_0_23(tls)
-            .timeout(config.connect_timeout)
-            .handshake_timeout(config.connect_timeout)
-            .conn_keep_alive(KEEP_ALIVE)
-            // How many calls there may be is decided before they get here.
-            .limit(0);
-        let client = Client::builder()
-            .connector(connector)
-            // The deadline here is one over head and body; awc's ends at the head.
-            .disable_timeout()
-            .disable_redirects()
-            .no_default_headers()
-            .finish();
         Self {
-            client,
+            client: RefCell::new(client(&egress, &tls, config.connect_timeout)),
+            egress,
+            tls,
             user_agent: user_agent.to_owned(),
+            connect_timeout: config.connect_timeout,
             timeout: config.timeout,
             response_bytes_max: config.max_response_bytes,
         }
+    }
+
+    /// Lets go of the connections that nobody uses. awc itself looks at those of a host only when the same
+    /// host is called again; calls in flight keep the old client alive.
+    pub(crate) fn renew(&self) {
+        self.client.replace(client(&self.egress, &self.tls, self.connect_timeout));
     }
 
     /// Makes one attempt. Everything that can happen is an [`Attempt`].
@@ -100,6 +98,7 @@ impl WebhookClient {
         url.set_fragment(None);
         let request = self
             .client
+            .borrow()
             .post(url.as_str())
             .insert_header(("content-type", outbound.content_type))
             .insert_header(("user-agent", self.user_agent.as_str()))
@@ -126,6 +125,24 @@ impl WebhookClient {
             Err(_) => Attempt::Answered { status, retry_after, body: Vec::new() },
         }
     }
+}
+
+fn client(egress: &Arc<Egress>, tls: &Arc<ClientConfig>, connect_timeout: Duration) -> Client {
+    let connector = Connector::new()
+        .connector(Dialler::new(Arc::clone(egress)))
+        .rustls_0_23(Arc::clone(tls))
+        .timeout(connect_timeout)
+        .handshake_timeout(connect_timeout)
+        .conn_keep_alive(KEEP_ALIVE)
+        // How many calls there may be is decided before they get here.
+        .limit(0);
+    Client::builder()
+        .connector(connector)
+        // The deadline here is one over head and body; awc's ends at the head.
+        .disable_timeout()
+        .disable_redirects()
+        .no_default_headers()
+        .finish()
 }
 
 /// Reads a body up to a size.

@@ -41,7 +41,11 @@ impl Dialler {
 
     async fn dial(self, uri: Uri, port: u16) -> Result<Connection<Uri, Socket>, ConnectError> {
         let addresses = resolve(uri.host().unwrap_or_default(), port).await.map_err(resolver_error)?;
-        let allowed = self.allowed(addresses).map_err(resolver_error)?;
+        let allowed = if self.egress.host(uri.host().unwrap_or_default()) {
+            addresses
+        } else {
+            self.allowed(addresses).map_err(resolver_error)?
+        };
         let stream = dial_any(&allowed).await.map_err(ConnectError::Io)?;
         Ok(Connection::new(uri, Socket::new(stream)))
     }

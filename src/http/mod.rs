@@ -15,5 +15,5 @@ mod inflate;
 mod socket;
 mod tls;
 
-pub(crate) use client::{Outbound, WebhookClient, retry_after};
+pub(crate) use client::{KEEP_ALIVE, Outbound, WebhookClient, retry_after};
 pub(crate) use tls::client_config;

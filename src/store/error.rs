@@ -50,17 +50,18 @@ enum Weight {
 
 /// SQLSTATE classes and codes that pass by themselves: connection trouble (08), no resources (53,
 /// which includes a full disk), an operator's intervention such as a shutdown (57), system errors (58),
-/// read-only for now (25006), serialisation failure and deadlock (40001, 40P01), lock not available
+/// read-only for now (25006), a transaction that lasted too long (25P03, 25P04), serialisation failure and deadlock (40001, 40P01), lock not available
 /// (55P03).
-const PASSING_SQLSTATES: [&str; 8] = ["08", "53", "57", "58", "25006", "40001", "40P01", "55P03"];
+const PASSING_SQLSTATES: [&str; 10] =
+    ["08", "53", "57", "58", "25006", "25P03", "25P04", "40001", "40P01", "55P03"];
 
 /// SQLSTATE classes and codes of missing rights: bad credentials (28), no such database (3D), missing
 /// privilege (42501).
 const DENIED_SQLSTATES: [&str; 3] = ["28", "3D", "42501"];
 
 /// Primary result codes of SQLite that pass by themselves: BUSY, LOCKED, NOMEM, READONLY, IOERR,
-/// FULL, CANTOPEN.
-const PASSING_SQLITE_CODES: [i64; 7] = [5, 6, 7, 8, 10, 13, 14];
+/// FULL, CANTOPEN, PROTOCOL.
+const PASSING_SQLITE_CODES: [i64; 8] = [5, 6, 7, 8, 10, 13, 14, 15];
 
 fn weigh(error: &DbErr) -> Weight {
     match error {

@@ -153,9 +153,19 @@ impl Store {
     /// Stores a batch of deliveries in one transaction. Events that are known already (same bot,
     /// message and replay) are dropped; the others come back to be worked on from memory, lowest
     /// message first.
-    pub(crate) async fn store_deliveries(&self, intake: Intake) -> Result<Vec<Taken>, StoreError> {
-        self.on_main(|store| async move {
+    ///
+    /// `again` says that these deliveries may have been stored before without anybody knowing: then those
+    /// that are known and unfinished are made due, in case nobody holds them.
+    pub(crate) async fn store_deliveries(
+        &self,
+        intake: Intake,
+        again: bool,
+    ) -> Result<Vec<Taken>, StoreError> {
+        self.on_main(move |store| async move {
             let transaction = store.begin().await?;
+            if again {
+                free_known_events(&transaction, &intake.events).await?;
+            }
             let stored = insert_events(&transaction, intake.events, None).await?;
             let overflow = unknown_events(&transaction, intake.overflow).await?;
             insert_dead_letters(&transaction, None, overflow.into_iter().map(overflowed).collect()).await?;
@@ -245,6 +255,18 @@ async fn insert_events(
         inserted.insert(key, (row.try_get("", "id")?, neighbours));
     }
     Ok(hand_out(events, taken_at, inserted))
+}
+
+async fn free_known_events(transaction: &DatabaseTransaction, events: &[NewEvent]) -> Result<(), DbErr> {
+    let backend = transaction.get_database_backend();
+    let sql = "UPDATE outhook_event SET due = $4
+        WHERE bot_id = $1 AND message_id = $2 AND replay = $3 AND state = 0 AND due IS NULL";
+    for event in events {
+        let values =
+            [event.header.bot.into(), event.header.message.into(), event.replay.into(), now().into()];
+        transaction.execute_raw(statement(backend, sql, values)).await?;
+    }
+    Ok(())
 }
 
 /// The inserted events, in the given order. A statement that inserts many rows does not see its own, so

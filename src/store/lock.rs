@@ -76,10 +76,10 @@ impl DatabaseLock {
         let Self::Session(mut session) = self else { return std::future::pending().await };
         loop {
             tokio::time::sleep(LOOK_EVERY).await;
-            if session.ping().await.is_ok() {
+            if matches!(tokio::time::timeout(LOOK_EVERY, session.ping()).await, Ok(Ok(()))) {
                 continue;
             }
-            match lock_session(&store).await {
+            match lock_patiently(&store).await {
                 Ok(renewed) => *session = renewed,
                 Err(LockError::Taken) => return LockError::Taken,
                 Err(error) => log::debug!("taking the database's lock again: {error}"),

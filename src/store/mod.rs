@@ -25,7 +25,7 @@ mod settle;
 mod sql;
 mod wake;
 
-use std::{future::Future, sync::Arc};
+use std::{future::Future, sync::Arc, time::Duration};
 
 use sea_orm::{DatabaseConnection, DatabaseTransaction, DbBackend, DbErr, TransactionTrait};
 use tokio::runtime::Handle;
@@ -40,6 +40,9 @@ pub(crate) use outbox::{Outgoing, PostResult};
 pub(crate) use settle::{CallOutcome, CallRecord, EventEnd, NewReply, Settled, Settlement};
 pub(crate) use sql::now;
 pub(crate) use wake::Wake;
+
+/// How long a database may take to say good-bye.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The database, as the daemon and the commands use it. Cheap to clone.
 #[derive(Clone)]
@@ -61,9 +64,9 @@ impl Store {
 
     /// Closes the pool.
     pub(crate) async fn close(&self) {
-        if let Err(error) = self.db().close_by_ref().await {
-            log::debug!("closing the database: {error}");
-        }
+        // A database that does not answer is left to notice by itself that nobody is there.
+        let closed = tokio::time::timeout(CLOSE_TIMEOUT, self.db().close_by_ref()).await;
+        log::debug!("closing the database: {closed:?}");
     }
 
     fn db(&self) -> &DatabaseConnection {

@@ -59,12 +59,20 @@ impl Store {
     ///
     /// Only the ReplyActor calls this, and never beside `settle_replies`: the two keep each other's
     /// rows in order by taking turns.
-    pub(crate) async fn take_due_replies(&self, rows_max: usize) -> Result<Vec<Outgoing>, StoreError> {
+    /// Also says when the next reply's time comes. After an error it is unknown what was taken:
+    /// [`Store::free_replies`] sets it right.
+    pub(crate) async fn take_due_replies(
+        &self,
+        rows_max: usize,
+    ) -> Result<(Vec<Outgoing>, Option<Millis>), StoreError> {
         self.on_main(move |store| async move {
+            let now = now();
             let transaction = store.begin().await?;
-            let replies = take_heads(&transaction, rows_max).await?;
+            let (replies, seen) = take_heads(&transaction, rows_max, now).await?;
             transaction.commit().await?;
-            Ok(replies)
+            let next =
+                if seen == rows_max { Some(now) } else { store.earliest_due("outhook_reply", now).await? };
+            Ok((replies, next))
         })
         .await
     }
@@ -94,21 +102,21 @@ impl Store {
         })
         .await
     }
-
-    /// When the next reply is due.
-    pub(crate) async fn next_due_reply(&self) -> Result<Option<Millis>, StoreError> {
-        self.on_main(|store| async move { Ok(store.earliest_due("outhook_reply").await?) }).await
-    }
 }
 
-async fn take_heads(transaction: &DatabaseTransaction, rows_max: usize) -> Result<Vec<Outgoing>, DbErr> {
+/// The heads among the due replies, and how many were looked at.
+async fn take_heads(
+    transaction: &DatabaseTransaction,
+    rows_max: usize,
+    now: Millis,
+) -> Result<(Vec<Outgoing>, usize), DbErr> {
     let backend = transaction.get_database_backend();
     let sql = "SELECT r.id, r.event_id, r.bot_id, r.conversation, r.destination, r.content, r.widget,
             r.attempts, r.created_at,
             EXISTS (SELECT 1 FROM outhook_reply n WHERE n.state = 0 AND n.bot_id = r.bot_id
                 AND n.conversation = r.conversation AND n.id < r.id) AS behind
         FROM outhook_reply r WHERE r.due <= $1 AND r.state = 0 ORDER BY r.due, r.id LIMIT $2";
-    let values = [now().into(), super::inbox::as_i64(rows_max)];
+    let values = [now.into(), super::inbox::as_i64(rows_max)];
     let rows = transaction.query_all_raw(statement(backend, sql, values)).await?;
     let mut seen = Vec::with_capacity(rows.len());
     let mut heads = Vec::with_capacity(rows.len());
@@ -125,7 +133,7 @@ async fn take_heads(transaction: &DatabaseTransaction, rows_max: usize) -> Resul
         let sql = format!("UPDATE outhook_reply SET due = NULL WHERE id {among}");
         transaction.execute_raw(statement(backend, sql, [ids(backend, &seen)])).await?;
     }
-    Ok(heads)
+    Ok((heads, seen.len()))
 }
 
 async fn settle_reply(

@@ -1,6 +1,6 @@
 //! Handing out the rows of the inbox that may be worked on.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 
 use entity::outhook::call;
 use outhook_core::{
@@ -43,36 +43,49 @@ impl From<Row> for InboxEvent {
 }
 
 impl Store {
-    /// Takes the events whose time has come, at most `rows_max`.
-    pub(crate) async fn take_due_events(&self, rows_max: u64) -> Result<Vec<Taken>, StoreError> {
+    /// The events whose time has come, at most `rows_max`, and when the next one's comes. They are not
+    /// claimed yet: whatever fails here has changed nothing.
+    pub(crate) async fn due_events(
+        &self,
+        rows_max: usize,
+    ) -> Result<(Vec<Taken>, Option<Millis>), StoreError> {
         self.on_main(move |store| async move {
-            let skip = if store.backend() == DbBackend::Postgres { "FOR UPDATE SKIP LOCKED" } else { "" };
-            let earlier = neighbour('<', "outhook_event");
+            let now = now();
+            let earlier = neighbour('<', "e");
             let sql = format!(
-                "UPDATE outhook_event SET due = NULL
-                 WHERE id IN (SELECT id FROM outhook_event WHERE due <= $1 AND state = 0
-                              ORDER BY due, id LIMIT $2 {skip})
-                 RETURNING id, bot_id, message_id, replay, conversation, taken_at, due, payload,
-                     {earlier} AS earlier"
+                "SELECT {COLUMNS}, {earlier} AS earlier FROM outhook_event e
+                 WHERE e.due <= $1 AND e.state = 0 ORDER BY e.due, e.id LIMIT $2"
             );
-            let values = [now().into(), i64::try_from(rows_max).unwrap_or(i64::MAX).into()];
+            let values = [now.into(), as_i64(rows_max)];
             let rows = store.db().query_all_raw(statement(store.backend(), sql, values)).await?;
-            let mut taken = Vec::with_capacity(rows.len());
+            let is_page_full = rows.len() == rows_max;
+            let mut due = Vec::with_capacity(rows.len());
             for row in rows {
                 let earlier = row.try_get("", "earlier")?;
                 let event = Row::from_query_result(&row, "")?.into();
-                taken.push(Taken { event, neighbours: Neighbours { earlier, later: true } });
+                due.push(Taken { event, neighbours: Neighbours { earlier, later: true } });
             }
-            taken.sort_by_key(|taken| (taken.event.key.message, taken.event.id));
-            store.load_calls(taken.iter_mut().map(|taken| &mut taken.event).collect()).await?;
-            Ok(taken)
+            due.sort_by_key(|taken| (taken.event.key.message, taken.event.id));
+            store.load_calls(due.iter_mut().map(|taken| &mut taken.event).collect()).await?;
+            let next =
+                if is_page_full { Some(now) } else { store.earliest_due("outhook_event", now).await? };
+            Ok((due, next))
         })
         .await
     }
 
-    /// When the next event is due; `None` if none waits for its time.
-    pub(crate) async fn next_due_event(&self) -> Result<Option<Millis>, StoreError> {
-        self.on_main(|store| async move { Ok(store.earliest_due("outhook_event").await?) }).await
+    /// Claims due events to be worked on from memory, and returns which of them are still unfinished. Doing
+    /// it again after an error of unknown outcome does no harm.
+    pub(crate) async fn claim_events(&self, events: Vec<EventId>) -> Result<HashSet<EventId>, StoreError> {
+        self.on_main(move |store| async move {
+            let among = among(store.backend(), 1);
+            let sql =
+                format!("UPDATE outhook_event SET due = NULL WHERE id {among} AND state = 0 RETURNING id");
+            let values = [ids(store.backend(), &events)];
+            let rows = store.db().query_all_raw(statement(store.backend(), sql, values)).await?;
+            Ok(rows.iter().map(|row| row.try_get("", "id")).collect::<Result<_, _>>()?)
+        })
+        .await
     }
 
     /// Reads lanes whose events in memory are done.
@@ -140,9 +153,10 @@ impl Store {
         .await
     }
 
-    pub(super) async fn earliest_due(&self, table: &str) -> Result<Option<Millis>, DbErr> {
-        let sql = format!("SELECT min(due) AS due FROM {table} WHERE due IS NOT NULL");
-        let row = self.db().query_one_raw(statement(self.backend(), sql, [])).await?;
+    /// When the next row of a table is due after a moment.
+    pub(super) async fn earliest_due(&self, table: &str, after: Millis) -> Result<Option<Millis>, DbErr> {
+        let sql = format!("SELECT min(due) AS due FROM {table} WHERE due > $1");
+        let row = self.db().query_one_raw(statement(self.backend(), sql, [after.into()])).await?;
         row.map_or(Ok(None), |row| row.try_get("", "due"))
     }
 

@@ -2,13 +2,18 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use lapin::{Connection, ConnectionProperties};
 use tokio::process::Command;
 use tokio::sync::OnceCell;
+use tokio::time::timeout;
 
 use super::server_process::{ServerProcess, folder_with};
 use super::{Queue, free_port, unique};
+
+/// How long a broker that is up may take to answer.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The server starts its own epmd only when it finds none, and that one would outlive everything; so
 /// epmd comes first, in the server's process group.
@@ -66,7 +71,9 @@ impl Rabbit {
     /// Starts it after `stop` or `kill`, on the same port and with the same data.
     pub async fn start_again(&self) {
         let url = self.url();
-        self.process.start(|| async { connect(&url).await.is_ok() }).await;
+        // A broker that is still booting may accept a connection and then say nothing.
+        let ready = || async { timeout(PROBE_TIMEOUT, connect(&url)).await.is_ok_and(|tried| tried.is_ok()) };
+        self.process.start(ready).await;
     }
 
     /// Stops it in good order.

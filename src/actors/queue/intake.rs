@@ -13,9 +13,11 @@ use crate::{
 };
 
 /// Deliveries that are being stored, and where they are acknowledged.
-struct Batch {
+pub(super) struct Batch {
     deliveries: Vec<Delivery>,
     session: Option<CurrentSession>,
+    /// It may have been committed without our hearing of it.
+    again: bool,
 }
 
 impl Batch {
@@ -38,8 +40,9 @@ impl QueueActor {
     /// committed.
     pub(super) fn store_deliveries(&mut self, context: &mut Context<Self>) {
         let rows = self.deliveries.len().min(self.batch_rows);
-        let batch =
-            Batch { deliveries: self.deliveries.drain(..rows).collect(), session: self.session.clone() };
+        let deliveries: Vec<Delivery> = self.deliveries.drain(..rows).collect();
+        let again = self.stores_again || deliveries.iter().any(|delivery| delivery.redelivered);
+        let batch = Batch { deliveries, session: self.session.clone(), again };
         let bodies = batch.deliveries.iter().map(|delivery| delivery.body.as_slice());
         let intake = sort_out(bodies, self.event_bytes_max);
         let uncounted = self.quota.uncounted(intake.events.iter().map(|event| event.header.bot));
@@ -60,14 +63,17 @@ impl QueueActor {
     fn commit(&mut self, intake: Intake, batch: Batch, context: &mut Context<Self>) {
         let store = self.store.clone();
         let job = async move {
-            let stored = store.store_deliveries(intake).await;
+            let stored = store.store_deliveries(intake, batch.again).await;
             if stored.is_ok() {
                 batch.acknowledge().await;
             }
             (stored, batch)
         };
         context.spawn(job.into_actor(self).map(|(stored, batch), actor, context| match stored {
-            Ok(stored) => actor.done(Done::Stored(stored, batch.deliveries.len()), context),
+            Ok(stored) => {
+                actor.stores_again = false;
+                actor.done(Done::Stored(stored, batch.deliveries.len()), context);
+            }
             Err(error) => actor.not_stored(batch, &error, context),
         }));
     }
@@ -75,12 +81,18 @@ impl QueueActor {
     /// Puts a batch back, unless its session has ended: then it comes again by itself.
     fn not_stored(&mut self, batch: Batch, error: &StoreError, context: &mut Context<Self>) {
         let rows = batch.deliveries.len();
-        if batch.number() == self.session.as_ref().map(|session| session.number) {
+        let is_current = batch.number() == self.session.as_ref().map(|session| session.number);
+        if is_current {
             for delivery in batch.deliveries.into_iter().rev() {
                 self.deliveries.push_front(delivery);
             }
         }
-        if error.is_transient() { self.failed(error, context) } else { self.isolate(rows, error, context) }
+        self.stores_again = true;
+        if is_current && !error.is_transient() {
+            self.isolate(rows, error, context);
+        } else {
+            self.failed(error, context);
+        }
     }
 
     fn within_quota(&mut self, intake: Intake, counts: impl IntoIterator<Item = (BotId, usize)>) -> Intake {
@@ -114,8 +126,26 @@ impl QueueActor {
             DeadLetter { bot: None, message: None, reason: "poison", detail, payload: delivery.body.clone() };
         count_letter(letter.reason);
         self.job = Some(Kind::Store);
-        let batch = Batch { deliveries: vec![delivery], session: self.session.clone() };
-        self.commit(Intake { dead: vec![letter], ..Intake::default() }, batch, context);
+        let batch = Batch { deliveries: vec![delivery], session: self.session.clone(), again: false };
+        let store = self.store.clone();
+        let job = async move {
+            let intake = Intake { dead: vec![letter], ..Intake::default() };
+            let stored = store.store_deliveries(intake, false).await;
+            if stored.is_ok() {
+                batch.acknowledge().await;
+            }
+            (stored, batch)
+        };
+        context.spawn(job.into_actor(self).map(|(stored, batch), actor, context| match stored {
+            Ok(stored) => actor.done(Done::Stored(stored, 1), context),
+            Err(error) => {
+                // Not even that: both wait for better times.
+                if batch.number() == actor.session.as_ref().map(|session| session.number) {
+                    actor.deliveries.extend(batch.deliveries);
+                }
+                actor.failed(&error, context);
+            }
+        }));
     }
 }
 
