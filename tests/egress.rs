@@ -184,3 +184,31 @@ async fn redirecting(status: u16, location: &str) -> Endpoint {
     let headers = vec![("location".to_owned(), location.to_owned())];
     Endpoint::start(move |_, _| Answer::Http { status, headers: headers.clone(), body: vec![] }).await
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_allowed_host_is_dialled_by_that_name_only() {
+    let endpoint = Endpoint::json(json!({})).await;
+    let config = Config::sqlite().set("egress.allow", r#"["localhost"]"#);
+    let port = endpoint.address().port();
+    let mut bots = vec![];
+    for host in ["localhost", "LOCALHOST", "127.0.0.1", "localhost.localdomain"] {
+        let email = format!("{host}@x.org");
+        let added = config.cli(&["bots", "add", "--email", &email, "--name", host, "--json"]).await.success();
+        let bot = added.records()[0]["id"].as_i64().unwrap();
+        let (id, url) = (bot.to_string(), format!("http://{host}:{port}/"));
+        config.cli(&["services", "add", "--bot", &id, "--name", "s", "--url", &url]).await.success();
+        bots.push(bot);
+    }
+    let _outhook = Outhook::start(&config).await;
+    let events: Vec<String> =
+        bots.iter().map(|bot| channel_event(*bot, 1, 1, "t", "x").to_string()).collect();
+    config.cli_with_input(&["send", "--file", "-"], events.join("\n").as_bytes()).await.success();
+    let called = endpoint.wait_for(2).await;
+    assert!(called.iter().all(|request| request.header("host").unwrap().starts_with("localhost:")));
+    let blocked = || async {
+        let failed = config.cli(&["deliveries", "--failed", "--json"]).await.success().records();
+        failed.iter().any(|call| call["reason"] == "blocked").then_some(())
+    };
+    crate::support::eventually("the address itself is blocked", crate::support::PATIENCE, blocked).await;
+    assert_eq!(endpoint.requests().len(), 2);
+}

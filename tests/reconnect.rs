@@ -126,3 +126,41 @@ async fn a_sent_event_wakes_the_daemon_on_sqlite() {
 async fn a_sent_event_wakes_the_daemon_on_postgresql() {
     hears_of_sent_events(Config::postgres(&Postgres::shared().await.database().await)).await;
 }
+
+/// Takes a table away from a daemon that is about to read an event whose time has come.
+async fn reads_due_events_again(config: Config) {
+    let endpoint = Endpoint::start(|_, number| match number {
+        0..3 => Answer::status(503),
+        _ => Answer::Json(serde_json::json!({})),
+    })
+    .await;
+    let config = config.set("retry.initial_delay", "\"1s\"").set("retry.max_delay", "\"1s\"");
+    let bot = bot(&config, &endpoint).await;
+    let outhook = Outhook::start(&config).await;
+    let events: Vec<String> =
+        bodies(bot, 1..4).into_iter().map(|body| String::from_utf8(body).unwrap()).collect();
+    config.cli_with_input(&["send", "--file", "-"], events.join("\n").as_bytes()).await.success();
+    let db = Db::of(&config).await;
+    eventually("all events wait for their retry", PATIENCE, || async {
+        (db.count("SELECT count(*) FROM outhook_event WHERE due IS NOT NULL").await == 3).then_some(())
+    })
+    .await;
+    db.exec("ALTER TABLE outhook_call RENAME TO outhook_call_away").await;
+    outhook.wait_for_log("the database is away").await;
+    db.exec("ALTER TABLE outhook_call_away RENAME TO outhook_call").await;
+    eventually("all events are finished", PATIENCE, || async {
+        (db.count("SELECT count(*) FROM outhook_event WHERE state = 1").await == 3).then_some(())
+    })
+    .await;
+    assert_eq!(endpoint.requests().len(), 6);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn events_that_could_not_be_read_when_due_are_read_again_on_sqlite() {
+    reads_due_events_again(Config::sqlite()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn events_that_could_not_be_read_when_due_are_read_again_on_postgresql() {
+    reads_due_events_again(Config::postgres(&Postgres::shared().await.database().await)).await;
+}
