@@ -55,9 +55,13 @@ enum Weight {
 const PASSING_SQLSTATES: [&str; 10] =
     ["08", "53", "57", "58", "25006", "25P03", "25P04", "40001", "40P01", "55P03"];
 
-/// SQLSTATE classes and codes of missing rights: bad credentials (28), no such database (3D), missing
-/// privilege (42501).
-const DENIED_SQLSTATES: [&str; 3] = ["28", "3D", "42501"];
+/// SQLSTATE classes that are no fault of the values: bad credentials (28), no such database (3D), a
+/// missing privilege, table or column (42).
+const DENIED_SQLSTATES: [&str; 3] = ["28", "3D", "42"];
+
+/// Primary result codes of SQLite that are no fault of the values: ERROR, which a missing table is, and
+/// PERM.
+const DENIED_SQLITE_CODES: [i64; 2] = [1, 3];
 
 /// Primary result codes of SQLite that pass by themselves: BUSY, LOCKED, NOMEM, READONLY, IOERR,
 /// FULL, CANTOPEN, PROTOCOL.
@@ -90,8 +94,12 @@ fn weigh_sqlx(error: &SqlxError) -> Weight {
 fn weigh_code(error: &dyn sqlx::error::DatabaseError) -> Weight {
     let Some(code) = error.code() else { return Weight::Refused };
     if error.try_downcast_ref::<sqlx::sqlite::SqliteError>().is_some() {
-        let passes = code.parse::<i64>().is_ok_and(|code| PASSING_SQLITE_CODES.contains(&(code & 0xff)));
-        return if passes { Weight::Away } else { Weight::Refused };
+        let primary = code.parse::<i64>().map_or(0, |code| code & 0xff);
+        return match () {
+            () if PASSING_SQLITE_CODES.contains(&primary) => Weight::Away,
+            () if DENIED_SQLITE_CODES.contains(&primary) => Weight::Denied,
+            () => Weight::Refused,
+        };
     }
     let is_among = |codes: &[&str]| codes.iter().any(|known| code.starts_with(known));
     match () {
