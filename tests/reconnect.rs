@@ -164,3 +164,28 @@ async fn events_that_could_not_be_read_when_due_are_read_again_on_sqlite() {
 async fn events_that_could_not_be_read_when_due_are_read_again_on_postgresql() {
     reads_due_events_again(Config::postgres(&Postgres::shared().await.database().await)).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_delivery_that_can_not_even_be_set_aside_is_not_acknowledged_with_a_later_one() {
+    let queue = Rabbit::shared().await.queue().await;
+    let config = Config::sqlite().queue(&queue.url, &queue.name);
+    let endpoint = Endpoint::json(serde_json::json!({})).await;
+    let bot = bot(&config, &endpoint).await;
+    let db = Db::of(&config).await;
+    let refuse = "BEGIN SELECT RAISE(ABORT, 'refused by the test'); END";
+    let when = "BEFORE INSERT ON outhook_event WHEN NEW.message_id = 1";
+    db.exec(&format!("CREATE TRIGGER refuse_event {when} {refuse}")).await;
+    db.exec(&format!("CREATE TRIGGER refuse_letter BEFORE INSERT ON outhook_dead_letter {refuse}")).await;
+    let mut outhook = Outhook::start(&config).await;
+    queue.publish_all(&bodies(bot, 1..3)).await;
+    eventually("it has tried several times", PATIENCE, || async {
+        let refusals = outhook.log().iter().filter(|line| line.contains("refuses a batch")).count();
+        (refusals >= 5).then_some(())
+    })
+    .await;
+    outhook.kill().await;
+    db.exec("DROP TRIGGER refuse_event").await;
+    db.exec("DROP TRIGGER refuse_letter").await;
+    let _outhook = Outhook::start(&config).await;
+    calls(&endpoint, 2).await;
+}

@@ -69,7 +69,7 @@ impl Turn {
 
 /// The turns of all events that have at least one call under way.
 ///
-/// Single-call events never enter the map: their first completion is their last.
+/// Single-call events do not stay in the map: their first completion is their last.
 #[derive(Debug, Default)]
 pub struct Completions {
     turns: HashMap<EventId, (u64, Turn)>,

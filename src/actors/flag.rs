@@ -17,7 +17,7 @@ use outhook_core::{
 };
 use tokio::sync::oneshot;
 
-use super::{event::EventActor, queue::QueueActor, reply::ReplyActor};
+use super::{count_letter, event::EventActor, queue::QueueActor, reply::ReplyActor};
 use crate::{
     health::Health,
     mailbox::{Mailbox, takes_mail},
@@ -301,16 +301,12 @@ fn count(entry: &Entry) {
     match &entry.end {
         Some(EventEnd::Finished) => metrics::counter!("outhook_events_finished_total").increment(1),
         Some(EventEnd::Parked(_)) => metrics::counter!("outhook_events_parked_total").increment(1),
-        Some(EventEnd::Dead { letter }) => count_letter(letter),
+        Some(EventEnd::Dead { letter }) => count_letter(letter.reason),
         None => {}
     }
     if let Some(letter) = &entry.letter {
-        count_letter(letter);
+        count_letter(letter.reason);
     }
-}
-
-fn count_letter(letter: &DeadLetter) {
-    metrics::counter!("outhook_dead_letters_total", "reason" => letter.reason).increment(1);
 }
 
 impl Actor for FlagActor {

@@ -15,18 +15,14 @@ use std::{
 };
 
 use actix::{
-    Actor, ActorContext, ActorFutureExt, AsyncContext, Context, Handler, Message, SpawnHandle, StreamHandler,
-    WrapFuture,
+    Actor, ActorContext, ActorFutureExt, AsyncContext, Context, Handler, Message, StreamHandler, WrapFuture,
 };
-use outhook_core::{
-    identity::{BotId, Millis},
-    quota::Quota,
-};
+use outhook_core::{identity::BotId, quota::Quota};
 use tokio::sync::oneshot;
 
 pub(crate) use intake::read_delivery;
 
-use super::event::EventActor;
+use super::{due_timer::DueTimer, event::EventActor};
 use crate::{
     broker::{Broker, BrokerEvent, Delivery, Session},
     health::Health,
@@ -71,7 +67,7 @@ pub(crate) struct QueueActor {
     is_due: bool,
     /// Found due and not yet known to be claimed.
     claiming: Option<Vec<Taken>>,
-    due_timer: Option<(Millis, SpawnHandle)>,
+    due_timer: DueTimer,
     job: Option<Kind>,
     job_began: Instant,
     retry_delay: Duration,
@@ -164,7 +160,7 @@ impl QueueActor {
             wants: VecDeque::new(),
             is_due: true,
             claiming: None,
-            due_timer: None,
+            due_timer: DueTimer::default(),
             job: None,
             job_began: Instant::now(),
             retry_delay: RETRY_DELAY,

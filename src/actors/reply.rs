@@ -6,14 +6,14 @@
 
 use std::{collections::HashMap, time::Duration};
 
-use actix::{Actor, ActorContext, ActorFutureExt, AsyncContext, Context, Handler, SpawnHandle, WrapFuture};
+use actix::{Actor, ActorContext, ActorFutureExt, AsyncContext, Context, Handler, WrapFuture};
 use outhook_core::{
     identity::{BotId, Millis},
     retry::{RetryPolicy, delay},
 };
 use tokio::sync::oneshot;
 
-use super::EVENT_LOG;
+use super::{EVENT_LOG, due_timer::DueTimer};
 use crate::{
     directory::Directory,
     health::Health,
@@ -43,7 +43,7 @@ pub(crate) struct ReplyActor {
     is_freed: bool,
     is_due: bool,
     is_busy: bool,
-    due_timer: Option<(Millis, SpawnHandle)>,
+    due_timer: DueTimer,
     is_draining: bool,
     drained: Option<oneshot::Sender<()>>,
 }
@@ -92,7 +92,7 @@ impl ReplyActor {
             is_freed: false,
             is_due: true,
             is_busy: false,
-            due_timer: None,
+            due_timer: DueTimer::default(),
             is_draining: false,
             drained: None,
         }
@@ -239,18 +239,10 @@ impl ReplyActor {
     }
 
     fn arm_due_timer(&mut self, due: Millis, context: &mut Context<Self>) {
-        if self.due_timer.is_some_and(|(armed, _)| armed <= due) {
-            return;
-        }
-        if let Some((_, timer)) = self.due_timer.take() {
-            context.cancel_future(timer);
-        }
-        let wait = Duration::from_millis(u64::try_from(due - now()).unwrap_or(0));
-        let timer = context.run_later(wait, |actor, context| {
-            actor.due_timer = None;
+        self.due_timer.arm(due, context, |actor, context| {
+            actor.due_timer.fired();
             actor.look(context);
         });
-        self.due_timer = Some((due, timer));
     }
 
     fn look(&mut self, context: &mut Context<Self>) {

@@ -94,16 +94,7 @@ impl Store {
             return Ok(Vec::new());
         }
         self.on_main(|store| async move {
-            let rows = if store.backend() == DbBackend::Postgres {
-                store.db().query_all_raw(lanes_at_once(&wants)).await?
-            } else {
-                let mut rows = Vec::new();
-                for (index, want) in wants.iter().enumerate() {
-                    rows.extend(store.db().query_all_raw(one_lane(store.backend(), index, want)).await?);
-                }
-                rows
-            };
-            let mut lanes = by_want(wants.len(), &rows)?;
+            let mut lanes = store.read_wants(&wants, lanes_at_once, one_lane).await?;
             let mut pages: Vec<LanePage> = wants
                 .into_iter()
                 .map(|want| lane_page(want, lanes.pop_front().unwrap_or_default()))
@@ -120,16 +111,7 @@ impl Store {
             return Ok(Vec::new());
         }
         self.on_main(|store| async move {
-            let rows = if store.backend() == DbBackend::Postgres {
-                store.db().query_all_raw(heads_at_once(&wants)).await?
-            } else {
-                let mut rows = Vec::new();
-                for (index, want) in wants.iter().enumerate() {
-                    rows.extend(store.db().query_all_raw(heads_of_one(store.backend(), index, want)).await?);
-                }
-                rows
-            };
-            let mut heads = by_want(wants.len(), &rows)?;
+            let mut heads = store.read_wants(&wants, heads_at_once, heads_of_one).await?;
             let mut pages: Vec<BotPage> = wants
                 .into_iter()
                 .map(|want| bot_page(&want, heads.pop_front().unwrap_or_default()))
@@ -138,6 +120,23 @@ impl Store {
             Ok(pages)
         })
         .await
+    }
+
+    /// The rows of each want: in one statement where that can be written, else in one for each.
+    async fn read_wants<W>(
+        &self,
+        wants: &[W],
+        at_once: fn(&[W]) -> Statement,
+        one: fn(DbBackend, usize, &W) -> Statement,
+    ) -> Result<VecDeque<Vec<Row>>, DbErr> {
+        if self.backend() == DbBackend::Postgres {
+            return by_want(wants.len(), &self.db().query_all_raw(at_once(wants)).await?);
+        }
+        let mut rows = Vec::new();
+        for (index, want) in wants.iter().enumerate() {
+            rows.extend(self.db().query_all_raw(one(self.backend(), index, want)).await?);
+        }
+        by_want(wants.len(), &rows)
     }
 
     /// Makes every unfinished event due that nobody holds: those of a shard of bots, or all.

@@ -7,7 +7,7 @@ use outhook_core::{event::Header, identity::BotId};
 
 use super::{CurrentSession, Done, Kind, QueueActor};
 use crate::{
-    actors::EVENT_LOG,
+    actors::{EVENT_LOG, count_letter},
     broker::Delivery,
     store::{DeadLetter, Intake, NewEvent, StoreError},
 };
@@ -61,6 +61,18 @@ impl QueueActor {
     }
 
     fn commit(&mut self, intake: Intake, batch: Batch, context: &mut Context<Self>) {
+        self.store_batch(intake, batch, context, |actor, batch, error, context| {
+            actor.not_stored(batch, &error, context);
+        });
+    }
+
+    fn store_batch(
+        &mut self,
+        intake: Intake,
+        batch: Batch,
+        context: &mut Context<Self>,
+        failed: fn(&mut Self, Batch, StoreError, &mut Context<Self>),
+    ) {
         let store = self.store.clone();
         let job = async move {
             let stored = store.store_deliveries(intake, batch.again).await;
@@ -69,18 +81,19 @@ impl QueueActor {
             }
             (stored, batch)
         };
-        context.spawn(job.into_actor(self).map(|(stored, batch), actor, context| match stored {
+        context.spawn(job.into_actor(self).map(move |(stored, batch), actor, context| match stored {
             Ok(stored) => {
                 actor.stores_again = false;
                 actor.done(Done::Stored(stored, batch.deliveries.len()), context);
             }
-            Err(error) => actor.not_stored(batch, &error, context),
+            Err(error) => failed(actor, batch, error, context),
         }));
     }
 
-    /// Puts a batch back, unless its session has ended: then it comes again by itself.
-    fn not_stored(&mut self, batch: Batch, error: &StoreError, context: &mut Context<Self>) {
-        let rows = batch.deliveries.len();
+    /// Puts a batch back where it was, unless its session has ended: then it comes again by itself. In
+    /// front, because an acknowledgement of a later delivery would be one of these too. Says whether they
+    /// are there again.
+    fn put_back(&mut self, batch: Batch) -> bool {
         let is_current = batch.number() == self.session.as_ref().map(|session| session.number);
         if is_current {
             for delivery in batch.deliveries.into_iter().rev() {
@@ -88,7 +101,12 @@ impl QueueActor {
             }
         }
         self.stores_again = true;
-        if is_current && !error.is_transient() {
+        is_current
+    }
+
+    fn not_stored(&mut self, batch: Batch, error: &StoreError, context: &mut Context<Self>) {
+        let rows = batch.deliveries.len();
+        if self.put_back(batch) && !error.is_transient() {
             self.isolate(rows, error, context);
         } else {
             self.failed(error, context);
@@ -127,30 +145,13 @@ impl QueueActor {
         count_letter(letter.reason);
         self.job = Some(Kind::Store);
         let batch = Batch { deliveries: vec![delivery], session: self.session.clone(), again: false };
-        let store = self.store.clone();
-        let job = async move {
-            let intake = Intake { dead: vec![letter], ..Intake::default() };
-            let stored = store.store_deliveries(intake, false).await;
-            if stored.is_ok() {
-                batch.acknowledge().await;
-            }
-            (stored, batch)
-        };
-        context.spawn(job.into_actor(self).map(|(stored, batch), actor, context| match stored {
-            Ok(stored) => actor.done(Done::Stored(stored, 1), context),
-            Err(error) => {
-                // Not even that: both wait for better times.
-                if batch.number() == actor.session.as_ref().map(|session| session.number) {
-                    actor.deliveries.extend(batch.deliveries);
-                }
-                actor.failed(&error, context);
-            }
-        }));
+        let intake = Intake { dead: vec![letter], ..Intake::default() };
+        // If not even that is stored, it waits for better times.
+        self.store_batch(intake, batch, context, |actor, batch, error, context| {
+            actor.put_back(batch);
+            actor.failed(&error, context);
+        });
     }
-}
-
-fn count_letter(reason: &'static str) {
-    metrics::counter!("outhook_dead_letters_total", "reason" => reason).increment(1);
 }
 
 /// Tells events from what can't be one.

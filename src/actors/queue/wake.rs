@@ -6,7 +6,7 @@ use actix::{ActorFutureExt, AsyncContext, Context, WrapFuture};
 use outhook_core::identity::Millis;
 
 use super::{QueueActor, RETRY_DELAY_MAX};
-use crate::store::{StoreError, Wake, now};
+use crate::store::{StoreError, Wake};
 
 /// The database is looked at this often even if nobody says that there is something new.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
@@ -14,18 +14,10 @@ const LOOK_EVERY: Duration = Duration::from_secs(5);
 impl QueueActor {
     /// Looks at this moment, unless it looks before.
     pub(super) fn arm_due_timer(&mut self, due: Millis, context: &mut Context<Self>) {
-        if self.due_timer.is_some_and(|(armed, _)| armed <= due) {
-            return;
-        }
-        if let Some((_, timer)) = self.due_timer.take() {
-            context.cancel_future(timer);
-        }
-        let wait = Duration::from_millis(u64::try_from(due - now()).unwrap_or(0));
-        let timer = context.run_later(wait, |actor, context| {
-            actor.due_timer = None;
+        self.due_timer.arm(due, context, |actor, context| {
+            actor.due_timer.fired();
             actor.look(context);
         });
-        self.due_timer = Some((due, timer));
     }
 
     pub(super) fn look(&mut self, context: &mut Context<Self>) {
