@@ -12,6 +12,8 @@ pub type ServiceId = i64;
 pub type EventId = i64;
 /// A conversation of a bot, see [`crate::event::Header::conversation`].
 pub type Conversation = i64;
+/// A daemon's row id (`outhook_daemon.id`).
+pub type DaemonId = i64;
 /// A moment: milliseconds since the Unix epoch.
 pub type Millis = i64;
 

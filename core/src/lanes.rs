@@ -342,6 +342,23 @@ impl Lanes {
         dropped
     }
 
+    /// Forgets what waits of these bots, which others will work for; what has begun goes on. Returns what is only
+    /// rows again.
+    pub fn let_go(&mut self, is_leaving: impl Fn(BotId) -> bool) -> Vec<EventId> {
+        self.lane_wants.retain(|(bot, _)| !is_leaving(*bot));
+        self.hungry.retain(|bot| !is_leaving(*bot));
+        let leaving: Vec<BotId> = self.bots.keys().copied().filter(|bot| is_leaving(*bot)).collect();
+        let mut dropped = Vec::new();
+        for id in leaving {
+            let Some(bot) = self.bots.get_mut(&id) else { continue };
+            let waiting = bot.let_go();
+            waiting.iter().for_each(|event| self.unhold_waiting(*event));
+            self.forget_if_idle(id);
+            dropped.extend(waiting);
+        }
+        dropped
+    }
+
     /// What should be read from the database now, given that the process may hold so many more events.
     pub fn take_wants(&mut self, mut places: usize) -> Wants {
         let mut wants = Wants::default();
@@ -512,6 +529,21 @@ impl Lanes {
 }
 
 impl Bot {
+    /// Keeps only what has begun.
+    fn let_go(&mut self) -> Vec<EventId> {
+        self.ready_lanes.clear();
+        self.more = false;
+        self.is_hungry = false;
+        self.refilling = false;
+        let mut dropped = Vec::new();
+        self.lanes.retain(|_, lane| {
+            dropped.extend(std::mem::take(&mut lane.queue).into_iter().map(|(_, event)| event));
+            *lane = Lane { running: lane.running, ..Lane::default() };
+            lane.running.is_some()
+        });
+        dropped
+    }
+
     fn begin_next(&mut self) -> Option<EventId> {
         while let Some(conversation) = self.ready_lanes.pop_front() {
             let Some(lane) = self.lanes.get_mut(&conversation) else { continue };

@@ -9,6 +9,7 @@
 //! | [`event`] | what a queue delivery is, and which conversation it belongs to |
 //! | [`identity`] | how events and calls are named, also towards the endpoint |
 //! | [`lanes`] | which event may run next: order within a conversation, fair shares between bots |
+//! | [`partition`] | which daemon works for which bots |
 //! | [`completion`] | when an event is finished |
 //! | [`outcome`] | what an HTTP answer, or the lack of one, means |
 //! | [`answer`] | how the JSON of an answer is read |
@@ -25,5 +26,6 @@ pub mod excerpt;
 pub mod identity;
 pub mod lanes;
 pub mod outcome;
+pub mod partition;
 pub mod quota;
 pub mod retry;
