@@ -14,12 +14,12 @@ use tokio::{
     task::JoinHandle,
 };
 
-use self::build::{Parts, keep_actors};
+use self::build::{Parts, daemon_name, keep_actors};
 pub(crate) use self::signals::Signals;
 use crate::{
-    actors::{event::EventActor, flag::FlagActor, queue::QueueActor, reply::ReplyActor},
+    actors::{event::EventActor, flag::FlagActor, lease::LeaseActor, queue::QueueActor, reply::ReplyActor},
     admin,
-    config::Config,
+    config::{Config, database::DatabaseUrl},
     exit::{Exit, Failed},
     health::Health,
     mailbox::{Mailbox, MailboxLog, MailboxStats},
@@ -28,8 +28,9 @@ use crate::{
         drain::{Drain, Stop},
         settled::DueAt,
     },
-    store::{self, DatabaseLock, LockError, NewEvent, OpenError, Store, StoreError, now},
+    store::{self, FileLock, NewEvent, OpenError, Store, StoreError, now},
     supervise::{Arbiters, Fatal, Supervisor},
+    tenure::{CurrentTenure, Tenure},
     zulip::Site,
 };
 
@@ -63,6 +64,7 @@ pub(crate) async fn run(config: Config) -> Result<Exit, Failed> {
 pub(crate) struct Daemon {
     config: Arc<Config>,
     store: Store,
+    tenure: CurrentTenure,
     health: Health,
     supervisor: Supervisor,
     fatal: mpsc::UnboundedReceiver<Fatal>,
@@ -71,6 +73,7 @@ pub(crate) struct Daemon {
     admin: Option<admin::Server>,
     log: JoinHandle<MailboxLog>,
     stop_log: oneshot::Sender<()>,
+    _lock: Option<FileLock>,
 }
 
 /// The mailboxes of all actors.
@@ -80,6 +83,9 @@ struct Actors {
     events: Vec<Mailbox<EventActor>>,
     flag: Mailbox<FlagActor>,
     replies: Mailbox<ReplyActor>,
+    lease: Mailbox<LeaseActor>,
+    /// Whether there may be other daemons, so that there is a LeaseActor.
+    has_peers: bool,
 }
 
 impl Daemon {
@@ -95,12 +101,13 @@ impl Daemon {
         let admin = admin::Server::start(&config.admin, health.clone())?;
         let store = open_database(&config, &health).await?;
         let (supervisor, fatal) = Supervisor::new();
-        hold_lock(&config, &store, &supervisor).await?;
+        let lock = lock_file(&config)?;
+        let tenure = CurrentTenure::new(join(&config, &store, &health).await?);
         let pool = config.actors.event_pool_size();
-        let actors = Actors::new(pool);
+        let actors = Actors::new(pool, lock.is_none());
         health.watch(actors.stats());
         let arbiters = Arbiters::start(pool);
-        let parts = Parts::new(&config, store.clone(), health.clone(), site);
+        let parts = Parts::new(&config, store.clone(), tenure.clone(), health.clone(), site);
         keep_actors(&supervisor, &actors, &arbiters, &parts);
         if let Some(admin) = &admin {
             admin.serve_events(store.clone(), actors.queue.clone(), &config.queue);
@@ -109,7 +116,20 @@ impl Daemon {
         let log = MailboxLog::new(actors.stats());
         let log = actix::spawn(log_mailboxes(log, config.actors.mailbox_log_interval, stopped));
         log::info!("outhook {} runs with {pool} event actors", env!("CARGO_PKG_VERSION"));
-        Ok(Self { config, store, health, supervisor, fatal, arbiters, actors, admin, log, stop_log })
+        Ok(Self {
+            config,
+            store,
+            tenure,
+            health,
+            supervisor,
+            fatal,
+            arbiters,
+            actors,
+            admin,
+            log,
+            stop_log,
+            _lock: lock,
+        })
     }
 
     /// The database.
@@ -163,7 +183,8 @@ impl Daemon {
 
     /// Ends in order, within `drain.deadline`:
     ///
-    /// 1. QueueActor takes nothing more, and the broker gets back what was not stored;
+    /// 1. QueueActor takes nothing more, and the broker gets back what was not stored; LeaseActor gives
+    ///    partitions to other daemons as their calls end;
     /// 2. EventActors begin nothing more, and wait for the calls in flight;
     /// 3. FlagActor commits what they came to;
     /// 4. ReplyActor waits for the posts in flight;
@@ -194,11 +215,9 @@ impl Daemon {
     /// A row that stays held is found again at the next start, so failing here loses only time.
     async fn hand_back(&self, deadline: Instant) {
         let patience = deadline.saturating_duration_since(Instant::now()).max(COMMIT_GRACE);
-        let free = async {
-            self.store.free_events(None).await?;
-            self.store.free_replies().await
-        };
-        match tokio::time::timeout(patience, free).await {
+        let tenure = self.tenure.get();
+        let store = self.store.under(tenure.clone());
+        match tokio::time::timeout(patience, store.leave(tenure.daemon())).await {
             Ok(Ok(_)) => {}
             Ok(Err(error)) => log::warn!("what was held is not handed back before the next start: {error}"),
             Err(_) => log::warn!("what was held is not handed back before the next start"),
@@ -220,8 +239,10 @@ impl Daemon {
 }
 
 impl Actors {
-    fn new(pool: usize) -> Self {
+    fn new(pool: usize, has_peers: bool) -> Self {
         Self {
+            lease: Mailbox::new("lease"),
+            has_peers,
             queue: Mailbox::new("queue"),
             events: (0..pool).map(|index| Mailbox::new(format!("event-{index}"))).collect(),
             flag: Mailbox::new("flag"),
@@ -233,12 +254,14 @@ impl Actors {
         let mut stats = vec![self.queue.stats()];
         stats.extend(self.events.iter().map(Mailbox::stats));
         stats.extend([self.flag.stats(), self.replies.stats()]);
+        stats.extend(self.has_peers.then(|| self.lease.stats()));
         stats
     }
 
     /// Whether everything that was known is committed.
     async fn drain(&self) -> bool {
         ask(|done| self.queue.send(Drain { done })).await;
+        ask(|done| self.lease.send(Drain { done })).await;
         let drained = self.events.iter().map(|actor| ask(|done| actor.send(Drain { done })));
         futures_util::future::join_all(drained).await;
         let is_committed = self.flush().await;
@@ -255,6 +278,7 @@ impl Actors {
         self.events.iter().for_each(|actor| actor.send(Stop));
         self.flag.send(Stop);
         self.replies.send(Stop);
+        self.lease.send(Stop);
     }
 }
 
@@ -297,21 +321,26 @@ async fn open_database(config: &Config, health: &Health) -> Result<Store, Failed
     }
 }
 
-/// Takes the database's lock and holds it for as long as the process lives.
-async fn hold_lock(config: &Config, store: &Store, supervisor: &Supervisor) -> Result<(), Failed> {
-    let lock = loop {
-        match DatabaseLock::take(store, &config.database.url).await {
-            Ok(lock) => break lock,
-            Err(LockError::Store(error)) if error.is_away() => tokio::time::sleep(RETRY_DELAY_MAX).await,
+/// An SQLite file serves one daemon.
+fn lock_file(config: &Config) -> Result<Option<FileLock>, Failed> {
+    match &config.database.url {
+        DatabaseUrl::Sqlite(path) => FileLock::take(path).map(Some).map_err(Failed::unavailable),
+        DatabaseUrl::Postgres(_) => Ok(None),
+    }
+}
+
+/// Enters this process among the daemons of the database, which is waited for.
+async fn join(config: &Config, store: &Store, health: &Health) -> Result<Tenure, Failed> {
+    loop {
+        match store.join(daemon_name(), config.database.lease).await {
+            Ok(tenure) => return Ok(tenure),
+            Err(error) if error.is_away() => {
+                health.database_is_away(&error);
+                tokio::time::sleep(RETRY_DELAY_MAX).await;
+            }
             Err(error) => return Err(Failed::unavailable(error)),
         }
-    };
-    let (store, supervisor) = (store.clone(), supervisor.clone());
-    actix::spawn(async move {
-        lock.hold(store).await;
-        supervisor.report(Fatal::LostDatabase);
-    });
-    Ok(())
+    }
 }
 
 /// Every call in flight is an open file.

@@ -221,6 +221,7 @@ macro_rules! takes_mail {
             type Result = ();
 
             fn handle(&mut self, tracked: crate::mailbox::Tracked<$message>, context: &mut Self::Context) {
+                crate::fail_points::place(concat!(stringify!($actor), ".", stringify!($message)));
                 actix::Handler::<$message>::handle(self, tracked.open(), context);
             }
         })+

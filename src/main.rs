@@ -2,12 +2,15 @@
 
 mod actors;
 mod admin;
+mod blame;
 mod broker;
+mod caution;
 mod cli;
 mod config;
 mod daemon;
 mod directory;
 mod exit;
+mod fail_points;
 mod handlers;
 mod health;
 mod http;
@@ -16,6 +19,7 @@ mod messages;
 mod room;
 mod store;
 mod supervise;
+mod tenure;
 mod zulip;
 
 use std::process::ExitCode;

@@ -44,9 +44,6 @@ pub(crate) enum Fatal {
     /// The broker does not let us in, or not so.
     #[error("the broker refuses outhook: {0}")]
     Denied(String),
-    /// Another daemon has taken over the database.
-    #[error("another outhook daemon has taken over the database while it was away")]
-    LostDatabase,
 }
 
 /// How an actor's life ended.

@@ -14,8 +14,9 @@ use std::{
 use actix::{Actor, ActorContext, ActorFutureExt, AsyncContext, Context, Handler, WrapFuture};
 use outhook_core::{
     completion::Turn,
-    identity::{BotId, EventId, ServiceId},
+    identity::{BotId, EventId, EventKey, ServiceId},
     lanes::{Lanes, Limits, Offered, Ticket},
+    partition::Partitions,
 };
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, oneshot},
@@ -26,20 +27,26 @@ use super::{
     EVENT_LOG,
     flag::FlagActor,
     queue::QueueActor,
+    reply::ReplyActor,
     service_call::{Assignment, CallTools},
 };
 use crate::{
+    blame::Blame,
+    caution::is_poison,
+    fail_points,
     http::KEEP_ALIVE,
     mailbox::{Mailbox, takes_mail},
     messages::{
         completion::{CallEnded, EventEnded, EventTurn, Flush},
         drain::{Drain, Stop},
+        partitions::{LetGo, MayWork},
         process_event::ProcessEvents,
         rows::{BotsRead, LanesRead, ShardTakenOver, TakeOverShard, WantRows},
         settled::EventsSettled,
     },
     room::{Place, Room},
     store::{Bot, DeadLetter, InboxEvent, NotCallable, now},
+    tenure::Tenure,
 };
 
 /// How many finished events are remembered. They matter for the moment between two messages only.
@@ -56,9 +63,14 @@ pub(crate) struct EventActor {
     tools: Rc<CallTools>,
     room: Room,
     permits: Arc<Semaphore>,
+    blame: Blame,
     queue: Mailbox<QueueActor>,
     flag: Mailbox<FlagActor>,
+    replies: Mailbox<ReplyActor>,
+    tenure: Tenure,
     turns: u64,
+    /// To be passed on once nothing of them is held.
+    leaving: Partitions,
     /// The last events that were finished, so that one that was read before is not run again.
     finished: VecDeque<EventId>,
     phase: Phase,
@@ -73,10 +85,16 @@ pub(crate) struct Links {
     pub(crate) queue: Mailbox<QueueActor>,
     /// Where completions go.
     pub(crate) flag: Mailbox<FlagActor>,
+    /// The outbox.
+    pub(crate) replies: Mailbox<ReplyActor>,
+    /// What this process may work on.
+    pub(crate) tenure: Tenure,
     /// Events in memory, of all shards.
     pub(crate) room: Room,
     /// Calls in flight, of all shards.
     pub(crate) permits: Arc<Semaphore>,
+    /// Who makes actors panic.
+    pub(crate) blame: Blame,
 }
 
 /// An event in memory.
@@ -111,10 +129,14 @@ impl EventActor {
             tools: Rc::new(tools),
             room: links.room,
             permits: links.permits,
+            blame: links.blame,
             queue: links.queue,
             flag: links.flag,
+            replies: links.replies,
+            tenure: links.tenure,
             // Told apart from the turns of its predecessors.
             turns: generation << 32,
+            leaving: Partitions::NONE,
             finished: VecDeque::with_capacity(FINISHED_MAX),
             phase: Phase::TakingOver,
             awaits_permit: false,
@@ -148,6 +170,7 @@ impl EventActor {
 
     fn renew_client_regularly(context: &mut Context<Self>) {
         context.run_later(KEEP_ALIVE, |actor, context| {
+            fail_points::place("EventActor.timer");
             actor.tools.client.renew();
             Self::renew_client_regularly(context);
         });
@@ -155,7 +178,7 @@ impl EventActor {
 
     /// Does whatever can be done now.
     fn pump(&mut self, context: &mut Context<Self>) {
-        if !self.is_working() {
+        if !self.is_working() || !self.tenure.holds() {
             return;
         }
         while let Some(event) = self.lanes.next_event() {
@@ -182,9 +205,19 @@ impl EventActor {
             return;
         }
         let Some(held) = self.events.get_mut(&event) else { return };
+        let key = held.event.key;
+        if self.blame.is_poison(event) || is_poison(&held.event) {
+            return self.end_without_call(event, Some(poison(key)));
+        }
+        let blame = self.blame.clone();
+        let _turn = blame.turn(event);
+        fail_points::turn(key.message);
         let bot = match found {
             Ok(bot) => bot,
-            Err(reason) => return self.end_without_call(event, Some(reason)),
+            Err(reason) => {
+                let letter = DeadLetter::of_event(key, reason.name(), reason.to_string());
+                return self.end_without_call(event, Some(letter));
+            }
         };
         self.turns += 1;
         let turn = new_turn(&held.event, &bot, self.shard, self.turns);
@@ -196,18 +229,18 @@ impl EventActor {
         self.start_calls(context);
     }
 
-    fn end_without_call(&self, event: EventId, reason: Option<NotCallable>) {
+    fn end_without_call(&self, event: EventId, dead: Option<DeadLetter>) {
         let Some(held) = self.events.get(&event) else { return };
         let key = held.event.key;
-        let dead = reason.map(|reason| {
-            log::warn!(target: EVENT_LOG, "{key}: dead-lettered: {reason}");
-            DeadLetter::of_event(key, reason.name(), reason.to_string())
-        });
+        if let Some(letter) = &dead {
+            log::warn!(target: EVENT_LOG, "{key}: dead-lettered: {}", letter.detail);
+        }
         self.flag.send(EventEnded { event, key, shard: self.shard, dead });
     }
 
     fn start_calls(&mut self, context: &mut Context<Self>) {
-        while self.lanes.has_ready_calls() {
+        // A call that begins after others have taken over would be made twice.
+        while self.tenure.holds() && self.lanes.has_ready_calls() {
             let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() else {
                 return self.await_permit(context);
             };
@@ -282,6 +315,20 @@ impl EventActor {
         }
     }
 
+    /// Passes on what is leaving and has nothing under way.
+    fn pass_on_leaving(&mut self) {
+        // A new generation speaks for its predecessor's events only when these are settled.
+        if self.leaving.is_empty() || matches!(self.phase, Phase::TakingOver) {
+            return;
+        }
+        let bots = self.events.values().map(|held| Partitions::of_bot(held.event.key.bot));
+        let clear = self.leaving.without(bots.fold(Partitions::NONE, Partitions::or));
+        self.leaving = self.leaving.without(clear);
+        if !clear.is_empty() {
+            self.replies.send(LetGo { partitions: clear });
+        }
+    }
+
     fn answer_drain(&mut self) {
         if self.calls.is_empty()
             && let Phase::Draining(done) = &mut self.phase
@@ -291,6 +338,14 @@ impl EventActor {
             let _ = done.send(());
         }
     }
+}
+
+fn poison(key: EventKey) -> DeadLetter {
+    DeadLetter::of_event(
+        key,
+        "poison",
+        "three times an actor or the process failed while it worked on this event".into(),
+    )
 }
 
 fn new_turn(event: &InboxEvent, bot: &Bot, shard: usize, number: u64) -> EventTurn {
@@ -336,6 +391,7 @@ impl Actor for EventActor {
     type Context = Context<Self>;
 
     fn started(&mut self, context: &mut Self::Context) {
+        fail_points::place("EventActor.started");
         self.take_over(context);
         Self::renew_client_regularly(context);
     }
@@ -348,6 +404,7 @@ impl Handler<ShardTakenOver> for EventActor {
         if matches!(self.phase, Phase::TakingOver) {
             self.phase = Phase::Working;
         }
+        self.pass_on_leaving();
     }
 }
 
@@ -359,8 +416,8 @@ impl Handler<ProcessEvents> for EventActor {
             return;
         }
         for taken in events {
-            if self.finished.contains(&taken.event.id) {
-                // It was finished while it was being read.
+            if self.finished.contains(&taken.event.id) || !self.tenure.owns(taken.event.key.bot) {
+                // It was finished while it was being read, or its bot is being given up.
                 continue;
             }
             let place = self.room.take();
@@ -438,6 +495,27 @@ impl Handler<EventsSettled> for EventActor {
                 self.events.remove(&dropped);
             }
         }
+        self.pass_on_leaving();
+        self.pump(context);
+    }
+}
+
+impl Handler<LetGo> for EventActor {
+    type Result = ();
+
+    fn handle(&mut self, LetGo { partitions }: LetGo, _: &mut Context<Self>) {
+        for event in self.lanes.let_go(|bot| partitions.hold(bot)) {
+            self.events.remove(&event);
+        }
+        self.leaving = self.leaving.or(partitions);
+        self.pass_on_leaving();
+    }
+}
+
+impl Handler<MayWork> for EventActor {
+    type Result = ();
+
+    fn handle(&mut self, _: MayWork, context: &mut Context<Self>) {
         self.pump(context);
     }
 }
@@ -459,4 +537,6 @@ impl Handler<Stop> for EventActor {
     }
 }
 
-takes_mail!(EventActor: ProcessEvents, LanesRead, BotsRead, ShardTakenOver, EventsSettled, Drain, Stop);
+takes_mail!(
+    EventActor: ProcessEvents, LanesRead, BotsRead, ShardTakenOver, EventsSettled, LetGo, MayWork, Drain, Stop
+);

@@ -19,6 +19,8 @@ use tokio::sync::oneshot;
 
 use super::{count_letter, event::EventActor, queue::QueueActor, reply::ReplyActor};
 use crate::{
+    blame::Blame,
+    fail_points,
     health::Health,
     mailbox::{Mailbox, takes_mail},
     messages::{
@@ -54,6 +56,7 @@ pub(crate) struct FlagActor {
     /// Entries that wait for somebody else's lock.
     put_off: usize,
     flushes: Vec<oneshot::Sender<()>>,
+    blame: Blame,
 }
 
 /// Where FlagActor's work comes from and goes to.
@@ -64,6 +67,8 @@ pub(crate) struct Links {
     pub(crate) queue: Mailbox<QueueActor>,
     /// The outbox.
     pub(crate) replies: Mailbox<ReplyActor>,
+    /// Who makes actors panic.
+    pub(crate) blame: Blame,
 }
 
 /// What one completion adds to a batch.
@@ -123,6 +128,7 @@ impl FlagActor {
             age_timer: None,
             put_off: 0,
             flushes: Vec::new(),
+            blame: links.blame,
         }
     }
 
@@ -168,6 +174,7 @@ impl FlagActor {
         if self.age_timer.is_none() {
             let left = self.batch_age.saturating_sub(self.oldest.elapsed());
             self.age_timer = Some(context.run_later(left, |actor, context| {
+                fail_points::place("FlagActor.timer");
                 actor.age_timer = None;
                 actor.commit_if_cut(context);
             }));
@@ -311,6 +318,10 @@ fn count(entry: &Entry) {
 
 impl Actor for FlagActor {
     type Context = Context<Self>;
+
+    fn started(&mut self, _: &mut Self::Context) {
+        fail_points::place("FlagActor.started");
+    }
 }
 
 impl Handler<ServiceCallFinished> for FlagActor {
@@ -318,6 +329,9 @@ impl Handler<ServiceCallFinished> for FlagActor {
 
     fn handle(&mut self, finished: ServiceCallFinished, context: &mut Context<Self>) {
         let ServiceCallFinished { turn, record, panicked } = finished;
+        let blame = self.blame.clone();
+        let _turn = blame.turn(turn.event);
+        fail_points::outcome(turn.key.message);
         let state = match record.outcome {
             CallOutcome::Waiting { due } => CallState::Waiting(due),
             CallOutcome::Succeeded | CallOutcome::Failed | CallOutcome::Removed => CallState::Finished,

@@ -17,7 +17,11 @@ use std::{
 use actix::{
     Actor, ActorContext, ActorFutureExt, AsyncContext, Context, Handler, Message, StreamHandler, WrapFuture,
 };
-use outhook_core::{identity::BotId, quota::Quota};
+use outhook_core::{
+    identity::BotId,
+    partition::{Partitions, partition_of},
+    quota::Quota,
+};
 use tokio::sync::oneshot;
 
 pub(crate) use intake::read_delivery;
@@ -25,10 +29,12 @@ pub(crate) use intake::read_delivery;
 use super::{due_timer::DueTimer, event::EventActor};
 use crate::{
     broker::{Broker, BrokerEvent, Delivery, Session},
+    fail_points,
     health::Health,
     mailbox::{Mailbox, takes_mail},
     messages::{
         drain::{Drain, Stop},
+        partitions::LetGo,
         process_event::ProcessEvents,
         rows::{BotsRead, LanesRead, ShardTakenOver, TakeOverShard, WantRows},
         settled::DueAt,
@@ -36,6 +42,7 @@ use crate::{
     room::Room,
     store::{BotPage, LanePage, Store, StoreError, Taken},
     supervise::{Fatal, Supervisor},
+    tenure::Tenure,
 };
 
 /// The most due rows that are taken at a time.
@@ -50,6 +57,7 @@ const RETRY_DELAY_MAX: Duration = Duration::from_secs(3);
 /// See the module.
 pub(crate) struct QueueActor {
     store: Store,
+    tenure: Tenure,
     broker: Option<Rc<dyn Broker>>,
     events: Vec<Mailbox<EventActor>>,
     health: Health,
@@ -63,6 +71,8 @@ pub(crate) struct QueueActor {
     /// Of the current session, not yet being stored.
     deliveries: VecDeque<Delivery>,
     shards_to_free: BTreeSet<usize>,
+    /// To be let go of once no job is under way that might still take some of it.
+    leaving: Partitions,
     wants: VecDeque<WantRows>,
     is_due: bool,
     /// Found due and not yet known to be claimed.
@@ -95,11 +105,13 @@ struct Pump;
 
 /// What QueueActor works with.
 pub(crate) struct Links {
-    /// The database.
+    /// The database, under the tenure.
     pub(crate) store: Store,
+    /// What this process may work on.
+    pub(crate) tenure: Tenure,
     /// The broker, if the queue is not the inbox itself.
     pub(crate) broker: Option<Rc<dyn Broker>>,
-    /// The pool; a bot's events go to the one at its id modulo the pool's size.
+    /// The pool; a bot's events go to the one at its partition modulo the pool's size.
     pub(crate) events: Vec<Mailbox<EventActor>>,
     /// Where to tell of trouble.
     pub(crate) health: Health,
@@ -145,6 +157,7 @@ impl QueueActor {
         let bots_max = usize::try_from(config.actors.bots_cached).unwrap_or(usize::MAX);
         Self {
             store: links.store,
+            tenure: links.tenure,
             broker: links.broker,
             events: links.events,
             health: links.health,
@@ -157,6 +170,7 @@ impl QueueActor {
             sessions: 0,
             deliveries: VecDeque::new(),
             shards_to_free: BTreeSet::new(),
+            leaving: Partitions::NONE,
             wants: VecDeque::new(),
             is_due: true,
             claiming: None,
@@ -188,6 +202,7 @@ impl QueueActor {
         if self.job.is_some() {
             return;
         }
+        self.pass_on_leaving();
         let after = KINDS.iter().position(|kind| *kind == last).map_or(0, |at| at + 1);
         let next = KINDS.iter().cycle().skip(after).take(KINDS.len()).find(|kind| self.is_ready(**kind));
         self.job = next.copied();
@@ -209,8 +224,9 @@ impl QueueActor {
 
     fn free_shard(&mut self, context: &mut Context<Self>) {
         let Some(shard) = self.shards_to_free.first().copied() else { return };
-        let (store, shards) = (self.store.clone(), self.events.len());
-        let job = async move { store.free_events(Some((shard, shards))).await };
+        let store = self.store.clone();
+        let partitions = self.tenure.partitions().and(Partitions::of_shard(shard, self.events.len()));
+        let job = async move { store.free_events(partitions).await };
         context.spawn(job.into_actor(self).map(move |freed, actor, context| match freed {
             Ok(rows) => {
                 if rows > 0 {
@@ -318,6 +334,23 @@ impl QueueActor {
         self.next_job(last, context);
     }
 
+    /// What was taken before is on its way to the EventActors; from now on nothing more comes.
+    fn pass_on_leaving(&mut self) {
+        let leaving = std::mem::take(&mut self.leaving);
+        if leaving.is_empty() {
+            return;
+        }
+        if let Some(claiming) = &mut self.claiming {
+            claiming.retain(|taken| !leaving.hold(taken.event.key.bot));
+        }
+        for (shard, mailbox) in self.events.iter().enumerate() {
+            let partitions = leaving.and(Partitions::of_shard(shard, self.events.len()));
+            if !partitions.is_empty() {
+                mailbox.send(LetGo { partitions });
+            }
+        }
+    }
+
     fn hand_out(&self, taken: Vec<Taken>) {
         let mut shards: Vec<Vec<Taken>> = self.events.iter().map(|_| Vec::new()).collect();
         for taken in taken {
@@ -374,14 +407,14 @@ impl QueueActor {
 
 /// Which EventActor owns a bot.
 pub(crate) fn shard_of(bot: BotId, shards: usize) -> usize {
-    let shards = i64::try_from(shards).unwrap_or(1).max(1);
-    usize::try_from(bot.rem_euclid(shards)).unwrap_or(0)
+    partition_of(bot) as usize % shards.max(1)
 }
 
 impl Actor for QueueActor {
     type Context = Context<Self>;
 
     fn started(&mut self, context: &mut Self::Context) {
+        fail_points::place("QueueActor.started");
         match self.broker.clone() {
             Some(broker) => drop(context.add_stream(broker.events())),
             None => self.health.broker_answers(),
@@ -394,6 +427,7 @@ impl Actor for QueueActor {
 impl StreamHandler<BrokerEvent> for QueueActor {
     fn handle(&mut self, event: BrokerEvent, context: &mut Context<Self>) {
         match event {
+            BrokerEvent::Answers => self.health.broker_answers(),
             BrokerEvent::Connected(session) => {
                 self.health.broker_answers();
                 // What is left of an older session can't be acknowledged and comes again.
@@ -413,6 +447,7 @@ impl StreamHandler<BrokerEvent> for QueueActor {
                     self.health.broker_is_away(&error);
                 }
             }
+            BrokerEvent::Released => self.session = None,
             BrokerEvent::Denied(error) => {
                 self.supervisor.report(Fatal::Denied(error.to_string()));
             }
@@ -439,6 +474,15 @@ impl Handler<TakeOverShard> for QueueActor {
         self.shards_to_free.insert(shard);
         // What the predecessor wanted is of no use to its successor.
         self.wants.retain(|wants| wants.shard != shard);
+        self.nudge(context);
+    }
+}
+
+impl Handler<LetGo> for QueueActor {
+    type Result = ();
+
+    fn handle(&mut self, LetGo { partitions }: LetGo, context: &mut Context<Self>) {
+        self.leaving = self.leaving.or(partitions);
         self.nudge(context);
     }
 }
@@ -479,7 +523,7 @@ impl Handler<Stop> for QueueActor {
     }
 }
 
-takes_mail!(QueueActor: WantRows, TakeOverShard, DueAt, Drain, Stop);
+takes_mail!(QueueActor: WantRows, TakeOverShard, LetGo, DueAt, Drain, Stop);
 
 #[cfg(test)]
 mod tests {

@@ -9,20 +9,24 @@ use std::{collections::HashMap, time::Duration};
 use actix::{Actor, ActorContext, ActorFutureExt, AsyncContext, Context, Handler, WrapFuture};
 use outhook_core::{
     identity::{BotId, Millis},
+    partition::Partitions,
     retry::{RetryPolicy, delay},
 };
 use tokio::sync::oneshot;
 
-use super::{EVENT_LOG, due_timer::DueTimer};
+use super::{EVENT_LOG, due_timer::DueTimer, lease::LeaseActor};
 use crate::{
     directory::Directory,
+    fail_points::{self, Step},
     health::Health,
-    mailbox::takes_mail,
+    mailbox::{Mailbox, takes_mail},
     messages::{
         drain::{Drain, Stop},
+        partitions::{LetGo, MayWork},
         settled::RepliesCommitted,
     },
     store::{Outgoing, PostResult, Store, StoreError, now},
+    tenure::Tenure,
     zulip::{Posted, RestClient},
 };
 
@@ -36,10 +40,13 @@ const LOGGED_ROWS_MAX: usize = 256;
 /// See the module.
 pub(crate) struct ReplyActor {
     links: Links,
-    in_flight: usize,
+    /// The bots whose replies are being posted.
+    in_flight: Vec<BotId>,
     posted: Vec<(Outgoing, PostResult)>,
     /// Bots that Zulip has told to wait.
     waiting_bots: HashMap<BotId, Millis>,
+    /// To be passed on once nothing of them is held.
+    leaving: Partitions,
     is_freed: bool,
     is_due: bool,
     is_busy: bool,
@@ -51,8 +58,12 @@ pub(crate) struct ReplyActor {
 /// What ReplyActor works with.
 #[derive(Clone)]
 pub(crate) struct Links {
-    /// The database.
+    /// The database, under the tenure.
     pub(crate) store: Store,
+    /// What this process may work on.
+    pub(crate) tenure: Tenure,
+    /// Who gets partitions back.
+    pub(crate) lease: Mailbox<LeaseActor>,
     /// Where to tell of trouble.
     pub(crate) health: Health,
     /// Bots, for their keys.
@@ -86,7 +97,8 @@ impl ReplyActor {
     pub(crate) fn new(links: Links) -> Self {
         Self {
             links,
-            in_flight: 0,
+            in_flight: Vec::new(),
+            leaving: Partitions::NONE,
             posted: Vec::new(),
             waiting_bots: HashMap::new(),
             is_freed: false,
@@ -109,13 +121,14 @@ impl ReplyActor {
         if self.is_busy {
             return;
         }
-        let free = self.rows_max().saturating_sub(self.in_flight);
+        self.pass_on_leaving();
+        let free = self.rows_max().saturating_sub(self.in_flight.len());
         match () {
             () if !self.posted.is_empty() => self.settle(context),
             () if self.is_draining => self.answer_drain(),
-            () if !self.is_freed && self.in_flight > 0 => {}
+            () if !self.is_freed && !self.in_flight.is_empty() => {}
             () if !self.is_freed => self.free(context),
-            () if self.is_due && free > 0 => self.take(free, context),
+            () if self.is_due && free > 0 && self.links.tenure.holds() => self.take(free, context),
             () => {}
         }
     }
@@ -198,14 +211,18 @@ impl ReplyActor {
             self.posted.push((reply, PostResult::PutBack { due: *until }));
             return;
         }
-        self.in_flight += 1;
+        self.in_flight.push(reply.bot_id);
         let links = self.links.clone();
         let post = async move {
+            fail_points::before(Step::PostReply);
             let posted = links.outlet.post(&links.directory, &reply).await;
+            fail_points::after(Step::PostReply);
             (reply, posted)
         };
         context.spawn(post.into_actor(self).map(|(reply, posted), actor, context| {
-            actor.in_flight -= 1;
+            if let Some(at) = actor.in_flight.iter().position(|bot| *bot == reply.bot_id) {
+                actor.in_flight.swap_remove(at);
+            }
             let result = actor.conclude(&reply, posted);
             actor.posted.push((reply, result));
             actor.next_step(context);
@@ -252,13 +269,28 @@ impl ReplyActor {
 
     fn look_regularly(context: &mut Context<Self>) {
         context.run_later(LOOK_EVERY, |actor, context| {
+            fail_points::place("ReplyActor.timer");
             actor.look(context);
             Self::look_regularly(context);
         });
     }
 
+    /// Passes on what is leaving and has nothing under way.
+    fn pass_on_leaving(&mut self) {
+        if self.leaving.is_empty() {
+            return;
+        }
+        let bots = self.in_flight.iter().copied().chain(self.posted.iter().map(|(reply, _)| reply.bot_id));
+        let held = bots.map(Partitions::of_bot).fold(Partitions::NONE, Partitions::or);
+        let clear = self.leaving.without(held);
+        self.leaving = self.leaving.without(clear);
+        if !clear.is_empty() {
+            self.links.lease.send(LetGo { partitions: clear });
+        }
+    }
+
     fn answer_drain(&mut self) {
-        if self.in_flight == 0
+        if self.in_flight.is_empty()
             && let Some(done) = self.drained.take()
         {
             // The daemon stops waiting at its deadline.
@@ -297,6 +329,7 @@ impl Actor for ReplyActor {
     type Context = Context<Self>;
 
     fn started(&mut self, context: &mut Self::Context) {
+        fail_points::place("ReplyActor.started");
         self.next_step(context);
         Self::look_regularly(context);
     }
@@ -306,6 +339,23 @@ impl Handler<RepliesCommitted> for ReplyActor {
     type Result = ();
 
     fn handle(&mut self, _: RepliesCommitted, context: &mut Context<Self>) {
+        self.look(context);
+    }
+}
+
+impl Handler<LetGo> for ReplyActor {
+    type Result = ();
+
+    fn handle(&mut self, LetGo { partitions }: LetGo, context: &mut Context<Self>) {
+        self.leaving = self.leaving.or(partitions);
+        self.next_step(context);
+    }
+}
+
+impl Handler<MayWork> for ReplyActor {
+    type Result = ();
+
+    fn handle(&mut self, _: MayWork, context: &mut Context<Self>) {
         self.look(context);
     }
 }
@@ -328,4 +378,4 @@ impl Handler<Stop> for ReplyActor {
     }
 }
 
-takes_mail!(ReplyActor: RepliesCommitted, Drain, Stop);
+takes_mail!(ReplyActor: RepliesCommitted, LetGo, MayWork, Drain, Stop);

@@ -18,12 +18,14 @@ use tokio::{sync::OwnedSemaphorePermit, task::JoinHandle};
 
 use super::{EVENT_LOG, flag::FlagActor};
 use crate::{
+    caution::Caution,
     directory::Directory,
+    fail_points::{self, Step},
     handlers::{self, Call, EventBody},
     http::{Outbound, WebhookClient},
     mailbox::Mailbox,
     messages::completion::{CallEnded, EventTurn, ServiceCallFinished},
-    store::{Bot, CallOutcome, CallRecord, DeadLetter, InboxEvent, NewReply, Service, now},
+    store::{Bot, CallOutcome, CallRecord, DeadLetter, InboxEvent, NewReply, Service, Store, now},
     zulip::{Destination, Site},
 };
 
@@ -31,6 +33,10 @@ use crate::{
 pub(crate) struct CallTools {
     /// Bots and services.
     pub(crate) directory: Directory,
+    /// The database, under the tenure.
+    pub(crate) store: Store,
+    /// Care with suspects.
+    pub(crate) caution: Caution,
     /// Connections of this thread.
     pub(crate) client: WebhookClient,
     /// Rules for URLs; the client checks addresses by the same ones.
@@ -141,36 +147,53 @@ impl Assignment {
 
     /// One attempt, from the URL to the reply.
     async fn try_once(&self, bot: &Bot, service: &Service) -> Tried {
-        let body = match EventBody::read(&self.event.payload) {
-            Ok(body) => body,
-            Err(error) => {
-                return Tried::failed(Fault::BadAnswer, format!("the event can't be read: {error}"));
-            }
-        };
         let Some(handler) = handlers::of_interface(service.interface) else {
             let detail = format!("no handler for interface number {}", service.interface);
             return Tried::failed(Fault::BadInterface, detail);
         };
-        let url = match self.tools.egress.endpoint(&service.base_url) {
-            Ok(url) => url,
-            Err(fault) => return Tried::failed(Fault::BadUrl, fault.to_string()),
-        };
-        let call = Call { bot, service, event: &body, site: &self.tools.site };
-        let request = match handler.request(&call) {
-            Ok(request) => request,
+        let outbound = match self.own_work(|| self.outbound(bot, service, handler)).await {
+            Ok(outbound) => outbound,
             Err(failure) => return Tried { verdict: Verdict::Final(failure), excerpt: None, reply: None },
         };
-        let outbound = Outbound {
+        fail_points::before(Step::MakeCall);
+        let attempt = self.tools.client.post(outbound).await;
+        fail_points::after(Step::MakeCall);
+        let secrets = [service.token.expose_secret(), bot.api_key.expose_secret()];
+        self.own_work(|| {
+            fail_points::place("handler.reply");
+            read_attempt(attempt, handler, &secrets)
+        })
+        .await
+    }
+
+    async fn own_work<T>(&self, work: impl FnOnce() -> T) -> T {
+        self.tools.caution.work(&self.tools.store, &self.event, work).await
+    }
+
+    fn outbound<'a>(
+        &self,
+        bot: &Bot,
+        service: &'a Service,
+        handler: &dyn handlers::Handler,
+    ) -> Result<Outbound<'a>, Failure> {
+        fail_points::place("handler.request");
+        let failure = |fault, detail| Failure { fault, status: None, detail };
+        let event = EventBody::read(&self.event.payload)
+            .map_err(|error| failure(Fault::BadAnswer, format!("the event can't be read: {error}")))?;
+        let url = self
+            .tools
+            .egress
+            .endpoint(&service.base_url)
+            .map_err(|fault| failure(Fault::BadUrl, fault.to_string()))?;
+        let request = handler.request(&Call { bot, service, event: &event, site: &self.tools.site })?;
+        Ok(Outbound {
             url,
             content_type: request.content_type,
             body: request.body,
             webhook_id: self.turn.key.webhook_id(service.id),
             attempt: self.attempt_number(),
             token: service.token.expose_secret(),
-        };
-        let attempt = self.tools.client.post(outbound).await;
-        let secrets = [service.token.expose_secret(), bot.api_key.expose_secret()];
-        read_attempt(attempt, handler, &secrets)
+        })
     }
 
     fn conclude(&self, bot: &Bot, service: &Service, tried: Tried) -> CallRecord {

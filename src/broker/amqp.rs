@@ -11,10 +11,13 @@ use lapin::{
     },
     types::FieldTable,
 };
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use super::{Broker, BrokerError, BrokerEvent, Delivery, Session};
-use crate::config::connection_url::ConnectionUrl;
+use crate::{
+    config::connection_url::ConnectionUrl,
+    fail_points::{self, Step},
+};
 
 /// The first wait before another connection; it doubles.
 const RECONNECT_DELAY: Duration = Duration::from_millis(100);
@@ -22,6 +25,8 @@ const RECONNECT_DELAY: Duration = Duration::from_millis(100);
 const RECONNECT_DELAY_MAX: Duration = Duration::from_secs(3);
 /// How long a connection may take to be made.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How often the queue and, while nothing is consumed, the connection are looked at.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
 
 /// `delivery_mode` of a message that survives a restart of the broker.
 const PERSISTENT: u8 = 2;
@@ -32,6 +37,14 @@ pub(crate) struct Amqp {
     url: ConnectionUrl,
     queue: String,
     prefetch: u16,
+    /// Whether this daemon is the one of its database that takes deliveries.
+    takes: watch::Receiver<bool>,
+}
+
+/// A connection on which nothing is consumed yet.
+struct Idle {
+    connection: Connection,
+    channel: Channel,
 }
 
 struct AmqpSession {
@@ -42,14 +55,24 @@ struct AmqpSession {
 
 impl Amqp {
     /// A queue, of which at most `prefetch` deliveries are taken and not yet acknowledged.
-    pub(crate) fn new(url: ConnectionUrl, queue: String, prefetch: u16) -> Self {
-        Self { url, queue, prefetch }
+    pub(crate) fn new(
+        url: ConnectionUrl,
+        queue: String,
+        prefetch: u16,
+        takes: watch::Receiver<bool>,
+    ) -> Self {
+        Self { url, queue, prefetch, takes }
     }
 
-    async fn connect(&self) -> Result<(AmqpSession, Consumer), Error> {
+    async fn connect(&self) -> Result<Idle, Error> {
         let (connection, channel) = open_channel(&self.url).await?;
         channel.basic_qos(self.prefetch, BasicQosOptions::default()).await?;
         declare(&channel, &self.queue).await?;
+        Ok(Idle { connection, channel })
+    }
+
+    async fn begin(&self, idle: Idle) -> Result<(AmqpSession, Consumer), Error> {
+        let Idle { connection, channel } = idle;
         let tag = format!("{}_outhook_{}", self.queue, std::process::id());
         let options = BasicConsumeOptions::default();
         let consumer = channel
@@ -59,22 +82,22 @@ impl Amqp {
     }
 
     /// Makes one connection after the other, until nobody listens.
-    async fn run(self, events: mpsc::UnboundedSender<BrokerEvent>) {
+    async fn run(self, events: Events) {
         let mut delay = RECONNECT_DELAY;
         let mut has_connected = false;
         while !events.is_closed() {
-            match tokio::time::timeout(CONNECT_TIMEOUT, self.connect()).await {
-                Ok(Ok((session, consumer))) => {
+            match within_time(self.connect()).await {
+                Ok(idle) => {
                     (delay, has_connected) = (RECONNECT_DELAY, true);
-                    consume(session, consumer, &events).await;
+                    if let Err(error) = self.work(idle, &events).await {
+                        let _ = events.send(BrokerEvent::Lost(error));
+                    }
                 }
-                Ok(Err(error)) if !has_connected && is_denial(&error) => {
-                    let _ = events.send(BrokerEvent::Denied(error.into()));
+                Err(Failure::Denied(error)) if !has_connected => {
+                    let _ = events.send(BrokerEvent::Denied(error));
                     return;
                 }
-                Ok(Err(error)) => drop(events.send(BrokerEvent::Lost(error.into()))),
-                Err(_) => {
-                    let error = BrokerError(format!("no connection within {CONNECT_TIMEOUT:?}"));
+                Err(Failure::Denied(error) | Failure::Away(error)) => {
                     let _ = events.send(BrokerEvent::Lost(error));
                 }
             }
@@ -82,38 +105,115 @@ impl Amqp {
             delay = (delay * 2).min(RECONNECT_DELAY_MAX);
         }
     }
-}
 
-/// Hands on what the consumer yields, until it ends: the connection broke, or the queue was deleted and
-/// the consumer cancelled with it.
-async fn consume(session: AmqpSession, mut consumer: Consumer, events: &mpsc::UnboundedSender<BrokerEvent>) {
-    let session = Rc::new(session);
-    if events.send(BrokerEvent::Connected(Rc::clone(&session) as Rc<dyn Session>)).is_err() {
-        return;
-    }
-    let mut reason = BrokerError("the broker cancelled the consumer: was the queue deleted?".into());
-    loop {
-        let next = tokio::select! {
-            next = consumer.next() => next,
-            () = events.closed() => None,
+    /// Takes deliveries as long as it is this daemon's turn to, on one connection.
+    async fn work(&self, idle: Idle, events: &Events) -> Result<(), BrokerError> {
+        let _ = events.send(BrokerEvent::Answers);
+        self.wait_for_turn(&idle, events).await?;
+        if events.is_closed() {
+            return Ok(());
+        }
+        let (session, consumer) = match within_time(self.begin(idle)).await {
+            Ok(begun) => begun,
+            Err(Failure::Denied(error) | Failure::Away(error)) => return Err(error),
         };
-        match next {
-            Some(Ok(delivery)) => {
-                let delivery = Delivery {
-                    tag: delivery.delivery_tag,
-                    redelivered: delivery.redelivered,
-                    body: delivery.data,
-                };
-                if events.send(BrokerEvent::Delivered(delivery)).is_err() {
-                    return;
+        self.consume(Rc::new(session), consumer, events).await
+    }
+
+    /// Another daemon takes the deliveries; this one is ready to.
+    async fn wait_for_turn(&self, idle: &Idle, events: &Events) -> Result<(), BrokerError> {
+        let mut takes = self.takes.clone();
+        loop {
+            tokio::select! {
+                turn = takes.wait_for(|takes| *takes) => {
+                    if turn.is_ok() {
+                        return Ok(());
+                    }
+                    // The tenure is over, and with it soon this actor.
+                    events.closed().await;
+                    return Ok(());
                 }
+                () = events.closed() => return Ok(()),
+                () = tokio::time::sleep(LOOK_EVERY) => {}
             }
-            Some(Err(error)) => reason = error.into(),
-            None => break,
+            if !idle.connection.status().connected() {
+                return Err(BrokerError("the connection was lost".into()));
+            }
         }
     }
-    let _ = events.send(BrokerEvent::Lost(reason));
-    session.close().await;
+
+    /// Hands on what the consumer yields, until it ends: the connection broke, the queue was deleted and
+    /// the consumer cancelled with it, or another daemon takes the deliveries from now on.
+    async fn consume(
+        &self,
+        session: Rc<AmqpSession>,
+        mut consumer: Consumer,
+        events: &Events,
+    ) -> Result<(), BrokerError> {
+        let _ = events.send(BrokerEvent::Connected(Rc::clone(&session) as Rc<dyn Session>));
+        let mut takes = self.takes.clone();
+        let mut look = tokio::time::interval(LOOK_EVERY);
+        let mut reason = BrokerError("the broker cancelled the consumer: was the queue deleted?".into());
+        let mut others = Others::default();
+        let ended = loop {
+            tokio::select! {
+                next = consumer.next() => match next {
+                    Some(Ok(delivery)) => drop(events.send(BrokerEvent::Delivered(delivery.into()))),
+                    Some(Err(error)) => reason = error.into(),
+                    None => break Err(reason),
+                },
+                _ = takes.wait_for(|takes| !*takes) => {
+                    let _ = events.send(BrokerEvent::Released);
+                    break Ok(());
+                }
+                _ = look.tick() => others.look(&session.channel, &self.queue).await,
+                () = events.closed() => break Ok(()),
+            }
+        };
+        session.close().await;
+        ended
+    }
+}
+
+type Events = mpsc::UnboundedSender<BrokerEvent>;
+
+/// Why there is no connection.
+enum Failure {
+    /// The broker does not let us in.
+    Denied(BrokerError),
+    /// It does not answer.
+    Away(BrokerError),
+}
+
+async fn within_time<T>(attempt: impl Future<Output = Result<T, Error>>) -> Result<T, Failure> {
+    match tokio::time::timeout(CONNECT_TIMEOUT, attempt).await {
+        Ok(Ok(made)) => Ok(made),
+        Ok(Err(error)) if is_denial(&error) => Err(Failure::Denied(error.into())),
+        Ok(Err(error)) => Err(Failure::Away(error.into())),
+        Err(_) => Err(Failure::Away(BrokerError(format!("no connection within {CONNECT_TIMEOUT:?}")))),
+    }
+}
+
+/// Consumers that are not this daemon: RabbitMQ deals the deliveries out among all, so each gets only some, and
+/// what the others take is not called by outhook, or by a daemon that knows nothing of this one.
+#[derive(Default)]
+struct Others(u32);
+
+impl Others {
+    async fn look(&mut self, channel: &Channel, queue: &str) {
+        let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+        // A queue that is gone ends the consumer, which is noticed elsewhere.
+        let Ok(state) = channel.queue_declare(queue.into(), passive, FieldTable::default()).await else {
+            return;
+        };
+        let others = state.consumer_count().saturating_sub(1);
+        if others > std::mem::replace(&mut self.0, others) {
+            log::warn!(
+                "another consumer takes deliveries from the queue {queue} ({others} beside this one): is Zulip's own worker \
+                 running, or an outhook with a database of its own? Events are split between them, and their order is lost"
+            );
+        }
+    }
 }
 
 impl Broker for Amqp {
@@ -128,10 +228,19 @@ impl Broker for Amqp {
     }
 }
 
+impl From<lapin::message::Delivery> for Delivery {
+    fn from(delivery: lapin::message::Delivery) -> Self {
+        Self { tag: delivery.delivery_tag, redelivered: delivery.redelivered, body: delivery.data }
+    }
+}
+
 impl Session for AmqpSession {
     fn ack_up_to(&self, tag: u64) -> LocalBoxFuture<'_, Result<(), BrokerError>> {
         Box::pin(async move {
-            self.channel.basic_ack(tag, BasicAckOptions { multiple: true }).await.map_err(BrokerError::from)
+            fail_points::before(Step::AckDeliveries);
+            self.channel.basic_ack(tag, BasicAckOptions { multiple: true }).await?;
+            fail_points::after(Step::AckDeliveries);
+            Ok(())
         })
     }
 

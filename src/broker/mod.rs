@@ -28,10 +28,14 @@ pub(crate) trait Session {
 
 /// What happens at a broker.
 pub(crate) enum BrokerEvent {
+    /// The broker is there, and another daemon takes the deliveries.
+    Answers,
     /// A session has begun. Deliveries that follow belong to it.
     Connected(Rc<dyn Session>),
     /// A delivery.
     Delivered(Delivery),
+    /// The session has ended, because another daemon takes the deliveries from now on.
+    Released,
     /// The session has ended; another will be tried.
     Lost(BrokerError),
     /// The broker refuses us, which trying again won't change: reported once, at the start.

@@ -18,6 +18,7 @@ use clap::{Parser, Subcommand};
 use crate::{
     config::Config,
     exit::{Exit, Failed},
+    fail_points,
     store::{self, Store},
     supervise,
 };
@@ -85,6 +86,7 @@ fn execute(cli: Cli) -> Result<Exit, Failed> {
     }
     let path = cli.config.clone().unwrap_or_else(|| "config.toml".into());
     let config = Config::load(&path, cli.config.is_some()).map_err(Failed::usage)?;
+    fail_points::set_up();
     start_logging(if matches!(cli.command, Command::Run) { &config.log.filter } else { "warn" });
     match cli.command {
         Command::Run => block_on(run::execute(config)),
@@ -120,6 +122,7 @@ fn block_on(command: impl Future<Output = Result<Exit, Failed>>) -> Result<Exit,
 async fn open_store(config: &Config) -> Result<Store, Failed> {
     let store = store::open(&config.database).await?;
     store.prepare_tables(&config.database).await?;
+    store.keep_its_time().await?;
     Ok(store)
 }
 

@@ -6,15 +6,20 @@
 //! | `tables` | `"own"` | `"own"`, or `"zulip"`: bots are read from Zulip's tables |
 //! | `auto_migrate` | true | whether `run` brings outhook's own tables up to date |
 //! | `max_connections` | 8 connections | 2 to 100 |
+//! | `lease` | 15 s | 1 s to 1 h |
 
 use std::fmt;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use super::connection_url::ConnectionUrl;
 use super::section::Section;
 
 const URL: &str = "\"sqlite://\" and the path of a file, without options, or a URL such as \
     \"postgres://user:password@host:5432/database\", with special characters percent-encoded";
+
+const LEASES: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(3600);
 
 /// `[database]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,6 +32,8 @@ pub(crate) struct Database {
     pub(crate) auto_migrate: bool,
     /// The most connections of the pool.
     pub(crate) max_connections: u32,
+    /// A daemon that is silent for so long is dead to the others.
+    pub(crate) lease: Duration,
 }
 
 impl Database {
@@ -37,6 +44,7 @@ impl Database {
             tables: section.choice("tables", Tables::Own, &[("own", Tables::Own), ("zulip", Tables::Zulip)]),
             auto_migrate: section.boolean("auto_migrate", true),
             max_connections: section.integer("max_connections", 8, 2..=100),
+            lease: section.duration("lease", Duration::from_secs(15), LEASES),
         }
     }
 }

@@ -172,7 +172,7 @@ fn all_faults_are_told_at_once_one_per_line() {
 
 #[test]
 fn keys_and_sections_of_other_versions_are_unknown() {
-    for key in ["database.lease", "egress.resolver", "egress.proxy", "egress.ca_file"] {
+    for key in ["egress.resolver", "egress.proxy", "egress.ca_file"] {
         assert!(told(&assignment(key, "''")).starts_with(&format!("{key}: unknown key")));
     }
     for section in ["breaker", "history"] {

@@ -11,11 +11,14 @@ use crate::{
     actors::{
         event::{self, EventActor},
         flag::{self, FlagActor},
+        lease::{self, LeaseActor},
         queue::{self, QueueActor},
         reply::{self, Outlet, ReplyActor},
         service_call::CallTools,
     },
+    blame::Blame,
     broker::{Amqp, Broker},
+    caution::Caution,
     config::{Config, queue::QueueUrl, reply::ReplyTo},
     directory::Directory,
     health::Health,
@@ -24,6 +27,7 @@ use crate::{
     room::Room,
     store::Store,
     supervise::{Arbiters, Supervisor},
+    tenure::CurrentTenure,
     zulip::{RestClient, Site},
 };
 
@@ -32,6 +36,7 @@ use crate::{
 pub(super) struct Parts {
     config: Arc<Config>,
     store: Store,
+    current: CurrentTenure,
     health: Health,
     directory: Directory,
     site: Arc<Site>,
@@ -40,11 +45,19 @@ pub(super) struct Parts {
     retry: RetryPolicy,
     room: Room,
     permits: Arc<Semaphore>,
+    caution: Caution,
+    blame: Blame,
 }
 
 impl Parts {
     /// Everything that the actors share.
-    pub(super) fn new(config: &Arc<Config>, store: Store, health: Health, site: Arc<Site>) -> Self {
+    pub(super) fn new(
+        config: &Arc<Config>,
+        store: Store,
+        current: CurrentTenure,
+        health: Health,
+        site: Arc<Site>,
+    ) -> Self {
         Self {
             directory: Directory::new(store.clone(), health.clone(), config.actors.bots_cached),
             egress: Arc::new(Egress::from(&config.egress)),
@@ -52,24 +65,29 @@ impl Parts {
             retry: RetryPolicy::from(&config.retry),
             room: Room::new(config.actors.in_memory_events),
             permits: Arc::new(Semaphore::new(config.http.max_calls)),
+            caution: Caution::default(),
+            blame: Blame::default(),
             config: Arc::clone(config),
             store,
+            current,
             health,
             site,
         }
     }
 
     fn queue_actor(&self, actors: &Actors, supervisor: &Supervisor) -> QueueActor {
-        let queue = &self.config.queue;
+        let (queue, tenure) = (&self.config.queue, self.current.get());
         let broker = match &queue.url {
             QueueUrl::Stored => None,
             QueueUrl::Amqp(url) => {
-                let amqp = Amqp::new(url.clone(), queue.name.clone(), queue.prefetch);
+                let takes = tenure.takes_deliveries();
+                let amqp = Amqp::new(url.clone(), queue.name.clone(), queue.prefetch, takes);
                 Some(Rc::new(amqp) as Rc<dyn Broker>)
             }
         };
         let links = queue::Links {
-            store: self.store.clone(),
+            store: self.store.under(tenure.clone()),
+            tenure,
             broker,
             events: actors.events.clone(),
             health: self.health.clone(),
@@ -90,6 +108,8 @@ impl Parts {
         let (egress, tls) = (Arc::clone(&self.egress), Arc::clone(&self.tls));
         let tools = CallTools {
             directory: self.directory.clone(),
+            store: self.store.under(self.current.get()),
+            caution: self.caution.clone(),
             client: WebhookClient::new(&self.config.http, egress, tls, self.site.user_agent()),
             egress: Arc::clone(&self.egress),
             retry: self.retry.clone(),
@@ -99,8 +119,11 @@ impl Parts {
         let links = event::Links {
             queue: actors.queue.clone(),
             flag: actors.flag.clone(),
+            replies: actors.replies.clone(),
+            tenure: self.current.get(),
             room: self.room.clone(),
             permits: Arc::clone(&self.permits),
+            blame: self.blame.clone(),
         };
         EventActor::new(shard, generation, limits, tools, links)
     }
@@ -110,11 +133,26 @@ impl Parts {
             events: actors.events.clone(),
             queue: actors.queue.clone(),
             replies: actors.replies.clone(),
+            blame: self.blame.clone(),
         };
-        FlagActor::new(self.store.clone(), self.health.clone(), &self.config.flag, links)
+        FlagActor::new(self.store.under(self.current.get()), self.health.clone(), &self.config.flag, links)
     }
 
-    fn reply_actor(&self) -> ReplyActor {
+    fn lease_actor(&self, actors: &Actors) -> LeaseActor {
+        LeaseActor::new(lease::Links {
+            store: self.store.clone(),
+            health: self.health.clone(),
+            current: self.current.clone(),
+            name: daemon_name(),
+            lease: self.config.database.lease,
+            queue: actors.queue.clone(),
+            events: actors.events.clone(),
+            flag: actors.flag.clone(),
+            replies: actors.replies.clone(),
+        })
+    }
+
+    fn reply_actor(&self, actors: &Actors) -> ReplyActor {
         let outlet = match &self.config.reply.to {
             ReplyTo::Zulip { site } => Outlet::Zulip {
                 rest: Box::new(RestClient::new(site.clone(), Arc::clone(&self.tls))),
@@ -122,8 +160,11 @@ impl Parts {
             },
             ReplyTo::Log | ReplyTo::None => Outlet::Log,
         };
+        let tenure = self.current.get();
         ReplyActor::new(reply::Links {
-            store: self.store.clone(),
+            store: self.store.under(tenure.clone()),
+            tenure,
+            lease: actors.lease.clone(),
             health: self.health.clone(),
             directory: self.directory.clone(),
             outlet,
@@ -142,17 +183,27 @@ pub(super) fn keep_actors(supervisor: &Supervisor, actors: &Actors, arbiters: &A
         let events = actors.events.clone();
         move || events.iter().for_each(|actor| actor.send(Stop))
     };
-    let part = parts.clone();
-    supervisor.keep(actors.replies.clone(), main.clone(), move |_| part.reply_actor(), || {});
+    let (part, links) = (parts.clone(), actors.clone());
+    supervisor.keep(actors.replies.clone(), main.clone(), move |_| part.reply_actor(&links), || {});
     let (part, links) = (parts.clone(), actors.clone());
     let factory = move |_| part.flag_actor(&links);
     supervisor.keep(actors.flag.clone(), main.clone(), factory, renew_events(actors));
     let (part, links, chief) = (parts.clone(), actors.clone(), supervisor.clone());
     let factory = move |_| part.queue_actor(&links, &chief);
-    supervisor.keep(actors.queue.clone(), main, factory, renew_events(actors));
+    supervisor.keep(actors.queue.clone(), main.clone(), factory, renew_events(actors));
     for (shard, arbiter) in arbiters.handles().into_iter().enumerate() {
         let (part, links) = (parts.clone(), actors.clone());
         let factory = move |generation| part.event_actor(&links, shard, generation);
         supervisor.keep(actors.events[shard].clone(), arbiter, factory, || {});
     }
+    if actors.has_peers {
+        let (part, links) = (parts.clone(), actors.clone());
+        supervisor.keep(actors.lease.clone(), main, move |_| part.lease_actor(&links), || {});
+    }
+}
+
+/// What people, and other daemons' logs, call this process.
+pub(super) fn daemon_name() -> String {
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_else(|_| "host".into());
+    format!("{}:{}", host.trim(), std::process::id())
 }

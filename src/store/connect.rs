@@ -15,7 +15,7 @@ use sea_orm::{
 };
 use thiserror::Error;
 
-use super::{Store, StoreError, lock::from_sqlx};
+use super::{Store, StoreError, error::from_sqlx};
 use crate::config::database::{self, DatabaseUrl, Tables};
 
 /// How long a statement waits for a connection, and an SQLite transaction for the write lock.

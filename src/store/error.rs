@@ -15,6 +15,9 @@ pub(crate) enum StoreError {
     /// The database refused this statement or these values.
     #[error("the database refused: {0}")]
     Refused(#[source] DbErr),
+    /// The other daemons of this database have taken over, because this one seemed dead.
+    #[error("this daemon was silent for longer than database.lease, and others have taken over its work")]
+    Fenced,
     /// The task was cut off, by a panic or because the process is ending.
     #[error("the database task ended early: {0}")]
     Ended(String),
@@ -28,7 +31,7 @@ impl StoreError {
 
     /// Whether the same call may succeed later, with nothing changed on our side.
     pub(crate) fn is_transient(&self) -> bool {
-        matches!(self, Self::Away(_) | Self::Denied(_))
+        matches!(self, Self::Away(_) | Self::Denied(_) | Self::Fenced)
     }
 }
 
@@ -40,6 +43,11 @@ impl From<DbErr> for StoreError {
             Weight::Refused => Self::Refused(error),
         }
     }
+}
+
+/// An error of the driver, met outside the ORM while connecting or listening.
+pub(super) fn from_sqlx(error: SqlxError) -> StoreError {
+    DbErr::Conn(RuntimeErr::SqlxError(std::sync::Arc::new(error))).into()
 }
 
 enum Weight {

@@ -6,14 +6,16 @@ use outhook_core::{
     event::Header,
     identity::{BotId, EventId, EventKey, Millis, ServiceId},
     lanes::{LaneWant, Neighbours, Ticket},
+    partition::Partitions,
     quota::Quota,
 };
 use sea_orm::{ConnectionTrait, DatabaseTransaction, DbBackend, DbErr, QueryResult, Value};
 
 use super::{
     Store, StoreError,
-    sql::{among, bigints, byte_strings, clean, ids, integers, now, statement},
+    sql::{NO_NUMBER, among, bigints, byte_strings, clean, ids, integers, now, statement},
 };
+use crate::fail_points::Step;
 
 /// A delivery that is an event, on its way into the inbox.
 #[derive(Debug, Clone)]
@@ -80,6 +82,8 @@ pub(crate) struct InboxEvent {
     pub(crate) taken_at: Millis,
     /// The delivery's body.
     pub(crate) payload: Vec<u8>,
+    /// Whether, and how much, it is suspected of having ended a process; see the column.
+    pub(crate) suspicion: i16,
     /// Calls that were fixed when it was worked on before; empty for a fresh one.
     pub(crate) calls: Vec<PendingCall>,
 }
@@ -151,8 +155,8 @@ pub(super) fn neighbour(order: char, of: &str) -> String {
 
 impl Store {
     /// Stores a batch of deliveries in one transaction. Events that are known already (same bot,
-    /// message and replay) are dropped; the others come back to be worked on from memory, lowest
-    /// message first.
+    /// message and replay) are dropped; those of this daemon's bots come back to be worked on from memory,
+    /// lowest message first. Those of other daemons' bots are due, and their owners are woken.
     ///
     /// `again` says that these deliveries may have been stored before without anybody knowing: then those
     /// that are known and unfinished are made due, in case nobody holds them.
@@ -166,12 +170,17 @@ impl Store {
             if again {
                 free_known_events(&transaction, &intake.events).await?;
             }
-            let stored = insert_events(&transaction, intake.events, None).await?;
+            let mine = store.partitions();
+            let has_others = intake.events.iter().any(|event| !mine.hold(event.header.bot));
+            let stored = insert_events(&transaction, intake.events, mine).await?;
             let overflow = unknown_events(&transaction, intake.overflow).await?;
             insert_dead_letters(&transaction, None, overflow.into_iter().map(overflowed).collect()).await?;
             insert_dead_letters(&transaction, None, intake.dead).await?;
-            transaction.commit().await?;
-            Ok(stored)
+            if has_others {
+                super::wake::announce(&transaction).await?;
+            }
+            Self::commit(transaction, Step::StoreDeliveries).await?;
+            Ok(stored.held)
         })
         .await
     }
@@ -191,12 +200,12 @@ impl Store {
         let intake = Intake { events, ..Intake::default() }.within(&mut quota);
         self.on_main(|store| async move {
             let transaction = store.begin().await?;
-            let stored = insert_events(&transaction, intake.events, Some(now())).await?;
+            let stored = insert_events(&transaction, intake.events, Partitions::NONE).await?;
             let overflow = unknown_events(&transaction, intake.overflow).await?;
             insert_dead_letters(&transaction, None, overflow.into_iter().map(overflowed).collect()).await?;
             super::wake::announce(&transaction).await?;
-            transaction.commit().await?;
-            Ok(stored.len())
+            Self::commit(transaction, Step::PutIntoInbox).await?;
+            Ok(stored.rows)
         })
         .await
     }
@@ -227,17 +236,26 @@ impl Store {
     }
 }
 
-/// Inserts what is not known yet and returns it in order of its messages.
+/// What came of inserting events.
+struct Inserted {
+    /// How many were not known.
+    rows: usize,
+    /// Those of them that are held now, in order of their messages.
+    held: Vec<Taken>,
+}
+
+/// Inserts what is not known yet. Events of bots in `mine` are held, the others are due at once.
 async fn insert_events(
     transaction: &DatabaseTransaction,
     mut events: Vec<NewEvent>,
-    due: Option<Millis>,
-) -> Result<Vec<Taken>, DbErr> {
+    mine: Partitions,
+) -> Result<Inserted, DbErr> {
     if events.is_empty() {
-        return Ok(Vec::new());
+        return Ok(Inserted { rows: 0, held: Vec::new() });
     }
     events.sort_by_key(|event| (event.header.message, event.replay));
     let taken_at = now();
+    let due = |event: &NewEvent| (!mine.hold(event.header.bot)).then_some(taken_at);
     let rows = if transaction.get_database_backend() == DbBackend::Postgres {
         insert_events_at_once(transaction, &events, due, taken_at).await?
     } else {
@@ -252,9 +270,11 @@ async fn insert_events(
         };
         let neighbours =
             Neighbours { earlier: row.try_get("", "earlier")?, later: row.try_get("", "later")? };
-        inserted.insert(key, (row.try_get("", "id")?, neighbours));
+        if mine.hold(key.bot) {
+            inserted.insert(key, (row.try_get("", "id")?, neighbours));
+        }
     }
-    Ok(hand_out(events, taken_at, inserted))
+    Ok(Inserted { rows: rows.len(), held: hand_out(events, taken_at, inserted) })
 }
 
 async fn free_known_events(transaction: &DatabaseTransaction, events: &[NewEvent]) -> Result<(), DbErr> {
@@ -284,7 +304,15 @@ fn hand_out(
         let conversation = event.header.conversation;
         let is_first = lanes.insert((key.bot, conversation));
         stored.push(Taken {
-            event: InboxEvent { id, key, conversation, taken_at, payload: event.payload, calls: Vec::new() },
+            event: InboxEvent {
+                id,
+                key,
+                conversation,
+                taken_at,
+                payload: event.payload,
+                suspicion: 0,
+                calls: Vec::new(),
+            },
             neighbours: Neighbours { earlier: neighbours.earlier || !is_first, ..neighbours },
         });
     }
@@ -327,15 +355,15 @@ fn key(event: &NewEvent) -> EventKey {
 async fn insert_events_at_once(
     transaction: &DatabaseTransaction,
     events: &[NewEvent],
-    due: Option<Millis>,
+    due: impl Fn(&NewEvent) -> Option<Millis>,
     taken_at: Millis,
 ) -> Result<Vec<QueryResult>, DbErr> {
     let (earlier, later) = (neighbour('<', "outhook_event"), neighbour('>', "outhook_event"));
     let sql = format!(
         "INSERT INTO outhook_event (bot_id, message_id, replay, conversation, payload, state, due, taken_at)
-         SELECT bot_id, message_id, replay, conversation, payload, 0, $6, $7
-         FROM unnest($1::bigint[], $2::bigint[], $3::integer[], $4::bigint[], $5::bytea[])
-           AS n (bot_id, message_id, replay, conversation, payload)
+         SELECT bot_id, message_id, replay, conversation, payload, 0, NULLIF(due, {NO_NUMBER}), $7
+         FROM unnest($1::bigint[], $2::bigint[], $3::integer[], $4::bigint[], $5::bytea[], $6::bigint[])
+           AS n (bot_id, message_id, replay, conversation, payload, due)
          ON CONFLICT (bot_id, message_id, replay) DO NOTHING
          RETURNING id, bot_id, message_id, replay, {earlier} AS earlier, {later} AS later"
     );
@@ -345,7 +373,7 @@ async fn insert_events_at_once(
         integers(events.iter().map(|event| event.replay)),
         bigints(events.iter().map(|event| event.header.conversation)),
         byte_strings(events.iter().map(|event| event.payload.clone())),
-        due.into(),
+        bigints(events.iter().map(|event| due(event).unwrap_or(NO_NUMBER))),
         taken_at.into(),
     ];
     transaction.query_all_raw(statement(DbBackend::Postgres, sql, values)).await
@@ -354,7 +382,7 @@ async fn insert_events_at_once(
 async fn insert_events_one_by_one(
     transaction: &DatabaseTransaction,
     events: &[NewEvent],
-    due: Option<Millis>,
+    due: impl Fn(&NewEvent) -> Option<Millis>,
     taken_at: Millis,
 ) -> Result<Vec<QueryResult>, DbErr> {
     let backend = transaction.get_database_backend();
@@ -373,7 +401,7 @@ async fn insert_events_one_by_one(
             event.replay.into(),
             event.header.conversation.into(),
             event.payload.clone().into(),
-            due.into(),
+            due(event).into(),
             taken_at.into(),
         ];
         rows.extend(transaction.query_one_raw(statement(backend, sql.clone(), values)).await?);

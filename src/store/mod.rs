@@ -2,6 +2,7 @@
 //!
 //! | file | holds |
 //! | --- | --- |
+//! | `daemons` | who works on this database, and for which bots |
 //! | `inbox` | storing deliveries |
 //! | `rows` | handing out the rows that may be worked on |
 //! | `settle` | one transaction for the outcomes of many calls |
@@ -10,10 +11,14 @@
 //! | `ledger` | what commands and pages show |
 //! | `wake` | hearing of rows that others inserted |
 //!
+//! A store that is [`Store::under`] a tenure writes only while the daemon counts as alive, and reads what is due in
+//! its own partitions. Every commit names its [`Step`].
+//!
 //! Functions run on the runtime that opened the pool, whoever calls them: a connection opened from an
 //! EventActor's arbiter would die with it.
 
 mod connect;
+mod daemons;
 mod directory;
 mod error;
 mod inbox;
@@ -27,18 +32,26 @@ mod wake;
 
 use std::{future::Future, sync::Arc, time::Duration};
 
-use sea_orm::{DatabaseConnection, DatabaseTransaction, DbBackend, DbErr, TransactionTrait};
+use outhook_core::partition::Partitions;
+use sea_orm::{ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, TransactionTrait};
 use tokio::runtime::Handle;
 
+use crate::{
+    fail_points::{self, Step},
+    tenure::Tenure,
+};
+
 pub(crate) use connect::{OpenError, open};
+pub(crate) use daemons::{Session, Sighting};
 pub(crate) use directory::{Bot, NewBot, NewService, NotCallable, Service};
 pub(crate) use error::StoreError;
 pub(crate) use inbox::{BotPage, DeadLetter, InboxEvent, Intake, LanePage, NewEvent, Taken};
 pub(crate) use ledger::{BotSummary, CallRow, DeadLetterRow, DeliveryFilter};
-pub(crate) use lock::{DatabaseLock, LockError};
+pub(crate) use lock::FileLock;
 pub(crate) use outbox::{Outgoing, PostResult};
 pub(crate) use settle::{CallOutcome, CallRecord, EventEnd, NewReply, Settled, Settlement};
 pub(crate) use sql::now;
+use sql::statement;
 pub(crate) use wake::Wake;
 
 /// How long a database may take to say good-bye.
@@ -48,6 +61,8 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 #[derive(Clone)]
 pub(crate) struct Store {
     inner: Arc<Inner>,
+    /// Under which it works; commands have none.
+    tenure: Option<Tenure>,
 }
 
 struct Inner {
@@ -59,7 +74,12 @@ struct Inner {
 impl Store {
     /// Wraps a pool; its queries will run on the current runtime.
     pub(crate) fn new(db: DatabaseConnection) -> Self {
-        Self { inner: Arc::new(Inner { db, runtime: Handle::current() }) }
+        Self { inner: Arc::new(Inner { db, runtime: Handle::current() }), tenure: None }
+    }
+
+    /// The same database, for the actors of a daemon.
+    pub(crate) fn under(&self, tenure: Tenure) -> Self {
+        Self { inner: Arc::clone(&self.inner), tenure: Some(tenure) }
     }
 
     /// Closes the pool.
@@ -79,8 +99,37 @@ impl Store {
 
     /// A transaction that may write. On SQLite it takes the write lock at once: a transaction that
     /// only becomes a writer later fails with BUSY, whatever the timeout.
-    async fn begin(&self) -> Result<DatabaseTransaction, DbErr> {
-        self.db().begin_with_options(sql::immediate()).await
+    ///
+    /// # Errors
+    /// [`StoreError::Fenced`] if the other daemons have declared this one dead. From here to the end of the
+    /// transaction they can't: their `DELETE` waits for the lock on the daemon's row.
+    async fn begin(&self) -> Result<DatabaseTransaction, StoreError> {
+        let transaction = self.db().begin_with_options(sql::immediate()).await?;
+        let Some(tenure) = self.tenure.as_ref().filter(|_| self.has_peers()) else { return Ok(transaction) };
+        let sql = "SELECT id FROM outhook_daemon WHERE id = $1 FOR KEY SHARE";
+        let row = statement(DbBackend::Postgres, sql, [tenure.daemon().into()]);
+        match transaction.query_one_raw(row).await? {
+            Some(_) => Ok(transaction),
+            None => Err(StoreError::Fenced),
+        }
+    }
+
+    /// The only way to commit, so that no durable step is without its fail points.
+    async fn commit(transaction: DatabaseTransaction, step: Step) -> Result<(), StoreError> {
+        fail_points::before(step);
+        transaction.commit().await?;
+        fail_points::after(step);
+        Ok(())
+    }
+
+    /// Whether other daemons may work on this database.
+    fn has_peers(&self) -> bool {
+        self.backend() == DbBackend::Postgres
+    }
+
+    /// The partitions whose rows this store hands out.
+    fn partitions(&self) -> Partitions {
+        self.tenure.as_ref().map_or(Partitions::ALL, Tenure::partitions)
     }
 
     async fn on_main<T, F, Fut>(&self, work: F) -> Result<T, StoreError>

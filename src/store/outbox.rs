@@ -1,13 +1,17 @@
 //! The outbox: replies that were committed with the outcome of their call and are to be posted.
 
 use entity::outhook::reply;
-use outhook_core::identity::{BotId, Conversation, EventId, Millis};
+use outhook_core::{
+    identity::{BotId, Conversation, EventId, Millis},
+    partition::Partitions,
+};
 use sea_orm::{ActiveEnum, ConnectionTrait, DatabaseTransaction, DbErr, FromQueryResult, Value};
 
 use super::{
     Store, StoreError,
-    sql::{among, clean, ids, now, statement},
+    sql::{among, clean, ids, in_partitions, members, now, statement},
 };
+use crate::fail_points::Step;
 
 /// A reply to post.
 #[derive(Debug, Clone, PartialEq, Eq, FromQueryResult)]
@@ -54,7 +58,7 @@ pub(crate) enum PostResult {
 }
 
 impl Store {
-    /// Takes the replies whose time has come, at most one of each conversation, its oldest. Those
+    /// Takes the replies of this daemon's bots whose time has come, at most one of each conversation, its oldest. Those
     /// behind it are put back until [`Store::settle_replies`] calls them forward.
     ///
     /// Only the ReplyActor calls this, and never beside `settle_replies`: the two keep each other's
@@ -68,8 +72,8 @@ impl Store {
         self.on_main(move |store| async move {
             let now = now();
             let transaction = store.begin().await?;
-            let (replies, seen) = take_heads(&transaction, rows_max, now).await?;
-            transaction.commit().await?;
+            let (replies, seen) = take_heads(&transaction, rows_max, now, store.partitions()).await?;
+            Self::commit(transaction, Step::TakeReplies).await?;
             let next =
                 if seen == rows_max { Some(now) } else { store.earliest_due("outhook_reply", now).await? };
             Ok((replies, next))
@@ -87,21 +91,33 @@ impl Store {
             for (reply, result) in &results {
                 settle_reply(&transaction, reply, result).await?;
             }
-            transaction.commit().await?;
+            Self::commit(transaction, Step::SettleReplies).await?;
             Ok(())
         })
         .await
     }
 
-    /// Makes every pending reply due that nobody holds.
-    pub(crate) async fn free_replies(&self) -> Result<u64, StoreError> {
+    /// Makes every pending reply of this daemon's bots due that is not: whoever held them has failed.
+    pub(crate) async fn free_replies(&self) -> Result<(), StoreError> {
         self.on_main(|store| async move {
-            let sql = "UPDATE outhook_reply SET due = $1 WHERE state = 0 AND due IS NULL";
-            let result = store.db().execute_raw(statement(store.backend(), sql, [now().into()])).await?;
-            Ok(result.rows_affected())
+            let transaction = store.begin().await?;
+            free_replies(&transaction, store.partitions()).await?;
+            Self::commit(transaction, Step::FreeReplies).await
         })
         .await
     }
+}
+
+/// Makes every pending reply of these partitions due that is not.
+pub(super) async fn free_replies(
+    transaction: &DatabaseTransaction,
+    partitions: Partitions,
+) -> Result<(), DbErr> {
+    let mine = in_partitions("bot_id", 2);
+    let sql = format!("UPDATE outhook_reply SET due = $1 WHERE state = 0 AND due IS NULL AND {mine}");
+    let values = [now().into(), members(partitions)];
+    transaction.execute_raw(statement(transaction.get_database_backend(), sql, values)).await?;
+    Ok(())
 }
 
 /// The heads among the due replies, and how many were looked at.
@@ -109,14 +125,18 @@ async fn take_heads(
     transaction: &DatabaseTransaction,
     rows_max: usize,
     now: Millis,
+    partitions: Partitions,
 ) -> Result<(Vec<Outgoing>, usize), DbErr> {
     let backend = transaction.get_database_backend();
-    let sql = "SELECT r.id, r.event_id, r.bot_id, r.conversation, r.destination, r.content, r.widget,
+    let mine = in_partitions("r.bot_id", 3);
+    let sql = format!(
+        "SELECT r.id, r.event_id, r.bot_id, r.conversation, r.destination, r.content, r.widget,
             r.attempts, r.created_at,
             EXISTS (SELECT 1 FROM outhook_reply n WHERE n.state = 0 AND n.bot_id = r.bot_id
                 AND n.conversation = r.conversation AND n.id < r.id) AS behind
-        FROM outhook_reply r WHERE r.due <= $1 AND r.state = 0 ORDER BY r.due, r.id LIMIT $2";
-    let values = [now.into(), super::inbox::as_i64(rows_max)];
+        FROM outhook_reply r WHERE r.due <= $1 AND r.state = 0 AND {mine} ORDER BY r.due, r.id LIMIT $2"
+    );
+    let values = [now.into(), super::inbox::as_i64(rows_max), members(partitions)];
     let rows = transaction.query_all_raw(statement(backend, sql, values)).await?;
     let mut seen = Vec::with_capacity(rows.len());
     let mut heads = Vec::with_capacity(rows.len());

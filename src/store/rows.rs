@@ -6,16 +6,21 @@ use entity::outhook::call;
 use outhook_core::{
     identity::{EventId, EventKey, Millis},
     lanes::{BotWant, LaneWant, Neighbours},
+    partition::Partitions,
 };
-use sea_orm::{ConnectionTrait, DbBackend, DbErr, FromQueryResult, QueryResult, Statement};
+use sea_orm::{
+    ConnectionTrait, DatabaseTransaction, DbBackend, DbErr, FromQueryResult, QueryResult, Statement,
+};
 
 use super::{
     Store, StoreError,
     inbox::{BotPage, InboxEvent, LanePage, PendingCall, Taken, as_i64, neighbour},
-    sql::{among, bigints, ids, now, statement, texts},
+    sql::{among, bigints, ids, in_partitions, members, now, statement, texts},
 };
+use crate::fail_points::Step;
 
-const COLUMNS: &str = "e.id, e.bot_id, e.message_id, e.replay, e.conversation, e.taken_at, e.due, e.payload";
+const COLUMNS: &str = "e.id, e.bot_id, e.message_id, e.replay, e.conversation, e.taken_at, e.due, e.payload,
+    e.suspicion";
 
 #[derive(FromQueryResult)]
 struct Row {
@@ -27,6 +32,7 @@ struct Row {
     taken_at: i64,
     due: Option<i64>,
     payload: Option<Vec<u8>>,
+    suspicion: i16,
 }
 
 impl From<Row> for InboxEvent {
@@ -37,13 +43,14 @@ impl From<Row> for InboxEvent {
             conversation: row.conversation,
             taken_at: row.taken_at,
             payload: row.payload.unwrap_or_default(),
+            suspicion: row.suspicion,
             calls: Vec::new(),
         }
     }
 }
 
 impl Store {
-    /// The events whose time has come, at most `rows_max`, and when the next one's comes. They are not
+    /// The events of this daemon's bots whose time has come, at most `rows_max`, and when the next one's comes. They are not
     /// claimed yet: whatever fails here has changed nothing.
     pub(crate) async fn due_events(
         &self,
@@ -51,12 +58,12 @@ impl Store {
     ) -> Result<(Vec<Taken>, Option<Millis>), StoreError> {
         self.on_main(move |store| async move {
             let now = now();
-            let earlier = neighbour('<', "e");
+            let (earlier, mine) = (neighbour('<', "e"), in_partitions("e.bot_id", 3));
             let sql = format!(
                 "SELECT {COLUMNS}, {earlier} AS earlier FROM outhook_event e
-                 WHERE e.due <= $1 AND e.state = 0 ORDER BY e.due, e.id LIMIT $2"
+                 WHERE e.due <= $1 AND e.state = 0 AND {mine} ORDER BY e.due, e.id LIMIT $2"
             );
-            let values = [now.into(), as_i64(rows_max)];
+            let values = [now.into(), as_i64(rows_max), members(store.partitions())];
             let rows = store.db().query_all_raw(statement(store.backend(), sql, values)).await?;
             let is_page_full = rows.len() == rows_max;
             let mut due = Vec::with_capacity(rows.len());
@@ -82,7 +89,9 @@ impl Store {
             let sql =
                 format!("UPDATE outhook_event SET due = NULL WHERE id {among} AND state = 0 RETURNING id");
             let values = [ids(store.backend(), &events)];
-            let rows = store.db().query_all_raw(statement(store.backend(), sql, values)).await?;
+            let transaction = store.begin().await?;
+            let rows = transaction.query_all_raw(statement(store.backend(), sql, values)).await?;
+            Self::commit(transaction, Step::ClaimEvents).await?;
             Ok(rows.iter().map(|row| row.try_get("", "id")).collect::<Result<_, _>>()?)
         })
         .await
@@ -139,23 +148,23 @@ impl Store {
         by_want(wants.len(), &rows)
     }
 
-    /// Makes every unfinished event due that nobody holds: those of a shard of bots, or all.
-    pub(crate) async fn free_events(&self, shard: Option<(usize, usize)>) -> Result<u64, StoreError> {
+    /// Makes every unfinished event of these partitions due that is not: whoever held them has failed.
+    pub(crate) async fn free_events(&self, partitions: Partitions) -> Result<u64, StoreError> {
         self.on_main(move |store| async move {
-            let (index, shards) = shard.unwrap_or((0, 1));
-            let sql = "UPDATE outhook_event SET due = $1
-                WHERE state = 0 AND due IS NULL AND ((bot_id % $2) + $2) % $2 = $3";
-            let values = [now().into(), as_i64(shards), as_i64(index)];
-            let result = store.db().execute_raw(statement(store.backend(), sql, values)).await?;
-            Ok(result.rows_affected())
+            let transaction = store.begin().await?;
+            let freed = free_events(&transaction, partitions, Suspicion::None).await?;
+            Self::commit(transaction, Step::FreeEvents).await?;
+            Ok(freed)
         })
         .await
     }
 
-    /// When the next row of a table is due after a moment.
+    /// When the next row of this daemon's bots in a table is due after a moment.
     pub(super) async fn earliest_due(&self, table: &str, after: Millis) -> Result<Option<Millis>, DbErr> {
-        let sql = format!("SELECT min(due) AS due FROM {table} WHERE due > $1");
-        let row = self.db().query_one_raw(statement(self.backend(), sql, [after.into()])).await?;
+        let mine = in_partitions("bot_id", 2);
+        let sql = format!("SELECT min(due) AS due FROM {table} WHERE due > $1 AND {mine}");
+        let values = [after.into(), members(self.partitions())];
+        let row = self.db().query_one_raw(statement(self.backend(), sql, values)).await?;
         row.map_or(Ok(None), |row| row.try_get("", "due"))
     }
 
@@ -182,6 +191,30 @@ impl Store {
         }
         Ok(())
     }
+}
+
+/// Whether events that are made free may have ended the process that held them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Suspicion {
+    None,
+    AnyOfThem,
+}
+
+/// Makes every unfinished event of these partitions due that is not.
+pub(super) async fn free_events(
+    transaction: &DatabaseTransaction,
+    partitions: Partitions,
+    suspicion: Suspicion,
+) -> Result<u64, DbErr> {
+    let at_least = i16::from(suspicion == Suspicion::AnyOfThem);
+    let sql = format!(
+        "UPDATE outhook_event SET due = $1, suspicion = CASE WHEN suspicion < $2 THEN $2 ELSE suspicion END
+         WHERE state = 0 AND due IS NULL AND {}",
+        in_partitions("bot_id", 3)
+    );
+    let values = [now().into(), at_least.into(), members(partitions)];
+    let backend = transaction.get_database_backend();
+    Ok(transaction.execute_raw(statement(backend, sql, values)).await?.rows_affected())
 }
 
 /// The rows of each want, which a column `want` numbers from 0.

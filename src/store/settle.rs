@@ -13,8 +13,9 @@ use sea_orm::{ActiveEnum, ConnectionTrait, DatabaseTransaction, DbBackend, DbErr
 use super::{
     DeadLetter, Store, StoreError,
     inbox::insert_dead_letters,
-    sql::{among, bigints, byte_strings, clean, ids, integers, now, statement, texts},
+    sql::{NO_NUMBER, among, bigints, byte_strings, clean, ids, integers, now, statement, texts},
 };
+use crate::fail_points::Step;
 
 /// Everything that is committed together.
 #[derive(Debug, Clone, Default)]
@@ -157,7 +158,7 @@ impl Store {
                 insert_dead_letters(&transaction, Some(event), vec![letter]).await?;
             }
             end_events(&transaction, settlement.events).await?;
-            transaction.commit().await?;
+            Self::commit(transaction, Step::Settle).await?;
             Ok(Settled { dropped, replies: replies_count, locked: Vec::new() })
         })
         .await
@@ -279,9 +280,6 @@ async fn record_calls(
         .collect();
     Ok((offered - recorded.len(), replies))
 }
-
-/// What stands for NULL in an array parameter, whose members can't be NULL.
-const NO_NUMBER: i64 = -1;
 
 fn upsert_calls(calls: &[CallRecord]) -> sea_orm::Statement {
     let sql = format!(

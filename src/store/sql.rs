@@ -1,14 +1,46 @@
 //! Small helpers to write statements for both databases.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::{
+    sync::atomic::{AtomicI64, Ordering::Relaxed},
+    time::{SystemTime, UNIX_EPOCH},
+};
 
-use outhook_core::identity::Millis;
+use outhook_core::{identity::Millis, partition::Partitions};
 use sea_orm::{DbBackend, SqliteTransactionMode, Statement, TransactionOptions, Value, sea_query::ArrayType};
 
-/// The present, by this machine's clock.
+use crate::fail_points;
+
+/// How far the database's clock is ahead of this machine's, in milliseconds.
+static AHEAD: AtomicI64 = AtomicI64::new(0);
+
+/// The present, by the database's clock as far as it is known: daemons of one database compare the moments
+/// that they write.
 pub(crate) fn now() -> Millis {
+    machine_now().saturating_add(AHEAD.load(Relaxed))
+}
+
+/// Goes by the database's clock from now on, which said `told` just now.
+pub(super) fn set_clock(told: Millis) {
+    AHEAD.store(told - machine_now(), Relaxed);
+}
+
+/// The present, by this machine's clock.
+fn machine_now() -> Millis {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Millis::try_from(since.as_millis()).unwrap_or(Millis::MAX)
+    Millis::try_from(since.as_millis()).unwrap_or(Millis::MAX).saturating_add(fail_points::clock_error())
+}
+
+/// The present, by the clock of PostgreSQL.
+pub(super) const POSTGRES_CLOCK: &str = "CAST(extract(epoch FROM clock_timestamp()) * 1000 AS bigint)";
+
+/// A condition: the row's bot is in one of the partitions that the parameter holds, see [`members`].
+pub(super) fn in_partitions(bot: &str, parameter: usize) -> String {
+    format!("((${parameter} >> CAST({bot} & 63 AS integer)) & 1) = 1")
+}
+
+/// The parameter for [`in_partitions`].
+pub(super) fn members(partitions: Partitions) -> Value {
+    partitions.bits().cast_signed().into()
 }
 
 /// Options of a transaction that writes.
@@ -47,6 +79,9 @@ pub(super) fn texts(items: impl IntoIterator<Item = String>) -> Value {
 pub(super) fn byte_strings(items: impl IntoIterator<Item = Vec<u8>>) -> Value {
     array(ArrayType::Bytes, items)
 }
+
+/// What stands for NULL in an array parameter, whose members can't be NULL.
+pub(super) const NO_NUMBER: i64 = -1;
 
 /// The members of a set of ids, as a condition's right side: one parameter in both databases.
 pub(super) fn among(backend: DbBackend, parameter: usize) -> String {

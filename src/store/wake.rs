@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use sea_orm::{ConnectionTrait, DatabaseTransaction, DbBackend, DbErr, sqlx::postgres::PgListener};
 
-use super::{Store, StoreError, lock::from_sqlx, sql::statement};
+use super::{Store, StoreError, error::from_sqlx, sql::statement};
 
 const CHANNEL: &str = "outhook_inbox";
 

@@ -28,6 +28,9 @@ pub struct Model {
     pub finished_at: Option<i64>,
     /// The delivery's body; removed when the event is done with.
     pub payload: Option<Vec<u8>>,
+    /// 0, or 1 after an unclean end that may have been this event's doing, and one more for each time that
+    /// it was alone at work when the process died.
+    pub suspicion: i16,
 }
 
 /// Where an event stands.

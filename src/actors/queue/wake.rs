@@ -6,7 +6,10 @@ use actix::{ActorFutureExt, AsyncContext, Context, WrapFuture};
 use outhook_core::identity::Millis;
 
 use super::{QueueActor, RETRY_DELAY_MAX};
-use crate::store::{StoreError, Wake};
+use crate::{
+    fail_points,
+    store::{StoreError, Wake},
+};
 
 /// The database is looked at this often even if nobody says that there is something new.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
@@ -27,6 +30,7 @@ impl QueueActor {
 
     pub(super) fn look_regularly(context: &mut Context<Self>) {
         context.run_later(LOOK_EVERY, |actor, context| {
+            fail_points::place("QueueActor.timer");
             actor.look(context);
             Self::look_regularly(context);
         });

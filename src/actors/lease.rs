@@ -1,0 +1,383 @@
+//! LeaseActor: keeps this daemon alive in the eyes of the others of its database, takes over from those that
+//! died, and sees to it that all have a fair share of the partitions.
+//!
+//! It does one thing at a time with the database. What it decides by is in `outhook_core::partition`.
+
+use std::{
+    collections::HashMap,
+    time::{Duration, Instant},
+};
+
+use actix::{Actor, ActorContext, ActorFutureExt, AsyncContext, Context, Handler, WrapFuture};
+use outhook_core::{
+    identity::DaemonId,
+    partition::{Partitions, Roster, Shares},
+};
+
+use super::{event::EventActor, flag::FlagActor, queue::QueueActor, reply::ReplyActor};
+use crate::{
+    fail_points,
+    health::Health,
+    mailbox::{Mailbox, takes_mail},
+    messages::{
+        drain::{Drain, Stop},
+        partitions::{LetGo, MayWork},
+        settled::DueAt,
+    },
+    store::{Session, Sighting, Store, StoreError, now},
+    tenure::{CurrentTenure, Tenure},
+};
+
+/// The longest time between two looks at the other daemons.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// The wait before a database that is away is asked again.
+const RETRY_DELAY: Duration = Duration::from_millis(500);
+/// A daemon without a session for so long has ended: one that only lost its connection is back sooner.
+const SESSION_GRACE: Duration = Duration::from_millis(400);
+
+/// See the module.
+pub(crate) struct LeaseActor {
+    links: Links,
+    tenure: Tenure,
+    /// Since when the session has stood.
+    session_since: Option<Instant>,
+    /// Since when other daemons have been seen without a session.
+    missing: HashMap<DaemonId, Instant>,
+    /// Given up, and not yet given back.
+    leaving: Partitions,
+    is_busy: bool,
+    /// A look soon is arranged.
+    looks_soon: bool,
+    /// Something has changed since the look that is under way began.
+    looks_again: bool,
+}
+
+/// What LeaseActor works with.
+#[derive(Clone)]
+pub(crate) struct Links {
+    /// The database.
+    pub(crate) store: Store,
+    /// Where to tell of trouble.
+    pub(crate) health: Health,
+    /// The tenure that actors are built with.
+    pub(crate) current: CurrentTenure,
+    /// What the others call this daemon.
+    pub(crate) name: String,
+    /// `database.lease`.
+    pub(crate) lease: Duration,
+    /// The inbox.
+    pub(crate) queue: Mailbox<QueueActor>,
+    /// The pool.
+    pub(crate) events: Vec<Mailbox<EventActor>>,
+    /// What commits outcomes.
+    pub(crate) flag: Mailbox<FlagActor>,
+    /// The outbox.
+    pub(crate) replies: Mailbox<ReplyActor>,
+}
+
+impl LeaseActor {
+    /// A new generation, which goes on with the tenure there is.
+    pub(crate) fn new(links: Links) -> Self {
+        let tenure = links.current.get();
+        Self {
+            tenure,
+            links,
+            session_since: None,
+            missing: HashMap::new(),
+            leaving: Partitions::NONE,
+            is_busy: false,
+            looks_soon: false,
+            looks_again: false,
+        }
+    }
+
+    /// The store, as far as the tenure allows.
+    fn store(&self) -> Store {
+        self.links.store.under(self.tenure.clone())
+    }
+
+    /// Opens the session that shows that this process lives, and again whenever it is lost.
+    fn open_session(&mut self, context: &mut Context<Self>) {
+        let (store, daemon) = (self.links.store.clone(), self.tenure.daemon());
+        let open = async move { store.open_session(daemon).await };
+        context.spawn(open.into_actor(self).map(move |opened, actor, context| match opened {
+            _ if daemon != actor.tenure.daemon() => {}
+            Ok(session) => {
+                actor.session_since = Some(Instant::now());
+                actor.look(context);
+                Self::wait_for_news(session, daemon, actor, context);
+            }
+            Err(error) => {
+                log::debug!("opening the session of daemon {daemon}: {error}");
+                context.run_later(RETRY_DELAY, move |actor, context| {
+                    if daemon == actor.tenure.daemon() {
+                        actor.open_session(context);
+                    }
+                });
+            }
+        }));
+    }
+
+    fn wait_for_news(mut session: Session, daemon: DaemonId, actor: &mut Self, context: &mut Context<Self>) {
+        let wait = async move { session.news().await.map(|()| session) };
+        context.spawn(wait.into_actor(actor).map(move |news, actor, context| match news {
+            // A session of the tenure before; dropping it ends it.
+            _ if daemon != actor.tenure.daemon() => {}
+            Ok(session) => {
+                actor.look(context);
+                Self::wait_for_news(session, daemon, actor, context);
+            }
+            Err(error) => {
+                log::debug!("the session of daemon {daemon}: {error}");
+                actor.session_since = None;
+                actor.open_session(context);
+            }
+        }));
+    }
+
+    fn look_regularly(&self, context: &mut Context<Self>) {
+        context.run_later(LOOK_EVERY.min(self.links.lease / 3), |actor, context| {
+            fail_points::place("LeaseActor.timer");
+            actor.look(context);
+            actor.look_regularly(context);
+        });
+    }
+
+    /// Renews the lease and looks at the others.
+    fn look(&mut self, context: &mut Context<Self>) {
+        if std::mem::replace(&mut self.is_busy, true) {
+            self.looks_again = true;
+            return;
+        }
+        let (store, daemon, lease) = (self.links.store.clone(), self.tenure.daemon(), self.links.lease);
+        let began = Instant::now();
+        let look = async move {
+            // A database that says nothing must not keep us from noticing that the lease has run out.
+            tokio::time::timeout(lease, store.renew_lease(daemon, lease)).await.unwrap_or_else(|_| {
+                Err(StoreError::Ended("the database has not answered within database.lease".into()))
+            })
+        };
+        context.spawn(look.into_actor(self).map(move |seen, actor, context| match seen {
+            Ok(sighting) => {
+                if actor.tenure.renew(began + actor.links.lease) {
+                    log::info!("the lease holds again");
+                    actor.wake_all();
+                }
+                actor.act(&sighting, context);
+            }
+            Err(error) => actor.failed(&error, context),
+        }));
+    }
+
+    fn act(&mut self, sighting: &Sighting, context: &mut Context<Self>) {
+        let dead = self.find_dead(sighting);
+        if !dead.is_empty() {
+            log::warn!("daemons {dead:?} have ended without leaving: their work is taken over");
+            let store = self.store();
+            return self.change(async move { store.bury_daemons(dead).await }, context, |actor, (), _| {
+                actor.looks_again = true;
+            });
+        }
+        let Shares { claim, release, intake } = self.roster(sighting).shares(self.tenure.daemon());
+        self.tenure.take_deliveries(intake && !self.links.health.is_draining());
+        // Also what a predecessor had begun to give up, or was granted without hearing of it.
+        self.let_go(release.or(sighting.owned.without(self.tenure.partitions())));
+        if claim.is_empty() {
+            return self.done(context);
+        }
+        let (store, daemon) = (self.store(), self.tenure.daemon());
+        let claim = async move { store.claim_partitions(daemon, claim).await };
+        self.change(claim, context, |actor, gained, _| actor.gained(gained));
+    }
+
+    fn roster(&self, sighting: &Sighting) -> Roster {
+        let ends = |daemon: DaemonId| daemon == self.tenure.daemon() && self.links.health.is_draining();
+        let wanting = sighting.daemons.iter().filter(|daemon| !daemon.is_leaving && !ends(daemon.id));
+        Roster {
+            daemons: wanting.map(|daemon| daemon.id).collect(),
+            mine: self.tenure.partitions(),
+            free: sighting.free,
+        }
+    }
+
+    /// Those whose process has ended, and those that have been silent for too long. After the database was
+    /// away all seem silent, so each gets the time of a lease to come back.
+    fn find_dead(&mut self, sighting: &Sighting) -> Vec<DaemonId> {
+        let others = || sighting.daemons.iter().filter(|daemon| daemon.id != self.tenure.daemon());
+        let missing: HashMap<DaemonId, Instant> = others()
+            .filter(|daemon| !daemon.has_session)
+            .map(|daemon| (daemon.id, self.missing.get(&daemon.id).copied().unwrap_or_else(Instant::now)))
+            .collect();
+        let can_judge = self.session_since.is_some_and(|since| since.elapsed() >= self.links.lease);
+        let dead = others().filter(|daemon| {
+            let is_gone = missing.get(&daemon.id).is_some_and(|since| since.elapsed() >= SESSION_GRACE);
+            is_gone || daemon.is_silent && can_judge
+        });
+        let dead = dead.map(|daemon| daemon.id).collect();
+        self.missing = missing;
+        dead
+    }
+
+    /// Does one thing with the database.
+    fn change<T: 'static>(
+        &mut self,
+        job: impl Future<Output = Result<T, StoreError>> + 'static,
+        context: &mut Context<Self>,
+        then: impl FnOnce(&mut Self, T, &mut Context<Self>) + 'static,
+    ) {
+        context.spawn(job.into_actor(self).map(|result, actor, context| match result {
+            Ok(value) => {
+                then(actor, value, context);
+                actor.done(context);
+            }
+            Err(error) => actor.failed(&error, context),
+        }));
+    }
+
+    fn done(&mut self, context: &mut Context<Self>) {
+        self.links.health.database_answers();
+        self.is_busy = false;
+        if std::mem::take(&mut self.looks_again) {
+            return self.look(context);
+        }
+        // Whether those that are missing are really gone is seen soon.
+        if !self.missing.is_empty() && !std::mem::replace(&mut self.looks_soon, true) {
+            context.run_later(SESSION_GRACE, |actor, context| {
+                actor.looks_soon = false;
+                actor.look(context);
+            });
+        }
+    }
+
+    fn failed(&mut self, error: &StoreError, context: &mut Context<Self>) {
+        if matches!(error, StoreError::Fenced) && !self.links.health.is_draining() {
+            return self.join_again(error, context);
+        }
+        self.links.health.database_is_away(error);
+        context.run_later(RETRY_DELAY, |actor, context| {
+            actor.is_busy = false;
+            actor.look(context);
+        });
+    }
+
+    fn gained(&mut self, gained: Partitions) {
+        if !gained.is_empty() {
+            self.tenure.gain(gained);
+            log::info!("{} partitions more, {} in all", gained.len(), self.tenure.partitions().len());
+            self.wake_all();
+        }
+    }
+
+    fn wake_all(&self) {
+        self.links.queue.send(DueAt(now()));
+        self.links.events.iter().for_each(|actor| actor.send(MayWork));
+        self.links.replies.send(MayWork);
+    }
+
+    /// Begins to give partitions back, and asks again for those that nobody has answered for: whoever was
+    /// asked may have failed.
+    fn let_go(&mut self, partitions: Partitions) {
+        self.tenure.give_up(partitions);
+        self.leaving = self.leaving.or(partitions);
+        if !self.leaving.is_empty() {
+            self.links.queue.send(LetGo { partitions: self.leaving });
+        }
+    }
+
+    fn give_back(&mut self, partitions: Partitions, context: &mut Context<Self>) {
+        let given = partitions.and(self.leaving);
+        if given.is_empty() {
+            return;
+        }
+        let (store, daemon) = (self.store(), self.tenure.daemon());
+        let release = async move { store.release_partitions(daemon, given).await };
+        context.spawn(release.into_actor(self).map(move |released, actor, context| match released {
+            Ok(()) => {
+                actor.leaving = actor.leaving.without(given);
+                log::info!("{} partitions were given back", given.len());
+                actor.look(context);
+            }
+            // They stay among those that are leaving, and are asked for again.
+            Err(error) => log::debug!("giving partitions back: {error}"),
+        }));
+    }
+
+    /// The others have taken over. Every actor is built anew under another tenure: whatever the old ones
+    /// still hold can't be written any more.
+    fn join_again(&mut self, error: &StoreError, context: &mut Context<Self>) {
+        self.tenure.revoke();
+        self.links.health.database_is_away(error);
+        let (store, name, lease) = (self.links.store.clone(), self.links.name.clone(), self.links.lease);
+        let join = async move { store.join(name, lease).await };
+        context.spawn(join.into_actor(self).map(|joined, actor, context| match joined {
+            Ok(tenure) => actor.begin_again(tenure, context),
+            Err(error) => {
+                actor.links.health.database_is_away(&error);
+                context.run_later(RETRY_DELAY, |actor, context| {
+                    actor.join_again(&StoreError::Fenced, context);
+                });
+            }
+        }));
+    }
+
+    fn begin_again(&mut self, tenure: Tenure, context: &mut Context<Self>) {
+        log::warn!("this daemon goes on as number {}", tenure.daemon());
+        self.links.current.set(tenure.clone());
+        self.tenure = tenure;
+        self.leaving = Partitions::NONE;
+        self.session_since = None;
+        self.links.queue.send(Stop);
+        self.links.flag.send(Stop);
+        self.links.events.iter().for_each(|actor| actor.send(Stop));
+        self.links.replies.send(Stop);
+        self.open_session(context);
+        self.done(context);
+    }
+}
+
+impl Actor for LeaseActor {
+    type Context = Context<Self>;
+
+    fn started(&mut self, context: &mut Self::Context) {
+        fail_points::place("LeaseActor.started");
+        self.open_session(context);
+        self.look_regularly(context);
+    }
+}
+
+impl Handler<LetGo> for LeaseActor {
+    type Result = ();
+
+    fn handle(&mut self, LetGo { partitions }: LetGo, context: &mut Context<Self>) {
+        self.give_back(partitions, context);
+    }
+}
+
+impl Handler<Drain> for LeaseActor {
+    type Result = ();
+
+    /// Gives partitions back one by one as their calls end, and answers when the others know of it.
+    fn handle(&mut self, Drain { done }: Drain, context: &mut Context<Self>) {
+        self.tenure.take_deliveries(false);
+        self.let_go(self.tenure.partitions());
+        let (store, daemon) = (self.store(), self.tenure.daemon());
+        let leave = async move { store.announce_leaving(daemon).await };
+        context.spawn(leave.into_actor(self).map(move |told, _, _| {
+            if let Err(error) = told {
+                log::debug!("announcing the end: {error}");
+            }
+            // The daemon stops waiting at its deadline.
+            let _ = done.send(());
+        }));
+    }
+}
+
+impl Handler<Stop> for LeaseActor {
+    type Result = ();
+
+    fn handle(&mut self, _: Stop, context: &mut Context<Self>) {
+        context.stop();
+    }
+}
+
+takes_mail!(LeaseActor: LetGo, Drain, Stop);

@@ -1,0 +1,122 @@
+//! Places where a test makes the process fail. Without the feature `fail-points` they are nothing.
+//!
+//! The variable `FAILPOINTS` says what happens where (see the crate `fail`), such as
+//! `after-settle=2*off->return`: at a [`Step`], `return` aborts the process.
+
+mod step;
+
+pub(crate) use step::Step;
+
+/// Reads `FAILPOINTS`, for as long as the process lives.
+pub(crate) fn set_up() {
+    if fail::has_failpoints() {
+        std::mem::forget(fail::FailScenario::setup());
+    }
+}
+
+/// Just before a durable step.
+pub(crate) fn before(step: Step) {
+    may_abort("before", step);
+}
+
+/// Just after a durable step.
+pub(crate) fn after(step: Step) {
+    may_abort("after", step);
+}
+
+fn may_abort(_moment: &str, _step: Step) {
+    fail::fail_point!(&format!("{_moment}-{}", _step.name()), |_| std::process::abort());
+}
+
+/// A place in an actor, which can be told to `panic`.
+pub(crate) fn place(_name: &str) {
+    fail::fail_point!(_name);
+}
+
+/// An event begins: `turn=return(9001)` panics at every event of this message.
+pub(crate) fn turn(_message: i64) {
+    fail::fail_point!("turn", |wanted| assert!(!is(wanted, _message), "as the fail point asks"));
+}
+
+/// An outcome is taken in: `outcome=return(9001)` panics at every one of this message.
+pub(crate) fn outcome(_message: i64) {
+    fail::fail_point!("outcome", |wanted| assert!(!is(wanted, _message), "as the fail point asks"));
+}
+
+/// A handler's code: `own-work=return(9001)` aborts the process at every event of this message.
+pub(crate) fn own_work(_message: i64) {
+    fail::fail_point!("own-work", |wanted| if is(wanted, _message) {
+        std::process::abort()
+    });
+}
+
+#[cfg(feature = "fail-points")]
+fn is(wanted: Option<String>, message: i64) -> bool {
+    wanted.and_then(|wanted| wanted.parse().ok()) == Some(message)
+}
+
+/// By how many milliseconds the machine's clock is made to go wrong: `clock=return(30000)`.
+pub(crate) fn clock_error() -> i64 {
+    fail::fail_point!("clock", |wrong| wrong.and_then(|wrong| wrong.parse().ok()).unwrap_or(0));
+    0
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, path::Path};
+
+    use super::*;
+
+    fn sources(folder: &Path) -> Vec<(String, String)> {
+        let mut found = Vec::new();
+        for entry in fs::read_dir(folder).expect("a folder").flatten() {
+            let path = entry.path();
+            if path.is_dir() {
+                found.extend(sources(&path));
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                found.push((path.display().to_string(), fs::read_to_string(&path).expect("a source")));
+            }
+        }
+        found
+    }
+
+    fn product() -> Vec<(String, String)> {
+        let mut sources = sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"));
+        sources.retain(|(path, _)| !path.contains("fail_points"));
+        sources
+    }
+
+    /// What a command writes outside a transaction is read back by nobody who could be harmed.
+    const COMMANDS_ONLY: &str = "store/directory.rs";
+
+    #[test]
+    fn every_durable_step_has_fail_points() {
+        for (path, text) in product() {
+            let commits = text.matches(".commit()").count();
+            assert_eq!(
+                commits,
+                usize::from(path.ends_with("store/mod.rs")),
+                "{path}: commit with Store::commit"
+            );
+            if !path.ends_with(COMMANDS_ONLY) {
+                let alone = text.matches("db().execute").count();
+                assert_eq!(
+                    alone,
+                    text.matches("fail_points::before(Step::WorkAlone)").count(),
+                    "{path}: use a transaction"
+                );
+                assert!(!text.contains(".insert(self.db())") && !text.contains(".exec(self.db())"), "{path}");
+            }
+        }
+    }
+
+    #[test]
+    fn every_step_is_taken_somewhere_and_has_a_name_of_its_own() {
+        let sources = product();
+        for (at, step) in Step::ALL.iter().enumerate() {
+            let used = format!("Step::{step:?}");
+            assert!(sources.iter().any(|(_, text)| text.contains(&used)), "{used} is nowhere");
+            assert!(Step::ALL[..at].iter().all(|other| other.name() != step.name()), "{used}");
+        }
+    }
+}

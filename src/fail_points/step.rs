@@ -1,0 +1,87 @@
+//! The durable steps: what is done here is done, whatever happens to the process afterwards.
+
+/// A durable step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Step {
+    /// A daemon's row is written.
+    Join,
+    /// A dead daemon's partitions and rows are made free.
+    Bury,
+    /// Free partitions become a daemon's own.
+    ClaimPartitions,
+    /// Partitions become free.
+    ReleasePartitions,
+    /// What is held is handed back, and the daemon's row is deleted.
+    Leave,
+    /// Deliveries become rows of the inbox.
+    StoreDeliveries,
+    /// Deliveries are acknowledged to the broker.
+    AckDeliveries,
+    /// Events come into the inbox from a command or over HTTP.
+    PutIntoInbox,
+    /// What an actor that failed had held becomes due.
+    FreeEvents,
+    /// Due events become held.
+    ClaimEvents,
+    /// A suspect is written down as the only one at work.
+    WorkAlone,
+    /// A request is sent and its answer read.
+    MakeCall,
+    /// Outcomes, replies, next tries, dead letters and flags are written.
+    Settle,
+    /// Replies that were held become due.
+    FreeReplies,
+    /// Due replies become held.
+    TakeReplies,
+    /// A reply is posted.
+    PostReply,
+    /// It is written what came of posts.
+    SettleReplies,
+}
+
+impl Step {
+    /// All of them.
+    #[cfg(test)]
+    pub(crate) const ALL: [Self; 17] = [
+        Self::Join,
+        Self::Bury,
+        Self::ClaimPartitions,
+        Self::ReleasePartitions,
+        Self::Leave,
+        Self::StoreDeliveries,
+        Self::AckDeliveries,
+        Self::PutIntoInbox,
+        Self::FreeEvents,
+        Self::ClaimEvents,
+        Self::WorkAlone,
+        Self::MakeCall,
+        Self::Settle,
+        Self::FreeReplies,
+        Self::TakeReplies,
+        Self::PostReply,
+        Self::SettleReplies,
+    ];
+
+    /// Its name in that of a fail point.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Join => "join",
+            Self::Bury => "bury",
+            Self::ClaimPartitions => "claim-partitions",
+            Self::ReleasePartitions => "release-partitions",
+            Self::Leave => "leave",
+            Self::StoreDeliveries => "store-deliveries",
+            Self::AckDeliveries => "ack-deliveries",
+            Self::PutIntoInbox => "put-into-inbox",
+            Self::FreeEvents => "free-events",
+            Self::ClaimEvents => "claim-events",
+            Self::WorkAlone => "work-alone",
+            Self::MakeCall => "make-call",
+            Self::Settle => "settle",
+            Self::FreeReplies => "free-replies",
+            Self::TakeReplies => "take-replies",
+            Self::PostReply => "post-reply",
+            Self::SettleReplies => "settle-replies",
+        }
+    }
+}
