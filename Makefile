@@ -2,18 +2,27 @@
 
 CARGO ?= cargo
 
-.PHONY: help test unit lint docs deny audit bench demo ci
+.PHONY: help test test-kill unit lint docs deny audit bench demo ci
 
 help: ## Lists the targets.
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+
+# One set of features for all, so that the product is built once.
+TESTED = --features fail-points
 
 test: ## Every test. Installs RabbitMQ and PostgreSQL if they are missing; starts private ones.
 	tests/services.sh
-	$(CARGO) test --workspace --lib --bins
-	$(CARGO) test --test main
+	CARGO="$(CARGO)" tests/run "$(TESTED) --workspace --lib --bins" "$(TESTED) --test main"
+
+# What the environment does not say.
+test-kill: export OUTHOOK_KILLS ?= 20
+test-kill: export OUTHOOK_KILL_EVENTS ?= 20000
+test-kill: ## The daemon killed 20 times during 20,000 events; CONTRIBUTING.md tells how to change that.
+	tests/services.sh
+	$(CARGO) test $(TESTED) --test main kills:: -- --nocapture --test-threads=1
 
 unit: ## The tests that need no services.
-	$(CARGO) test --workspace --lib --bins
+	$(CARGO) test $(TESTED) --workspace --lib --bins
 
 lint: ## Formatting, and clippy with warnings denied.
 	$(CARGO) fmt --all -- --check

@@ -6,6 +6,7 @@ mod cli;
 mod drain;
 mod egress;
 mod handlers;
+mod kills;
 mod main_job;
 mod malformed;
 mod order;

@@ -7,14 +7,14 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
-use tokio::io::BufReader;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{JoinHandle, JoinSet};
 
 pub use answer::{Answer, Gate};
 pub use request::Request;
 
-use super::{PATIENCE, within};
+use super::{PATIENCE, eventually, within};
 
 /// An HTTP/1.1 server on 127.0.0.1 that keeps every request; it and its connections end on drop.
 pub struct Endpoint {
@@ -29,6 +29,7 @@ type Behaviour = Box<dyn Fn(&Request, usize) -> Answer + Send + Sync>;
 struct State {
     answer: Behaviour,
     requests: Mutex<Vec<Request>>,
+    connections: AtomicUsize,
     in_flight: AtomicUsize,
     peak_in_flight: AtomicUsize,
 }
@@ -44,6 +45,7 @@ impl Endpoint {
         let state = Arc::new(State {
             answer: Box::new(answer),
             requests: Mutex::default(),
+            connections: AtomicUsize::new(0),
             in_flight: AtomicUsize::new(0),
             peak_in_flight: AtomicUsize::new(0),
         });
@@ -71,11 +73,31 @@ impl Endpoint {
         self.state.requests.lock().unwrap().clone()
     }
 
+    /// How many requests there are so far.
+    pub fn count(&self) -> usize {
+        self.state.requests.lock().unwrap().len()
+    }
+
+    /// Reads the requests from the one of this number on, where they are: a long test has many.
+    pub fn read_from<T>(&self, number: usize, read: impl FnMut(&Request) -> T) -> Vec<T> {
+        self.state.requests.lock().unwrap()[number..].iter().map(read).collect()
+    }
+
     /// Waits until `n` requests have arrived, and returns all there are.
     pub async fn wait_for(&self, n: usize) -> Vec<Request> {
-        let enough = || async { Some(self.requests()).filter(|requests| requests.len() >= n) };
+        let enough = || async { (self.count() >= n).then(|| self.requests()) };
         let found = within(PATIENCE, enough).await;
-        found.unwrap_or_else(|| panic!("{} of {n} requests arrived", self.requests().len()))
+        found.unwrap_or_else(|| panic!("{} of {n} requests arrived", self.count()))
+    }
+
+    /// Waits until everything is recorded that its clients have sent; they must have ended.
+    pub async fn deserted(&self) {
+        // Connections are accepted in their order, so none is left to be accepted once this one was.
+        let mut last = TcpStream::connect(self.address).await.unwrap();
+        last.shutdown().await.unwrap();
+        last.read_to_end(&mut vec![]).await.unwrap();
+        let none = || async { (self.state.connections.load(Ordering::SeqCst) == 0).then_some(()) };
+        eventually("an endpoint's clients to be gone", PATIENCE, none).await;
     }
 
     /// How many requests are being answered now.
@@ -117,14 +139,31 @@ impl Drop for InFlight<'_> {
     }
 }
 
-async fn accept(listener: TcpListener, state: Arc<State>) {
-    let mut connections = JoinSet::new();
-    while let Ok((stream, _)) = listener.accept().await {
-        connections.spawn(serve(stream, Arc::clone(&state)));
+/// Counts a connection from the moment at which it is accepted.
+struct Open(Arc<State>);
+
+impl Open {
+    fn new(state: &Arc<State>) -> Self {
+        state.connections.fetch_add(1, Ordering::SeqCst);
+        Self(Arc::clone(state))
     }
 }
 
-async fn serve(stream: TcpStream, state: Arc<State>) {
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.connections.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+async fn accept(listener: TcpListener, state: Arc<State>) {
+    let mut connections = JoinSet::new();
+    while let Ok((stream, _)) = listener.accept().await {
+        connections.spawn(serve(stream, Open::new(&state)));
+    }
+}
+
+async fn serve(stream: TcpStream, open: Open) {
+    let state = &open.0;
     stream.set_nodelay(true).unwrap();
     let mut connection = BufReader::new(stream);
     while let Ok(request) = Request::read(&mut connection).await {

@@ -68,6 +68,20 @@ where
     tokio::time::timeout(deadline, found).await.ok()
 }
 
+/// Waits until a number that only grows has reached `goal`; fails the test with `what` if it stands still.
+pub async fn reaches<F, Fut>(what: &str, goal: usize, number: F)
+where
+    F: Fn() -> Fut,
+    Fut: Future<Output = usize>,
+{
+    let mut reached = number().await;
+    while reached < goal {
+        let before = reached;
+        let more = || async { Some(number().await).filter(|now| *now > before) };
+        reached = eventually(&format!("more than {before} of {goal} {what}"), PATIENCE, more).await;
+    }
+}
+
 /// A name nobody else uses, fit for queues, virtual hosts and databases.
 pub fn unique(prefix: &str) -> String {
     static COUNT: AtomicUsize = AtomicUsize::new(0);
