@@ -3,8 +3,10 @@
 
 mod admin;
 mod cli;
+mod daemons;
 mod drain;
 mod egress;
+mod fail_points;
 mod handlers;
 mod kills;
 mod main_job;

@@ -160,7 +160,7 @@ impl QueueActor {
             tenure: links.tenure,
             broker: links.broker,
             events: links.events,
-            health: links.health,
+            health: links.health.clone(),
             supervisor: links.supervisor,
             room: links.room,
             event_bytes_max: config.queue.max_event_bytes,
@@ -182,7 +182,8 @@ impl QueueActor {
             stores_again: false,
             awaits_room: false,
             awaits_pump: false,
-            is_draining: false,
+            // A generation that is built while the process ends takes nothing.
+            is_draining: links.health.is_draining(),
             drained: None,
         }
     }
@@ -416,6 +417,7 @@ impl Actor for QueueActor {
     fn started(&mut self, context: &mut Self::Context) {
         fail_points::place("QueueActor.started");
         match self.broker.clone() {
+            _ if self.is_draining => {}
             Some(broker) => drop(context.add_stream(broker.events())),
             None => self.health.broker_answers(),
         }

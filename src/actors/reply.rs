@@ -96,7 +96,6 @@ impl ReplyActor {
     /// A new generation.
     pub(crate) fn new(links: Links) -> Self {
         Self {
-            links,
             in_flight: Vec::new(),
             leaving: Partitions::NONE,
             posted: Vec::new(),
@@ -105,7 +104,9 @@ impl ReplyActor {
             is_due: true,
             is_busy: false,
             due_timer: DueTimer::default(),
-            is_draining: false,
+            // A generation that is built while the process ends takes nothing.
+            is_draining: links.health.is_draining(),
+            links,
             drained: None,
         }
     }

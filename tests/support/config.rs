@@ -47,6 +47,24 @@ impl Config {
             .text("log.filter", "info,outhook=debug,outhook_core=debug")
     }
 
+    /// The same configuration for another daemon, beside this one on the same database.
+    pub fn sibling(&self) -> Self {
+        let admin = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
+        let sibling = Self {
+            folder: temporary_folder(),
+            admin,
+            database: self.database.clone(),
+            tables: self.tables.clone(),
+            environment: vec![],
+        };
+        sibling.text("admin.listen", &admin.to_string())
+    }
+
+    /// Lets fail points of the product act, as the crate `fail` writes them.
+    pub fn fail_points(self, actions: &str) -> Self {
+        self.environment("FAILPOINTS", actions)
+    }
+
     /// Takes events from this queue instead of the embedded one.
     pub fn queue(self, url: &str, name: &str) -> Self {
         self.text("queue.url", url).text("queue.name", name)

@@ -75,7 +75,17 @@ impl Outhook {
 
     /// POSTs to a path of the admin server: status and body.
     pub async fn post(&self, path: &str, headers: &[(&str, &str)], body: &[u8]) -> (u16, String) {
-        http::request(self.admin, "POST", path, headers, body).await.unwrap()
+        self.try_post(path, headers, body).await.unwrap()
+    }
+
+    /// POSTs to a path of the admin server that may not be listening.
+    pub async fn try_post(
+        &self,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &[u8],
+    ) -> io::Result<(u16, String)> {
+        http::request(self.admin, "POST", path, headers, body).await
     }
 
     /// The sum of the metric's samples that begin with `prefix`: a whole name, or a name and the
@@ -128,7 +138,8 @@ impl Outhook {
         eventually(&what, PATIENCE, line).await
     }
 
-    fn has_ended(&self) -> bool {
+    /// Whether its process has ended.
+    pub fn has_ended(&self) -> bool {
         self.readers.iter().all(JoinHandle::is_finished)
     }
 }
