@@ -2,7 +2,9 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod admin;
+mod broker_faults;
 mod cli;
+mod database_faults;
 mod drain;
 mod egress;
 mod handlers;

@@ -71,6 +71,17 @@ impl Endpoint {
         self.state.requests.lock().unwrap().clone()
     }
 
+    /// How many requests have arrived.
+    pub fn count(&self) -> usize {
+        self.state.requests.lock().unwrap().len()
+    }
+
+    /// The `webhook-id` of every request so far, in the order of arrival.
+    pub fn webhook_ids(&self) -> Vec<String> {
+        let requests = self.state.requests.lock().unwrap();
+        requests.iter().map(|request| request.header("webhook-id").unwrap().to_owned()).collect()
+    }
+
     /// Waits until `n` requests have arrived, and returns all there are.
     pub async fn wait_for(&self, n: usize) -> Vec<Request> {
         let enough = || async { Some(self.requests()).filter(|requests| requests.len() >= n) };
