@@ -41,6 +41,9 @@ const RETRY_DELAY_MAX: Duration = Duration::from_secs(3);
 /// How long the last commit may take once the calls were aborted.
 const COMMIT_GRACE: Duration = Duration::from_secs(2);
 
+/// Whose complaint it is if the database does not answer at the start.
+const START: &str = "start";
+
 /// Why the daemon stops.
 enum Reason {
     Asked,
@@ -308,11 +311,11 @@ async fn open_database(config: &Config, health: &Health) -> Result<Store, Failed
                 if applied > 0 {
                     log::info!("{applied} migrations were applied to the database");
                 }
-                health.database_answers();
+                health.database_answers(START);
                 return Ok(store);
             }
             Err(OpenError::Store(error)) if error.is_away() => {
-                health.database_is_away(&error);
+                health.database_is_away(START, &error);
                 tokio::time::sleep(delay).await;
                 delay = (delay * 2).min(RETRY_DELAY_MAX);
             }
@@ -333,9 +336,12 @@ fn lock_file(config: &Config) -> Result<Option<FileLock>, Failed> {
 async fn join(config: &Config, store: &Store, health: &Health) -> Result<Tenure, Failed> {
     loop {
         match store.join(daemon_name(), config.database.lease).await {
-            Ok(tenure) => return Ok(tenure),
+            Ok(tenure) => {
+                health.database_answers(START);
+                return Ok(tenure);
+            }
             Err(error) if error.is_away() => {
-                health.database_is_away(&error);
+                health.database_is_away(START, &error);
                 tokio::time::sleep(RETRY_DELAY_MAX).await;
             }
             Err(error) => return Err(Failed::unavailable(error)),

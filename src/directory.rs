@@ -5,10 +5,7 @@ use std::{sync::Arc, time::Duration};
 use moka::future::Cache;
 use outhook_core::identity::BotId;
 
-use crate::{
-    health::Health,
-    store::{Bot, NotCallable, Store},
-};
+use crate::store::{Bot, NotCallable, Store};
 
 /// An edited URL takes effect within this time, without a restart.
 const TIME_TO_LIVE: Duration = Duration::from_secs(5);
@@ -19,15 +16,14 @@ const RETRY_DELAY: Duration = Duration::from_secs(1);
 #[derive(Clone)]
 pub(crate) struct Directory {
     store: Store,
-    health: Health,
     bots: Cache<BotId, Result<Arc<Bot>, NotCallable>>,
 }
 
 impl Directory {
     /// A directory that remembers at most `bots_max` bots.
-    pub(crate) fn new(store: Store, health: Health, bots_max: u64) -> Self {
+    pub(crate) fn new(store: Store, bots_max: u64) -> Self {
         let bots = Cache::builder().max_capacity(bots_max).time_to_live(TIME_TO_LIVE).build();
-        Self { store, health, bots }
+        Self { store, bots }
     }
 
     /// A bot with its services, or why it may not be called. While the database is away, this waits.
@@ -43,7 +39,7 @@ impl Directory {
                     return found;
                 }
                 Err(error) => {
-                    self.health.database_is_away(&error);
+                    log::debug!("looking up bot {bot}: {error}");
                     tokio::time::sleep(RETRY_DELAY).await;
                 }
             }

@@ -210,7 +210,8 @@ impl Stage {
 
     async fn judge(&self, case: Case, before: &Before) {
         let requests = self.endpoint.requests();
-        let again = requests[before.requests..].iter().map(webhook_id).find(|id| before.finished.contains(id));
+        let again =
+            requests[before.requests..].iter().map(webhook_id).find(|id| before.finished.contains(id));
         assert_eq!(again, None, "{case:?}: a finished call was made again");
         let mut attempts: HashMap<(String, String), usize> = HashMap::new();
         for request in &requests {

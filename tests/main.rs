@@ -2,8 +2,10 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod admin;
+mod broker_faults;
 mod cli;
 mod daemons;
+mod database_faults;
 mod drain;
 mod egress;
 mod fail_points;

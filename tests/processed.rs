@@ -1,7 +1,6 @@
 //! Marking messages processed: somebody else's lock on a row holds up nobody but its own event, and outcomes
 //! are committed in batches of any size.
 
-use sea_orm::{ConnectionTrait as _, Database, DatabaseTransaction, TransactionTrait as _};
 use serde_json::Value;
 
 use super::support::*;
@@ -9,14 +8,6 @@ use super::support::*;
 const READ: i64 = 1;
 const STARRED: i64 = 2;
 const MENTIONED: i64 = 8;
-
-/// Somebody else's session, which has done this and not committed it yet.
-async fn uncommitted(scene: &Scene, sql: &str) -> DatabaseTransaction {
-    let session = Database::connect(scene.config.database()).await.unwrap();
-    let transaction = session.begin().await.unwrap();
-    transaction.execute_unprepared(sql).await.unwrap();
-    transaction
-}
 
 fn star(account: i64, message: i64) -> String {
     format!(
@@ -50,7 +41,7 @@ async fn a_locked_row_holds_back_only_its_event(config: Config) {
         scene.give_message(bot, message, MENTIONED).await;
         scene.give_message(4_711, message, 0).await;
     }
-    let theirs = uncommitted(&scene, &format!("{}; {}", star(bot, 3), star(4_711, 5))).await;
+    let theirs = scene.uncommitted(&format!("{}; {}", star(bot, 3), star(4_711, 5))).await;
     let mut events: Vec<Value> =
         (1..=10).map(|message| channel_event(bot, message, message, "Kitchen", "soup?")).collect();
     events.push(channel_event(bot, 11, 3, "Kitchen", "behind the third"));
@@ -111,7 +102,7 @@ async fn a_bot_whose_messages_are_all_locked_holds_back_no_other() {
         scene.give_message(other, message, MENTIONED).await;
     }
     let lock = format!("SELECT 1 FROM zerver_usermessage WHERE user_profile_id = {bot} FOR UPDATE");
-    let theirs = uncommitted(&scene, &lock).await;
+    let theirs = scene.uncommitted(&lock).await;
     let events_of = |bot: i64| messages.clone().map(move |id| channel_event(bot, id, id, "Kitchen", "soup?"));
     scene.send(&events_of(bot).chain(events_of(other)).collect::<Vec<_>>()).await;
     scene.finished(30).await;
@@ -210,7 +201,7 @@ async fn cuts_behind_a_slow_batch(batch_rows: &str) -> [f64; 3] {
     scene.send(&(1..=EVENTS).map(event).collect::<Vec<_>>()).await;
     endpoint.wait_for(20).await;
 
-    let theirs = uncommitted(&scene, "LOCK TABLE outhook_call IN EXCLUSIVE MODE").await;
+    let theirs = scene.uncommitted("LOCK TABLE outhook_call IN EXCLUSIVE MODE").await;
     gate.open();
     metric_reaches(&scene, "outhook_calls_total{outcome=\"succeeded\"", 20.0).await;
     theirs.rollback().await.unwrap();

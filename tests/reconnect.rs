@@ -1,4 +1,4 @@
-//! The broker and the database go away and come back; work goes on by itself.
+//! Work goes on by itself: when others have written, and with what the database would not give or take at first.
 
 use std::{collections::HashSet, time::Duration};
 
@@ -26,79 +26,6 @@ async fn calls(endpoint: &Endpoint, events: usize) {
         (ids.len() >= events).then_some(())
     })
     .await;
-}
-
-async fn faults(outhook: &Outhook, part: &str) {
-    eventually(&format!("it names the {part}"), PATIENCE, || async {
-        let (status, body) = outhook.try_get("/health/ready").await.ok()?;
-        (status == 503 && body.contains(part)).then_some(())
-    })
-    .await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_broker_that_was_killed_is_consumed_from_again() {
-    let rabbit = Rabbit::private().await;
-    let queue = rabbit.queue().await;
-    let config = Config::sqlite().queue(&queue.url, &queue.name);
-    let endpoint = Endpoint::json(serde_json::json!({})).await;
-    let bot = bot(&config, &endpoint).await;
-    let outhook = Outhook::start(&config).await;
-    queue.publish_all(&bodies(bot, 1..21)).await;
-    calls(&endpoint, 20).await;
-    for round in 1..=2 {
-        rabbit.kill().await;
-        faults(&outhook, "broker").await;
-        rabbit.start_again().await;
-        queue.publish_all(&bodies(bot, round * 100..round * 100 + 20)).await;
-        calls(&endpoint, 20 * (usize::try_from(round).unwrap() + 1)).await;
-    }
-    outhook.ready().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_queue_that_was_deleted_is_declared_and_consumed_again() {
-    let queue = Rabbit::shared().await.queue().await;
-    let config = Config::sqlite().queue(&queue.url, &queue.name);
-    let endpoint = Endpoint::json(serde_json::json!({})).await;
-    let bot = bot(&config, &endpoint).await;
-    let outhook = Outhook::start(&config).await;
-    queue.publish_all(&bodies(bot, 1..6)).await;
-    calls(&endpoint, 5).await;
-    queue.delete().await;
-    outhook.wait_for_log("cancelled the consumer").await;
-    eventually("the queue has a consumer again", PATIENCE, || async {
-        (queue.consumers().await == 1).then_some(())
-    })
-    .await;
-    queue.publish_all(&bodies(bot, 6..11)).await;
-    calls(&endpoint, 10).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_database_that_was_killed_loses_nothing() {
-    const EVENTS: i64 = 300;
-    let postgres = Postgres::private().await;
-    let queue = Rabbit::shared().await.queue().await;
-    let url = postgres.database().await;
-    let config = Config::postgres(&url).queue(&queue.url, &queue.name);
-    let endpoint = Endpoint::json(serde_json::json!({})).await;
-    let bot = bot(&config, &endpoint).await;
-    let mut outhook = Outhook::start(&config).await;
-    queue.publish_all(&bodies(bot, 1..EVENTS / 2 + 1)).await;
-    endpoint.wait_for(30).await;
-    postgres.kill().await;
-    queue.publish_all(&bodies(bot, EVENTS / 2 + 1..EVENTS + 1)).await;
-    faults(&outhook, "database").await;
-    postgres.start_again().await;
-    calls(&endpoint, usize::try_from(EVENTS).unwrap()).await;
-    outhook.ready().await;
-    outhook.terminate().await;
-    assert_eq!(outhook.wait().await.code(), Some(0));
-    let db = Db::of(&config).await;
-    assert_eq!(db.count("SELECT count(*) FROM outhook_event WHERE state = 1").await, EVENTS);
-    assert_eq!(db.count("SELECT count(*) FROM outhook_dead_letter").await, 0);
-    assert_eq!(queue.depth().await, 0);
 }
 
 /// Shorter than the regular look every five seconds, so what is seen is being woken.

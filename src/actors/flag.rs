@@ -36,6 +36,9 @@ const RETRY_DELAY: Duration = Duration::from_millis(500);
 /// The wait before an event is tried again whose message row was locked by somebody else.
 const LOCKED_DELAY: Duration = Duration::from_millis(200);
 
+/// Under which it complains of the database.
+const NAME: &str = "flag";
+
 /// See the module.
 pub(crate) struct FlagActor {
     store: Store,
@@ -112,6 +115,7 @@ impl FlagActor {
         config: &crate::config::flag::Flag,
         links: Links,
     ) -> Self {
+        health.withdraw(NAME);
         Self {
             store,
             health,
@@ -200,7 +204,7 @@ impl FlagActor {
     ) {
         match result {
             Ok(settled) if settled.locked.is_empty() => {
-                self.health.database_answers();
+                self.health.database_answers(NAME);
                 self.report(&batch, &settled);
                 self.is_busy = !self.waiting.is_empty();
                 self.commit_if_cut(context);
@@ -257,7 +261,7 @@ impl FlagActor {
     }
 
     fn try_again_later(&mut self, batch: Vec<Entry>, error: &StoreError, context: &mut Context<Self>) {
-        self.health.database_is_away(error);
+        self.health.database_is_away(NAME, error);
         self.is_committing = true;
         context.run_later(RETRY_DELAY, move |actor, context| actor.commit(batch, context));
     }

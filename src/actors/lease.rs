@@ -35,6 +35,9 @@ const RETRY_DELAY: Duration = Duration::from_millis(500);
 /// A daemon without a session for so long has ended: one that only lost its connection is back sooner.
 const SESSION_GRACE: Duration = Duration::from_millis(400);
 
+/// Under which it complains of the database.
+const NAME: &str = "lease";
+
 /// See the module.
 pub(crate) struct LeaseActor {
     links: Links,
@@ -78,6 +81,7 @@ pub(crate) struct Links {
 impl LeaseActor {
     /// A new generation, which goes on with the tenure there is.
     pub(crate) fn new(links: Links) -> Self {
+        links.health.withdraw(NAME);
         let tenure = links.current.get();
         Self {
             tenure,
@@ -235,7 +239,7 @@ impl LeaseActor {
     }
 
     fn done(&mut self, context: &mut Context<Self>) {
-        self.links.health.database_answers();
+        self.links.health.database_answers(NAME);
         self.is_busy = false;
         if std::mem::take(&mut self.looks_again) {
             return self.look(context);
@@ -253,7 +257,7 @@ impl LeaseActor {
         if matches!(error, StoreError::Fenced) && !self.links.health.is_draining() {
             return self.join_again(error, context);
         }
-        self.links.health.database_is_away(error);
+        self.links.health.database_is_away(NAME, error);
         context.run_later(RETRY_DELAY, |actor, context| {
             actor.is_busy = false;
             actor.look(context);
@@ -306,13 +310,13 @@ impl LeaseActor {
     /// still hold can't be written any more.
     fn join_again(&mut self, error: &StoreError, context: &mut Context<Self>) {
         self.tenure.revoke();
-        self.links.health.database_is_away(error);
+        self.links.health.database_is_away(NAME, error);
         let (store, name, lease) = (self.links.store.clone(), self.links.name.clone(), self.links.lease);
         let join = async move { store.join(name, lease).await };
         context.spawn(join.into_actor(self).map(|joined, actor, context| match joined {
             Ok(tenure) => actor.begin_again(tenure, context),
             Err(error) => {
-                actor.links.health.database_is_away(&error);
+                actor.links.health.database_is_away(NAME, &error);
                 context.run_later(RETRY_DELAY, |actor, context| {
                     actor.join_again(&StoreError::Fenced, context);
                 });

@@ -154,6 +154,7 @@ enum Done {
 impl QueueActor {
     /// A new generation.
     pub(crate) fn new(config: &crate::config::Config, links: Links) -> Self {
+        KINDS.iter().for_each(|kind| links.health.withdraw(kind.name()));
         let bots_max = usize::try_from(config.actors.bots_cached).unwrap_or(usize::MAX);
         Self {
             store: links.store,
@@ -304,9 +305,9 @@ impl QueueActor {
     }
 
     fn done(&mut self, done: Done, context: &mut Context<Self>) {
-        self.health.database_answers();
         self.retry_delay = RETRY_DELAY;
         let last = self.job.take().unwrap_or(Kind::Store);
+        self.health.database_answers(last.name());
         metrics::histogram!("outhook_inbox_job_seconds", "job" => last.name())
             .record(self.job_began.elapsed());
         log::debug!("inbox job {} took {:?}", last.name(), self.job_began.elapsed());
@@ -367,7 +368,7 @@ impl QueueActor {
 
     /// The database is away: the same job is tried again later. Nothing was forgotten.
     fn failed(&mut self, error: &StoreError, context: &mut Context<Self>) {
-        self.health.database_is_away(error);
+        self.health.database_is_away(self.job.unwrap_or(Kind::Store).name(), error);
         let delay = self.retry_delay;
         self.retry_delay = (delay * 2).min(RETRY_DELAY_MAX);
         context.run_later(delay, |actor, context| {

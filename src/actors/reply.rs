@@ -37,6 +37,9 @@ const RETRY_DELAY: Duration = Duration::from_secs(1);
 /// The most replies that are logged at a time.
 const LOGGED_ROWS_MAX: usize = 256;
 
+/// Under which it complains of the database.
+const NAME: &str = "reply";
+
 /// See the module.
 pub(crate) struct ReplyActor {
     links: Links,
@@ -95,6 +98,7 @@ pub(crate) enum Outlet {
 impl ReplyActor {
     /// A new generation.
     pub(crate) fn new(links: Links) -> Self {
+        links.health.withdraw(NAME);
         Self {
             in_flight: Vec::new(),
             leaving: Partitions::NONE,
@@ -192,11 +196,12 @@ impl ReplyActor {
         context.spawn(job.into_actor(self).map(|result, actor, context| {
             match result.and_then(|value| then(actor, value, context)) {
                 Ok(()) => {
+                    actor.links.health.database_answers(NAME);
                     actor.is_busy = false;
                     actor.next_step(context);
                 }
                 Err(error) => {
-                    actor.links.health.database_is_away(&error);
+                    actor.links.health.database_is_away(NAME, &error);
                     actor.is_due = true;
                     context.run_later(RETRY_DELAY, |actor, context| {
                         actor.is_busy = false;

@@ -22,11 +22,13 @@ use crate::{
 /// The first wait before another connection; it doubles.
 const RECONNECT_DELAY: Duration = Duration::from_millis(100);
 /// The longest wait before another connection.
-const RECONNECT_DELAY_MAX: Duration = Duration::from_secs(3);
+const RECONNECT_DELAY_MAX: Duration = Duration::from_secs(1);
 /// How long a connection may take to be made.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How often the queue and, while nothing is consumed, the connection are looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
+/// How long the broker may take to confirm what was published.
+const PUBLISH_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// `delivery_mode` of a message that survives a restart of the broker.
 const PERSISTENT: u8 = 2;
@@ -285,8 +287,19 @@ impl Publisher {
     /// Publishes a batch and waits until the broker has confirmed all of it.
     ///
     /// # Errors
-    /// If a message was not confirmed. Those before it may be on the queue.
+    /// If a message was not confirmed in time. Those before it may be on the queue, and what a broker holds
+    /// back that is blocked by an alarm gets there when the alarm is over.
     pub(crate) async fn publish(&self, bodies: &[Vec<u8>]) -> Result<(), BrokerError> {
+        match tokio::time::timeout(PUBLISH_TIMEOUT, self.publish_all(bodies)).await {
+            Ok(published) => published,
+            Err(_) => Err(BrokerError(format!(
+                "the broker has not confirmed the events within {PUBLISH_TIMEOUT:?}; is it blocked by an alarm? They \
+                 may still get onto the queue"
+            ))),
+        }
+    }
+
+    async fn publish_all(&self, bodies: &[Vec<u8>]) -> Result<(), BrokerError> {
         let mut confirms = Vec::with_capacity(bodies.len());
         for body in bodies {
             let properties = BasicProperties::default().with_delivery_mode(PERSISTENT);

@@ -59,7 +59,7 @@ impl Parts {
         site: Arc<Site>,
     ) -> Self {
         Self {
-            directory: Directory::new(store.clone(), health.clone(), config.actors.bots_cached),
+            directory: Directory::new(store.clone(), config.actors.bots_cached),
             egress: Arc::new(Egress::from(&config.egress)),
             tls: client_config(),
             retry: RetryPolicy::from(&config.retry),

@@ -5,10 +5,12 @@ use std::{
     time::Duration,
 };
 
+use futures_util::FutureExt;
 use migration::Migrator;
 use sea_orm::{
-    ConnectOptions, Database,
+    ConnectOptions, Database, SqlxError,
     sqlx::{
+        Connection, SqliteConnection,
         postgres::PgConnectOptions,
         sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous},
     },
@@ -20,6 +22,9 @@ use crate::config::database::{self, DatabaseUrl, Tables};
 
 /// How long a statement waits for a connection, and an SQLite transaction for the write lock.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// A connection that was not used for so long is tried before it is used.
+const IDLE: Duration = Duration::from_secs(1);
 
 /// Why a database can't be used as configured.
 #[derive(Debug, Error)]
@@ -42,22 +47,46 @@ pub(crate) async fn open(config: &database::Database) -> Result<Store, StoreErro
             let path = path.clone();
             let mut options = ConnectOptions::new("sqlite://");
             // One connection, which is therefore the one that writes.
-            options.max_connections(1).map_sqlx_sqlite_opts(move |options| sqlite(options, &path));
+            options
+                .max_connections(1)
+                .map_sqlx_sqlite_opts(move |options| sqlite(options, &path))
+                .map_sqlx_sqlite_pool_opts(|pool| {
+                    pool.after_release(|connection, _| is_clean(connection).boxed())
+                })
+                .test_before_acquire(false);
             options
         }
         DatabaseUrl::Postgres(url) => {
+            let lease = config.lease;
             let real: PgConnectOptions = url.expose().parse().map_err(from_sqlx)?;
             // The ORM logs the URL that it is given at the level of traces; so it is not given the real one.
             let mut options = ConnectOptions::new("postgres://");
             options
                 .max_connections(config.max_connections)
-                .map_sqlx_postgres_opts(move |_| real.clone().application_name("outhook"))
+                .map_sqlx_postgres_opts(move |_| session(real.clone(), lease))
+                // After a restart of the server every connection that was idle is dead.
+                .test_before_acquire_if_idle_for(IDLE)
                 .connect_lazy(true);
             options
         }
     };
-    options.sqlx_logging(false).acquire_timeout(PATIENCE).test_before_acquire(false);
+    options.sqlx_logging(false).acquire_timeout(PATIENCE);
     Ok(Store::new(Database::connect(options).await?))
+}
+
+/// A transaction of a process that is frozen must not lock its daemon's row against those who take over.
+fn session(options: PgConnectOptions, lease: Duration) -> PgConnectOptions {
+    let idle = lease.as_millis().to_string();
+    options.application_name("outhook").options([("idle_in_transaction_session_timeout", idle)])
+}
+
+/// Whether a connection can be used again. A `COMMIT` that fails for want of space is undone by SQLite itself; the
+/// driver's own `ROLLBACK` fails then, and it would take the next transaction for one inside the last, whose
+/// commit writes nothing.
+async fn is_clean(connection: &mut SqliteConnection) -> Result<bool, SqlxError> {
+    // Behind whatever is still to be undone.
+    connection.ping().await?;
+    Ok(!connection.is_in_transaction())
 }
 
 fn sqlite(options: SqliteConnectOptions, path: &Path) -> SqliteConnectOptions {

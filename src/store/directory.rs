@@ -10,7 +10,10 @@ use secrecy::SecretString;
 use serde::Serialize;
 use thiserror::Error;
 
-use super::{Store, StoreError, sql::statement};
+use super::{
+    Store, StoreError,
+    sql::{one_line, statement},
+};
 
 /// A bot that may be called, with its services.
 #[derive(Debug, Clone)]
@@ -204,7 +207,7 @@ impl Store {
             let row = Endpoint::from_query_result(&row, "")?;
             services.push(Service {
                 id: row.id,
-                name: row.name,
+                name: one_line(&row.name),
                 base_url: row.base_url,
                 token: row.token.into(),
                 interface: row.interface,

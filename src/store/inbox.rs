@@ -145,11 +145,11 @@ pub(crate) struct BotPage {
 }
 
 /// Another unfinished event of the same lane, `<` an earlier or `>` a later one. Two events of one
-/// message are ordered by row.
+/// message, of which one is a replay, are ordered by row.
 pub(super) fn neighbour(order: char, of: &str) -> String {
     format!(
         "EXISTS (SELECT 1 FROM outhook_event n WHERE n.state = 0 AND n.bot_id = {of}.bot_id
-            AND n.conversation = {of}.conversation AND n.message_id {order} {of}.message_id)"
+            AND n.conversation = {of}.conversation AND (n.message_id, n.id) {order} ({of}.message_id, {of}.id))"
     )
 }
 

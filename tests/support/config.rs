@@ -19,6 +19,7 @@ pub struct Config {
     database: String,
     tables: BTreeMap<String, BTreeMap<String, String>>,
     environment: Vec<(String, String)>,
+    shell_first: Option<&'static str>,
 }
 
 impl Config {
@@ -36,7 +37,8 @@ impl Config {
 
     fn new(folder: TempDir, database: String) -> Self {
         let admin = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
-        let config = Self { folder, admin, database, tables: BTreeMap::new(), environment: vec![] };
+        let (tables, environment) = (BTreeMap::new(), vec![]);
+        let config = Self { folder, admin, database, tables, environment, shell_first: None };
         let database = config.database.clone();
         config
             .text("database.url", &database)
@@ -56,6 +58,7 @@ impl Config {
             database: self.database.clone(),
             tables: self.tables.clone(),
             environment: vec![],
+            shell_first: self.shell_first,
         };
         sibling.text("admin.listen", &admin.to_string())
     }
@@ -94,6 +97,12 @@ impl Config {
     /// Sets an environment variable for the daemon and every command.
     pub fn environment(mut self, name: &str, value: &str) -> Self {
         self.environment.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Has a shell run this in every process before it becomes the daemon or the command.
+    pub fn shell_first(mut self, line: &'static str) -> Self {
+        self.shell_first = Some(line);
         self
     }
 
@@ -137,7 +146,7 @@ impl Config {
 
     /// The product with this file and these variables, its output piped, killed when dropped.
     pub(super) fn command(&self) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_outhook"));
+        let mut command = self.program();
         command
             .arg("--config")
             .arg(self.path())
@@ -149,6 +158,16 @@ impl Config {
             .stderr(Stdio::piped())
             .kill_on_drop(true);
         command
+    }
+
+    fn program(&self) -> Command {
+        let program = env!("CARGO_BIN_EXE_outhook");
+        let Some(line) = self.shell_first else {
+            return Command::new(program);
+        };
+        let mut shell = Command::new("sh");
+        shell.arg("-c").arg(format!(r#"{line}; exec "$0" "$@""#)).arg(program);
+        shell
     }
 
     fn to_toml(&self) -> String {

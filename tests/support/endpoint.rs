@@ -73,7 +73,7 @@ impl Endpoint {
         self.state.requests.lock().unwrap().clone()
     }
 
-    /// How many requests there are so far.
+    /// How many requests have arrived.
     pub fn count(&self) -> usize {
         self.state.requests.lock().unwrap().len()
     }
@@ -81,6 +81,12 @@ impl Endpoint {
     /// Reads the requests from the one of this number on, where they are: a long test has many.
     pub fn read_from<T>(&self, number: usize, read: impl FnMut(&Request) -> T) -> Vec<T> {
         self.state.requests.lock().unwrap()[number..].iter().map(read).collect()
+    }
+
+    /// The `webhook-id` of every request so far, in the order of arrival.
+    pub fn webhook_ids(&self) -> Vec<String> {
+        let requests = self.state.requests.lock().unwrap();
+        requests.iter().map(|request| request.header("webhook-id").unwrap().to_owned()).collect()
     }
 
     /// Waits until `n` requests have arrived, and returns all there are.

@@ -10,7 +10,7 @@ use tokio::process::{Child, Command};
 use tokio::task::JoinHandle;
 
 use super::server_process::Leash;
-use super::{Config, PATIENCE, eventually, http};
+use super::{Config, PATIENCE, eventually, http, process};
 
 type Lines = Arc<Mutex<Vec<String>>>;
 
@@ -58,6 +58,31 @@ impl Outhook {
         eventually("outhook to be ready", PATIENCE, ready).await;
     }
 
+    /// Waits until it says that it is not ready for want of this part: `broker` or `database`.
+    pub async fn misses(&self, part: &str) {
+        let complaint = format!("{part}: ");
+        let misses = || async {
+            let (status, body) = self.try_get("/health/ready").await.ok()?;
+            (status == 503 && body.lines().any(|line| line.starts_with(&complaint))).then_some(())
+        };
+        eventually(&format!("outhook to name the {part}"), PATIENCE, misses).await;
+    }
+
+    /// Its process.
+    pub fn pid(&self) -> u32 {
+        self.child.id().expect("outhook has ended")
+    }
+
+    /// The share of a core that it uses, measured over the next few seconds.
+    pub async fn cpu_share(&self) -> f64 {
+        process::cpu_share(self.pid()).await
+    }
+
+    /// The memory that it has in use, in bytes.
+    pub fn memory(&self) -> u64 {
+        process::memory(self.pid())
+    }
+
     /// Where its admin server listens.
     pub fn admin(&self) -> SocketAddr {
         self.admin
@@ -103,7 +128,7 @@ impl Outhook {
 
     /// Sends it a signal, by its name without SIG.
     pub async fn signal(&self, name: &str) {
-        let pid = self.child.id().expect("outhook has ended").to_string();
+        let pid = self.pid().to_string();
         let status = Command::new("sh").args(["-c", r#"kill -s "$0" "$1""#, name, &pid]).status().await;
         assert!(status.unwrap().success(), "kill -s {name} {pid}");
     }

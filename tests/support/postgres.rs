@@ -57,10 +57,15 @@ impl Postgres {
     /// Creates an empty database, and returns its URL.
     pub async fn database(&self) -> String {
         let name = unique("outhook");
-        let connection = self.connect(PATIENCE).await.unwrap();
-        connection.execute_unprepared(&format!("CREATE DATABASE {name}")).await.unwrap();
-        connection.close().await.unwrap();
+        self.exec(&format!("CREATE DATABASE {name}")).await;
         self.url(&name)
+    }
+
+    /// Runs a statement that concerns the server, or a database as a whole.
+    pub async fn exec(&self, sql: &str) {
+        let connection = self.connect(PATIENCE).await.unwrap();
+        connection.execute_unprepared(sql).await.unwrap();
+        connection.close().await.unwrap();
     }
 
     fn url(&self, database: &str) -> String {

@@ -2,12 +2,13 @@
 
 use std::time::{Duration, Instant};
 
+use sea_orm::{ConnectionTrait as _, Database, DatabaseTransaction, TransactionTrait as _};
 use serde_json::{Value, json};
 
 use super::{Answer, Config, Db, Outhook, PATIENCE, Postgres, Queue, Rabbit, Request, within};
 
 /// Much work takes longer than any single step of it.
-const LONG_PATIENCE: Duration = PATIENCE.saturating_mul(3);
+pub(super) const LONG_PATIENCE: Duration = PATIENCE.saturating_mul(3);
 
 /// Where events are put.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,13 +53,19 @@ pub struct Scene {
 impl Scene {
     /// Starts the daemon with this configuration, its queue apart, and waits until it is ready.
     pub async fn start(inlet: Inlet, config: Config) -> Self {
-        let (config, queue) = match inlet {
-            Inlet::Stored => (config, None),
-            Inlet::RabbitMq => {
-                let queue = Rabbit::shared().await.queue().await;
-                (config.queue(&queue.url, &queue.name), Some(queue))
-            }
-        };
+        match inlet {
+            Inlet::Stored => Self::run(config, None).await,
+            Inlet::RabbitMq => Self::on_queue(Rabbit::shared().await.queue().await, config).await,
+        }
+    }
+
+    /// Starts the daemon with this configuration on a queue that the test has made.
+    pub async fn on_queue(queue: Queue, config: Config) -> Self {
+        let config = config.queue(&queue.url, &queue.name);
+        Self::run(config, Some(queue)).await
+    }
+
+    async fn run(config: Config, queue: Option<Queue>) -> Self {
         let outhook = Outhook::start(&config).await;
         let db = Db::of(&config).await;
         Self { outhook, db, queue, config }
@@ -134,6 +141,14 @@ impl Scene {
     pub async fn flags(&self, account: i64, message: i64) -> i64 {
         let pair = format!("user_profile_id = {account} AND message_id = {message}");
         self.db.count(&format!("SELECT flags FROM zerver_usermessage WHERE {pair}")).await
+    }
+
+    /// Somebody else's session, which has done this and not committed it yet.
+    pub async fn uncommitted(&self, sql: &str) -> DatabaseTransaction {
+        let session = Database::connect(self.config.database()).await.unwrap();
+        let transaction = session.begin().await.unwrap();
+        transaction.execute_unprepared(sql).await.unwrap();
+        transaction
     }
 
     async fn add(&self, arguments: &[&str]) -> i64 {

@@ -14,6 +14,9 @@ use crate::{
 /// The database is looked at this often even if nobody says that there is something new.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 
+/// Whose complaint it is if nothing can be heard.
+const LISTENER: &str = "listen";
+
 impl QueueActor {
     /// Looks at this moment, unless it looks before.
     pub(super) fn arm_due_timer(&mut self, due: Millis, context: &mut Context<Self>) {
@@ -38,6 +41,7 @@ impl QueueActor {
 
     /// Looks whenever somebody else has written to the inbox.
     pub(super) fn listen(&mut self, context: &mut Context<Self>) {
+        self.health.withdraw(LISTENER);
         let store = self.store.clone();
         let listen = async move { store.listen().await };
         context.spawn(listen.into_actor(self).map(|wake, actor, context| actor.heard(wake, context)));
@@ -47,13 +51,13 @@ impl QueueActor {
         match wake {
             Ok(mut wake) => {
                 // What was written before we began to listen is found by looking now.
-                self.health.database_answers();
+                self.health.database_answers(LISTENER);
                 self.look(context);
                 let next = async move { wake.heard().await.map(|()| wake) };
                 context.spawn(next.into_actor(self).map(|wake, actor, context| actor.heard(wake, context)));
             }
             Err(error) => {
-                self.health.database_is_away(&error);
+                self.health.database_is_away(LISTENER, &error);
                 context.run_later(RETRY_DELAY_MAX, Self::listen);
             }
         }
