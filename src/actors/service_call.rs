@@ -202,14 +202,14 @@ impl Assignment {
         match verdict {
             Verdict::Success { .. } => {
                 count("succeeded");
-                log::info!(target: EVENT_LOG, "{key}: {} succeeded (attempt {})", service.name, self.attempt_number());
+                log::info!(target: EVENT_LOG, "{key}: {} succeeded (attempt {})", shown(service), self.attempt_number());
                 let reply = reply.and_then(|reply| self.outgoing(bot, reply));
                 CallRecord { reply, ..self.record(&service.name, CallOutcome::Succeeded) }
             }
             Verdict::Retry { failure, not_before } => match self.next(not_before) {
                 Next::At(due) => {
                     count("retried");
-                    log::info!(target: EVENT_LOG, "{key}: {} failed and is tried again: {}", service.name, failure.detail);
+                    log::info!(target: EVENT_LOG, "{key}: {} failed and is tried again: {}", shown(service), failure.detail);
                     let record = self.record(&service.name, CallOutcome::Waiting { due });
                     with_failure(record, failure, excerpt)
                 }
@@ -242,7 +242,7 @@ impl Assignment {
         log::warn!(
             target: EVENT_LOG,
             "{}: {} failed for good after {attempts} attempt(s): {}",
-            self.turn.key, service.name, failure.detail
+            self.turn.key, shown(service), failure.detail
         );
         let reply = self.outgoing(bot, Reply { content: told, widget: None });
         CallRecord {
@@ -299,6 +299,11 @@ pub(crate) fn read_attempt(attempt: Attempt, handler: &dyn handlers::Handler, se
         },
         verdict => Tried { verdict, excerpt: shown, reply: None },
     }
+}
+
+/// A service's name, which must not make lines of its own in the log.
+fn shown(service: &Service) -> impl std::fmt::Display {
+    service.name.escape_debug()
 }
 
 /// What the bot says when a call has failed for good.

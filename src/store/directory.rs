@@ -12,7 +12,7 @@ use thiserror::Error;
 
 use super::{
     Store, StoreError,
-    sql::{one_line, statement},
+    sql::statement,
 };
 
 /// A bot that may be called, with its services.
@@ -207,7 +207,7 @@ impl Store {
             let row = Endpoint::from_query_result(&row, "")?;
             services.push(Service {
                 id: row.id,
-                name: one_line(&row.name),
+                name: row.name,
                 base_url: row.base_url,
                 token: row.token.into(),
                 interface: row.interface,

@@ -107,11 +107,6 @@ pub(super) fn clean(text: &str) -> String {
     text.replace('\0', "\u{fffd}")
 }
 
-/// Text that goes into a line of the log.
-pub(super) fn one_line(text: &str) -> String {
-    text.replace(|character: char| character.is_control(), " ")
-}
-
 fn array<T: Into<Value>>(kind: ArrayType, items: impl IntoIterator<Item = T>) -> Value {
     Value::Array(kind, Some(Box::new(items.into_iter().map(Into::into).collect())))
 }
