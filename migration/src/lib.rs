@@ -9,6 +9,7 @@
 
 mod m20261101_000001_outhook_tables;
 mod m20261101_000002_own_tables;
+mod m20261124_000002_replays;
 
 use sea_orm_migration::{
     MigratorTraitSelf,
@@ -36,6 +37,7 @@ impl MigratorTraitSelf for Migrator {
         if self.own_tables {
             migrations.push(Box::new(m20261101_000002_own_tables::Migration));
         }
+        migrations.push(Box::new(m20261124_000002_replays::Migration));
         migrations
     }
 
