@@ -8,6 +8,9 @@
 //! | `outbox` | replies to post |
 //! | `directory` | bots and their services, read and (own tables only) written |
 //! | `ledger` | what commands and pages show |
+//! | `replays` | making the calls of finished events again |
+//! | `letters` | dead letters, until they are replayed or dropped |
+//! | `history` | what is done with |
 //! | `wake` | hearing of rows that others inserted |
 //!
 //! Functions run on the runtime that opened the pool, whoever calls them: a connection opened from an
@@ -16,10 +19,13 @@
 mod connect;
 mod directory;
 mod error;
+mod history;
 mod inbox;
 mod ledger;
+mod letters;
 mod lock;
 mod outbox;
+mod replays;
 mod rows;
 mod settle;
 mod sql;
@@ -34,9 +40,11 @@ pub(crate) use connect::{OpenError, open};
 pub(crate) use directory::{Bot, NewBot, NewService, NotCallable, Service};
 pub(crate) use error::StoreError;
 pub(crate) use inbox::{BotPage, DeadLetter, InboxEvent, Intake, LanePage, NewEvent, Taken};
-pub(crate) use ledger::{BotSummary, CallRow, DeadLetterRow, DeliveryFilter};
+pub(crate) use ledger::{BotSummary, CallRow, DeliveryFilter};
+pub(crate) use letters::DeadLetterRow;
 pub(crate) use lock::{DatabaseLock, LockError};
 pub(crate) use outbox::{Outgoing, PostResult};
+pub(crate) use replays::{CallsAgain, FailedFilter, Replayed, ReplayedBefore};
 pub(crate) use settle::{CallOutcome, CallRecord, EventEnd, NewReply, Settled, Settlement};
 pub(crate) use sql::now;
 pub(crate) use wake::Wake;
