@@ -17,7 +17,9 @@ use tokio::{
 use self::build::{Parts, keep_actors};
 pub(crate) use self::signals::Signals;
 use crate::{
-    actors::{event::EventActor, flag::FlagActor, queue::QueueActor, reply::ReplyActor},
+    actors::{
+        event::EventActor, flag::FlagActor, history::HistoryActor, queue::QueueActor, reply::ReplyActor,
+    },
     admin,
     config::Config,
     exit::{Exit, Failed},
@@ -80,6 +82,7 @@ struct Actors {
     events: Vec<Mailbox<EventActor>>,
     flag: Mailbox<FlagActor>,
     replies: Mailbox<ReplyActor>,
+    history: Mailbox<HistoryActor>,
 }
 
 impl Daemon {
@@ -226,13 +229,14 @@ impl Actors {
             events: (0..pool).map(|index| Mailbox::new(format!("event-{index}"))).collect(),
             flag: Mailbox::new("flag"),
             replies: Mailbox::new("reply"),
+            history: Mailbox::new("history"),
         }
     }
 
     fn stats(&self) -> Vec<Arc<MailboxStats>> {
         let mut stats = vec![self.queue.stats()];
         stats.extend(self.events.iter().map(Mailbox::stats));
-        stats.extend([self.flag.stats(), self.replies.stats()]);
+        stats.extend([self.flag.stats(), self.replies.stats(), self.history.stats()]);
         stats
     }
 
@@ -255,6 +259,7 @@ impl Actors {
         self.events.iter().for_each(|actor| actor.send(Stop));
         self.flag.send(Stop);
         self.replies.send(Stop);
+        self.history.send(Stop);
     }
 }
 

@@ -1,7 +1,9 @@
-//! Replays: failed calls are made again, and dead letters put back, when an operator asks.
+//! Replays: failed calls are made again, and dead letters put back, when an operator asks; and what is older
+//! than `history.keep` is deleted.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, SystemTime};
 
 use serde_json::{Value, json};
 
@@ -529,6 +531,125 @@ async fn an_overflow_is_replayed_although_its_bot_has_no_room() {
     gate.open();
     scene.finished(2).await;
     assert_eq!(messages(&endpoint), [1, 2]);
+}
+
+/// So many old events are finished and of no use any more.
+const OLD_EVENTS: i64 = 6000;
+/// The messages of other old events; those that are needed, by what they are.
+const REPLY_PENDING: i64 = 10_001;
+const LETTER_OPEN: i64 = 10_002;
+const LETTER_REPLAYED: i64 = 10_003;
+const LETTER_DROPPED: i64 = 10_004;
+/// The message of an event that was finished late enough.
+const NEW: i64 = 10_005;
+/// The bot of all of them.
+const OLD_BOT: i64 = 77;
+
+/// The row of such an event.
+fn old_event(message: i64) -> String {
+    format!("(SELECT id FROM outhook_event WHERE message_id = {message} AND replay = 0)")
+}
+
+/// An hour from now, in milliseconds since the epoch.
+fn in_an_hour() -> u128 {
+    let then = SystemTime::now() + Duration::from_secs(3600);
+    then.duration_since(SystemTime::UNIX_EPOCH).unwrap().as_millis()
+}
+
+async fn insert_old_events(db: &Db) {
+    let insert = "INSERT INTO outhook_event
+        (bot_id, message_id, replay, conversation, state, taken_at, finished_at, replay_of)";
+    db.exec(&format!(
+        "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {OLD_EVENTS})
+         {insert} SELECT {OLD_BOT}, i, 0, 5, 1, i, i, NULL FROM n"
+    ))
+    .await;
+    for (message, state, finished_at) in [
+        (REPLY_PENDING, 1, 20_000),
+        (LETTER_OPEN, 2, 20_001),
+        (LETTER_REPLAYED, 2, 20_002),
+        (LETTER_DROPPED, 2, 20_003),
+        (NEW, 1, in_an_hour()),
+    ] {
+        let values = format!("({OLD_BOT}, {message}, 0, 5, {state}, 1, {finished_at}, NULL)");
+        db.exec(&format!("{insert} VALUES {values}")).await;
+    }
+    // It repeats an event that is needed.
+    let values = format!("({OLD_BOT}, {LETTER_OPEN}, 1, 5, 1, 1, 20004, {})", old_event(LETTER_OPEN));
+    db.exec(&format!("{insert} VALUES {values}")).await;
+}
+
+/// A call and a reply of each event that was finished, and letters with and without an event.
+async fn insert_what_belongs_to_old_events(db: &Db) {
+    db.exec(
+        "INSERT INTO outhook_call (event_id, service_id, service_name, state, attempts, duration_ms)
+         SELECT id, 1, 'hook', 1, 1, 1 FROM outhook_event WHERE state = 1",
+    )
+    .await;
+    db.exec(
+        "INSERT INTO outhook_reply
+            (event_id, service_id, bot_id, conversation, destination, content, state, attempts, created_at)
+         SELECT id, 1, bot_id, 5, '{}', 'soup', 1, 1, 1 FROM outhook_event WHERE state = 1",
+    )
+    .await;
+    let (pending, later) = (old_event(REPLY_PENDING), in_an_hour());
+    db.exec(&format!("UPDATE outhook_reply SET state = 0, due = {later} WHERE event_id = {pending}")).await;
+    let none = || "NULL".to_owned();
+    for (event, replayed_by) in [
+        (old_event(LETTER_OPEN), none()),
+        (old_event(LETTER_REPLAYED), old_event(1)),
+        (none(), none()),
+        (none(), old_event(2)),
+    ] {
+        db.exec(&format!(
+            "INSERT INTO outhook_dead_letter (event_id, reason, detail, payload, created_at, replayed_by)
+             VALUES ({event}, 'malformed', 'no event', '{{}}', 1, {replayed_by})"
+        ))
+        .await;
+    }
+}
+
+async fn old_rows_are_deleted(storage: Storage) {
+    const WORK: i64 = 50;
+    let endpoint = Endpoint::start(|request, _| echo(request)).await;
+    let config = storage.config().await.text("history.keep", "1m");
+    let db = setup::tables(&config).await;
+    insert_old_events(&db).await;
+    insert_what_belongs_to_old_events(&db).await;
+    let (bot, _) = setup::one_bot(&config, &endpoint.url("/hook"), "generic").await;
+
+    let mut scene = Scene::start(Inlet::Stored, config).await;
+    scene.send(&(1..=WORK).map(|message| event(bot, message)).collect::<Vec<_>>()).await;
+    wait_for_count(&db, &format!("outhook_event WHERE bot_id = {bot} AND state = 1"), WORK).await;
+    let deleted = (OLD_EVENTS + 2) as f64;
+    eventually("the old rows to be deleted", PATIENCE, || async {
+        (scene.outhook.metric("outhook_history_pruned_total").await >= deleted).then_some(())
+    })
+    .await;
+
+    let old = format!("SELECT message_id FROM outhook_event WHERE bot_id = {OLD_BOT} ORDER BY message_id");
+    let left = db.rows(&old).await;
+    let left: Vec<i64> = left.iter().map(|row| row["message_id"].as_i64().unwrap()).collect();
+    assert_eq!(left, [REPLY_PENDING, LETTER_OPEN, LETTER_OPEN, NEW]);
+    for table in ["outhook_call", "outhook_reply"] {
+        let orphans = format!("{table} WHERE event_id NOT IN (SELECT id FROM outhook_event)");
+        assert_eq!(count(&scene, &orphans).await, 0, "{table}");
+    }
+    let letters = setup::dead_letters(&scene.config).await;
+    assert_eq!(letters.len(), 2, "what awaits an operator stays: {letters:?}");
+    assert_eq!(count(&scene, "outhook_dead_letter").await, 2, "what was replayed goes");
+    assert_eq!(endpoint.requests().len(), usize::try_from(WORK).unwrap());
+    assert_eq!(scene.drain().await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_older_than_it_is_kept_is_deleted_while_work_goes_on_on_sqlite() {
+    old_rows_are_deleted(Storage::Sqlite).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_older_than_it_is_kept_is_deleted_while_work_goes_on_on_postgresql() {
+    old_rows_are_deleted(Storage::Postgres).await;
 }
 
 async fn tables_of_before_are_upgraded(storage: Storage) {

@@ -10,7 +10,7 @@
 //! | `ledger` | what commands and pages show |
 //! | `replays` | making the calls of finished events again |
 //! | `letters` | dead letters, until they are replayed or dropped |
-//! | `history` | what is done with |
+//! | `history` | deleting what is kept no longer |
 //! | `wake` | hearing of rows that others inserted |
 //!
 //! Functions run on the runtime that opened the pool, whoever calls them: a connection opened from an
@@ -39,6 +39,7 @@ use tokio::runtime::Handle;
 pub(crate) use connect::{OpenError, open};
 pub(crate) use directory::{Bot, NewBot, NewService, NotCallable, Service};
 pub(crate) use error::StoreError;
+pub(crate) use history::{HistoryPlace, Pruned};
 pub(crate) use inbox::{BotPage, DeadLetter, InboxEvent, Intake, LanePage, NewEvent, Taken};
 pub(crate) use ledger::{BotSummary, CallRow, DeliveryFilter};
 pub(crate) use letters::DeadLetterRow;
