@@ -17,7 +17,10 @@ use tokio::{
 use self::build::{Parts, daemon_name, keep_actors};
 pub(crate) use self::signals::Signals;
 use crate::{
-    actors::{event::EventActor, flag::FlagActor, lease::LeaseActor, queue::QueueActor, reply::ReplyActor},
+    actors::{
+        event::EventActor, flag::FlagActor, history::HistoryActor, lease::LeaseActor, queue::QueueActor,
+        reply::ReplyActor,
+    },
     admin,
     config::{Config, database::DatabaseUrl},
     exit::{Exit, Failed},
@@ -86,6 +89,7 @@ struct Actors {
     events: Vec<Mailbox<EventActor>>,
     flag: Mailbox<FlagActor>,
     replies: Mailbox<ReplyActor>,
+    history: Mailbox<HistoryActor>,
     lease: Mailbox<LeaseActor>,
     /// Whether there may be other daemons, so that there is a LeaseActor.
     has_peers: bool,
@@ -250,13 +254,14 @@ impl Actors {
             events: (0..pool).map(|index| Mailbox::new(format!("event-{index}"))).collect(),
             flag: Mailbox::new("flag"),
             replies: Mailbox::new("reply"),
+            history: Mailbox::new("history"),
         }
     }
 
     fn stats(&self) -> Vec<Arc<MailboxStats>> {
         let mut stats = vec![self.queue.stats()];
         stats.extend(self.events.iter().map(Mailbox::stats));
-        stats.extend([self.flag.stats(), self.replies.stats()]);
+        stats.extend([self.flag.stats(), self.replies.stats(), self.history.stats()]);
         stats.extend(self.has_peers.then(|| self.lease.stats()));
         stats
     }
@@ -281,6 +286,7 @@ impl Actors {
         self.events.iter().for_each(|actor| actor.send(Stop));
         self.flag.send(Stop);
         self.replies.send(Stop);
+        self.history.send(Stop);
         self.lease.send(Stop);
     }
 }

@@ -17,5 +17,6 @@ mod order;
 mod outcomes;
 mod processed;
 mod reconnect;
+mod replays;
 mod replies;
 mod support;

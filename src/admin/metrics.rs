@@ -30,6 +30,7 @@ pub(super) fn install() -> PrometheusHandle {
         "Events held back by somebody else's lock on their message"
     );
     describe_counter!("outhook_outcomes_dropped_total", "Outcomes of calls that had one already");
+    describe_counter!("outhook_history_pruned_total", "Events deleted that were older than history.keep");
     describe_counter!("outhook_panics_total", "Panics");
     describe_histogram!("outhook_call_seconds", metrics::Unit::Seconds, "Duration of attempts");
     describe_histogram!("outhook_batch_rows", "Completions in a commit");

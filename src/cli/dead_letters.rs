@@ -1,22 +1,25 @@
 //! `outhook dead-letters`
 
+mod replay;
+
 use clap::Subcommand;
 use serde_json::json;
 
 use super::{
     open_store,
     output::{moment, say, say_json, table},
+    pace::counted,
 };
 use crate::{
     config::Config,
     exit::{Exit, Failed},
-    store::DeadLetterRow,
+    store::{DeadLetterRow, Store},
 };
 
 /// Deliveries whose calls could not be made.
 #[derive(Debug, Subcommand)]
 pub(super) enum DeadLetters {
-    /// Lists them, oldest first.
+    /// Lists those that were not replayed, oldest first.
     List {
         /// One JSON object a line.
         #[arg(long)]
@@ -30,6 +33,14 @@ pub(super) enum DeadLetters {
         #[arg(long)]
         json: bool,
     },
+    /// Puts them into the inbox again, each as an event with a new replay number.
+    Replay(replay::Replay),
+    /// Deletes them for good.
+    Drop {
+        /// Their ids.
+        #[arg(required = true, value_name = "ID")]
+        ids: Vec<i64>,
+    },
 }
 
 impl DeadLetters {
@@ -37,6 +48,8 @@ impl DeadLetters {
         match self {
             Self::List { json } => list(config, json).await,
             Self::Show { id, json } => show(config, id, json).await,
+            Self::Replay(replay) => replay.execute(config).await,
+            Self::Drop { ids } => drop_letters(config, &ids).await,
         }
     }
 }
@@ -79,11 +92,37 @@ async fn show(config: Config, id: i64, json: bool) -> Result<Exit, Failed> {
         let mut shown = record(&letter);
         shown["payload"] = json!(body);
         say_json(&shown)?;
-    } else {
-        say(format!("{}: {} ({})", letter.reason, letter.detail, moment(letter.created_at)))?;
-        say(body)?;
+        return Ok(Exit::Success);
+    }
+    say(format!("{}: {} ({})", letter.reason, letter.detail, moment(letter.created_at)))?;
+    match letter.replayed_by {
+        Some(event) => say(format!("it was replayed as event {event}, which has its body"))?,
+        None => say(body)?,
     }
     Ok(Exit::Success)
+}
+
+async fn drop_letters(config: Config, ids: &[i64]) -> Result<Exit, Failed> {
+    let store = open_store(&config).await?;
+    let letters = refuse_unless_open(&store, ids, "dropped").await?;
+    let dropped = store.drop_dead_letters(letters).await?;
+    store.close().await;
+    let dropped = usize::try_from(dropped).unwrap_or(usize::MAX);
+    say(format!("{} dropped", counted(dropped, "dead letter", "dead letters")))?;
+    Ok(Exit::Success)
+}
+
+/// The ids in order, each once; if one of them is of no dead letter that awaits an operator, none is `done`.
+async fn refuse_unless_open(store: &Store, ids: &[i64], done: &str) -> Result<Vec<i64>, Failed> {
+    let mut letters = ids.to_vec();
+    letters.sort_unstable();
+    letters.dedup();
+    let refusals = store.refuse_letters(&letters).await?;
+    if refusals.is_empty() {
+        return Ok(letters);
+    }
+    let refusals: Vec<String> = refusals.iter().map(ToString::to_string).collect();
+    Err(Failed::usage(format!("nothing was {done}: {}", refusals.join("; "))))
 }
 
 fn record(letter: &DeadLetterRow) -> serde_json::Value {
@@ -96,5 +135,6 @@ fn record(letter: &DeadLetterRow) -> serde_json::Value {
         "detail": letter.detail,
         "bytes": letter.payload.len(),
         "created_at": moment(letter.created_at),
+        "replayed_by": letter.replayed_by,
     })
 }

@@ -1,7 +1,10 @@
 //! `outhook deliveries`
 
-use clap::Args;
+mod replay;
+
+use clap::{Args, Subcommand};
 use entity::outhook::{call, event};
+use outhook_core::identity::Millis;
 use sea_orm::ActiveEnum;
 use serde_json::json;
 
@@ -18,6 +21,8 @@ use crate::{
 /// The ledger.
 #[derive(Debug, Args)]
 pub(super) struct Deliveries {
+    #[command(subcommand)]
+    action: Option<Action>,
     /// Only this bot's.
     #[arg(long, value_name = "ID")]
     bot: Option<i64>,
@@ -38,9 +43,30 @@ pub(super) struct Deliveries {
     json: bool,
 }
 
+/// What is done with the ledger beside showing it.
+#[derive(Debug, Subcommand)]
+enum Action {
+    /// Makes the calls of finished events again that failed, under a new webhook-id.
+    Replay(replay::Replay),
+}
+
 impl Deliveries {
-    pub(super) async fn execute(self, config: Config) -> Result<Exit, Failed> {
-        let since = self.since.map(|since| now() - i64::try_from(since.as_millis()).unwrap_or(i64::MAX));
+    pub(super) async fn execute(mut self, config: Config) -> Result<Exit, Failed> {
+        match self.action.take() {
+            Some(Action::Replay(_)) if self.has_filter() => {
+                Err(Failed::usage("options that choose events for a replay stand behind the word replay"))
+            }
+            Some(Action::Replay(replay)) => replay.execute(config, self.json).await,
+            None => self.show(config).await,
+        }
+    }
+
+    fn has_filter(&self) -> bool {
+        self.failed || self.bot.is_some() || self.message.is_some() || self.since.is_some()
+    }
+
+    async fn show(self, config: Config) -> Result<Exit, Failed> {
+        let since = self.since.map(ago);
         let filter = DeliveryFilter { bot: self.bot, message: self.message, failed: self.failed, since };
         let store = open_store(&config).await?;
         let calls = store.list_calls(&filter, self.limit).await?;
@@ -69,6 +95,11 @@ impl Deliveries {
         }
         Ok(Exit::Success)
     }
+}
+
+/// The moment that was this time ago.
+fn ago(time: std::time::Duration) -> Millis {
+    now() - Millis::try_from(time.as_millis()).unwrap_or(Millis::MAX)
 }
 
 fn state(row: &CallRow) -> &'static str {
@@ -111,6 +142,7 @@ fn record(row: &CallRow) -> serde_json::Value {
         "bot_id": row.bot_id,
         "message_id": row.message_id,
         "replay": row.replay,
+        "replay_of": row.replay_of,
         "service_id": row.service_id,
         "service_name": row.service_name,
         "state": state(row),

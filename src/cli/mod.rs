@@ -7,6 +7,7 @@ mod deliveries;
 mod demo;
 mod migrate;
 mod output;
+mod pace;
 mod run;
 mod send;
 mod services;
@@ -52,7 +53,7 @@ enum Command {
     Services(services::Services),
     /// Puts events on the configured queue.
     Send(send::Send),
-    /// The ledger: one line for each call, with its reason.
+    /// The ledger: one line for each call, with its reason; and replays of what failed.
     Deliveries(deliveries::Deliveries),
     /// Deliveries whose calls could not be made.
     #[command(subcommand)]

@@ -21,6 +21,7 @@ pub(crate) mod database;
 pub(crate) mod drain;
 pub(crate) mod egress;
 pub(crate) mod flag;
+pub(crate) mod history;
 pub(crate) mod http;
 pub(crate) mod log;
 pub(crate) mod queue;
@@ -40,6 +41,7 @@ use self::database::Database;
 use self::drain::Drain;
 use self::egress::Egress;
 use self::flag::Flag;
+use self::history::History;
 use self::http::Http;
 use self::log::Log;
 use self::queue::Queue;
@@ -71,6 +73,8 @@ pub(crate) struct Config {
     pub(crate) flag: Flag,
     /// How the daemon ends.
     pub(crate) drain: Drain,
+    /// How long history is kept.
+    pub(crate) history: History,
     /// What is logged.
     pub(crate) log: Log,
     /// The admin server.
@@ -126,6 +130,7 @@ impl Config {
             zulip: reader.section("zulip", |section| Zulip::read(section, tables)),
             flag: reader.section("flag", Flag::read),
             drain: reader.section("drain", Drain::read),
+            history: reader.section("history", History::read),
             log: reader.section("log", Log::read),
             admin: reader.section("admin", Admin::read),
         }

@@ -11,6 +11,7 @@ use crate::{
     actors::{
         event::{self, EventActor},
         flag::{self, FlagActor},
+        history::HistoryActor,
         lease::{self, LeaseActor},
         queue::{self, QueueActor},
         reply::{self, Outlet, ReplyActor},
@@ -174,6 +175,10 @@ impl Parts {
             give_up_after: self.config.reply.give_up_after,
         })
     }
+
+    fn history_actor(&self) -> HistoryActor {
+        HistoryActor::new(self.store.clone(), self.health.clone(), &self.config.history)
+    }
 }
 
 /// Spawns the actors, last ones of the pipeline first. When QueueActor or FlagActor ends, events may be
@@ -184,6 +189,8 @@ pub(super) fn keep_actors(supervisor: &Supervisor, actors: &Actors, arbiters: &A
         let events = actors.events.clone();
         move || events.iter().for_each(|actor| actor.send(Stop))
     };
+    let part = parts.clone();
+    supervisor.keep(actors.history.clone(), main.clone(), move |_| part.history_actor(), || {});
     let (part, links) = (parts.clone(), actors.clone());
     supervisor.keep(actors.replies.clone(), main.clone(), move |_| part.reply_actor(&links), || {});
     let (part, links) = (parts.clone(), actors.clone());

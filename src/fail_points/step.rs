@@ -37,12 +37,20 @@ pub(crate) enum Step {
     PostReply,
     /// It is written what came of posts.
     SettleReplies,
+    /// What is kept no longer is deleted.
+    Prune,
+    /// Finished events come into the inbox again, by a command.
+    Replay,
+    /// A dead letter comes into the inbox again, by a command.
+    ReplayLetter,
+    /// Dead letters are deleted, by a command.
+    DropLetters,
 }
 
 impl Step {
     /// All of them.
     #[cfg(test)]
-    pub(crate) const ALL: [Self; 17] = [
+    pub(crate) const ALL: [Self; 21] = [
         Self::Join,
         Self::Bury,
         Self::ClaimPartitions,
@@ -60,6 +68,10 @@ impl Step {
         Self::TakeReplies,
         Self::PostReply,
         Self::SettleReplies,
+        Self::Prune,
+        Self::Replay,
+        Self::ReplayLetter,
+        Self::DropLetters,
     ];
 
     /// Its name in that of a fail point.
@@ -82,6 +94,10 @@ impl Step {
             Self::TakeReplies => "take-replies",
             Self::PostReply => "post-reply",
             Self::SettleReplies => "settle-replies",
+            Self::Prune => "prune",
+            Self::Replay => "replay",
+            Self::ReplayLetter => "replay-letter",
+            Self::DropLetters => "drop-letters",
         }
     }
 }

@@ -10,10 +10,7 @@ use secrecy::SecretString;
 use serde::Serialize;
 use thiserror::Error;
 
-use super::{
-    Store, StoreError,
-    sql::statement,
-};
+use super::{Store, StoreError, sql::statement};
 
 /// A bot that may be called, with its services.
 #[derive(Debug, Clone)]

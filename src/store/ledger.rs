@@ -1,8 +1,8 @@
 //! What commands and pages show of the work that was done.
 
-use entity::outhook::{call, dead_letter, event};
+use entity::outhook::{call, event};
 use outhook_core::identity::{BotId, Millis};
-use sea_orm::{ActiveEnum, ConnectionTrait, EntityTrait, FromQueryResult, QueryOrder, Statement, Value};
+use sea_orm::{ActiveEnum, ConnectionTrait, FromQueryResult, Statement, Value};
 use serde::Serialize;
 
 use super::{Store, StoreError, sql::statement};
@@ -31,6 +31,8 @@ pub(crate) struct CallRow {
     pub(crate) message_id: i64,
     /// Replay number.
     pub(crate) replay: i32,
+    /// The event that this one repeats.
+    pub(crate) replay_of: Option<i64>,
     /// The event's state.
     pub(crate) event_state: i16,
     /// When outhook took the event.
@@ -56,9 +58,6 @@ pub(crate) struct CallRow {
     /// When the last attempt ended.
     pub(crate) ended_at: Option<i64>,
 }
-
-/// A dead letter, for listing.
-pub(crate) type DeadLetterRow = dead_letter::Model;
 
 /// One bot's share of a demonstration.
 #[derive(Debug, Clone, FromQueryResult)]
@@ -112,7 +111,7 @@ impl Store {
         }
         values.push(i64::try_from(rows_max).unwrap_or(i64::MAX).into());
         let sql = format!(
-            "SELECT e.id AS event_id, e.bot_id, e.message_id, e.replay, e.state AS event_state, e.taken_at,
+            "SELECT e.id AS event_id, e.bot_id, e.message_id, e.replay, e.replay_of, e.state AS event_state, e.taken_at,
                 c.service_id, c.service_name, c.state AS call_state, c.attempts,
                 COALESCE(c.fault, d.reason) AS fault, c.status, COALESCE(c.detail, d.detail) AS detail, c.duration_ms, CASE WHEN c.event_id IS NULL THEN e.due WHEN c.state = 0 THEN COALESCE(c.due, e.due) END AS due, c.ended_at
              FROM outhook_event e LEFT JOIN outhook_call c ON c.event_id = e.id
@@ -122,16 +121,6 @@ impl Store {
             values.len()
         );
         Statement::from_sql_and_values(self.backend(), sql, values)
-    }
-
-    /// All dead letters, oldest first.
-    pub(crate) async fn list_dead_letters(&self) -> Result<Vec<DeadLetterRow>, StoreError> {
-        Ok(dead_letter::Entity::find().order_by_asc(dead_letter::Column::Id).all(self.db()).await?)
-    }
-
-    /// One dead letter.
-    pub(crate) async fn find_dead_letter(&self, id: i64) -> Result<Option<DeadLetterRow>, StoreError> {
-        Ok(dead_letter::Entity::find_by_id(id).one(self.db()).await?)
     }
 
     /// Every bot's share, for the summary of a demonstration.

@@ -9,6 +9,9 @@
 //! | `outbox` | replies to post |
 //! | `directory` | bots and their services, read and (own tables only) written |
 //! | `ledger` | what commands and pages show |
+//! | `replays` | making the calls of finished events again |
+//! | `letters` | dead letters, until they are replayed or dropped |
+//! | `history` | deleting what is kept no longer |
 //! | `wake` | hearing of rows that others inserted |
 //!
 //! A store that is [`Store::under`] a tenure writes only while the daemon counts as alive, and reads what is due in
@@ -21,10 +24,13 @@ mod connect;
 mod daemons;
 mod directory;
 mod error;
+mod history;
 mod inbox;
 mod ledger;
+mod letters;
 mod lock;
 mod outbox;
+mod replays;
 mod rows;
 mod settle;
 mod sql;
@@ -45,10 +51,13 @@ pub(crate) use connect::{OpenError, open};
 pub(crate) use daemons::{Session, Sighting};
 pub(crate) use directory::{Bot, NewBot, NewService, NotCallable, Service};
 pub(crate) use error::StoreError;
+pub(crate) use history::{HistoryPlace, Pruned};
 pub(crate) use inbox::{BotPage, DeadLetter, InboxEvent, Intake, LanePage, NewEvent, Taken};
-pub(crate) use ledger::{BotSummary, CallRow, DeadLetterRow, DeliveryFilter};
+pub(crate) use ledger::{BotSummary, CallRow, DeliveryFilter};
+pub(crate) use letters::DeadLetterRow;
 pub(crate) use lock::FileLock;
 pub(crate) use outbox::{Outgoing, PostResult};
+pub(crate) use replays::{CallsAgain, FailedFilter, Replayed, ReplayedBefore};
 pub(crate) use settle::{CallOutcome, CallRecord, EventEnd, NewReply, Settled, Settlement};
 pub(crate) use sql::now;
 use sql::statement;

@@ -420,6 +420,10 @@ async fn park_event(transaction: &DatabaseTransaction, event: EventId, due: Mill
     Ok(())
 }
 
+/// An event keeps its body if one of its calls failed: a replay needs it.
+const BODY_IF_FAILED: &str = "CASE WHEN EXISTS (
+    SELECT 1 FROM outhook_call c WHERE c.event_id = outhook_event.id AND c.state = 2) THEN payload END";
+
 async fn close_events(
     transaction: &DatabaseTransaction,
     events: &[EventId],
@@ -430,8 +434,9 @@ async fn close_events(
     }
     let backend = transaction.get_database_backend();
     let among = among(backend, 1);
+    let body = if state == event::State::Finished { BODY_IF_FAILED } else { "NULL" };
     let sql = format!(
-        "UPDATE outhook_event SET state = $2, finished_at = $3, due = NULL, payload = NULL
+        "UPDATE outhook_event SET state = $2, finished_at = $3, due = NULL, payload = {body}
          WHERE id {among} AND state = 0"
     );
     let values = [ids(backend, events), state.to_value().into(), now().into()];

@@ -19,10 +19,12 @@ pub struct Model {
     pub reason: String,
     /// The reason in words.
     pub detail: String,
-    /// The delivery's whole body.
+    /// The delivery's whole body; empty once it was replayed.
     pub payload: Vec<u8>,
     /// When it was set aside.
     pub created_at: i64,
+    /// The event as which it was replayed.
+    pub replayed_by: Option<i64>,
 }
 
 /// No relation is followed through the ORM.

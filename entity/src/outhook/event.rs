@@ -26,11 +26,13 @@ pub struct Model {
     pub taken_at: i64,
     /// When it was finished or dead-lettered.
     pub finished_at: Option<i64>,
-    /// The delivery's body; removed when the event is done with.
+    /// The delivery's body; removed when the event is done with, unless one of its calls failed.
     pub payload: Option<Vec<u8>>,
     /// 0, or 1 after an unclean end that may have been this event's doing, and one more for each time that
     /// it was alone at work when the process died.
     pub suspicion: i16,
+    /// The event that this one repeats, if an operator replayed one that has a row.
+    pub replay_of: Option<i64>,
 }
 
 /// Where an event stands.

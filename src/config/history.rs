@@ -1,0 +1,28 @@
+//! `[history]`: how long what is done with stays known.
+//!
+//! | key | default | allowed |
+//! | --- | --- | --- |
+//! | `keep` | `"30days"` | `"1m"` to `"10years"` |
+
+use std::time::Duration;
+
+use super::section::Section;
+
+const DAY: Duration = Duration::from_secs(86_400);
+const KEEP_MIN: Duration = Duration::from_secs(60);
+/// Ten years of 365.25 days, as durations are written.
+const KEEP_MAX: Duration = Duration::from_secs(10 * 31_557_600);
+
+/// `[history]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct History {
+    /// How long after its end an event stays, with its calls and replies: it can be replayed, and a
+    /// redelivery of it is recognised.
+    pub(crate) keep: Duration,
+}
+
+impl History {
+    pub(super) fn read(section: &mut Section) -> Self {
+        Self { keep: section.duration("keep", 30 * DAY, KEEP_MIN..=KEEP_MAX) }
+    }
+}

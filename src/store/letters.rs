@@ -1,0 +1,169 @@
+//! Dead letters: what could not be called, until an operator replays or drops it.
+
+use entity::outhook::dead_letter;
+use outhook_core::identity::EventId;
+use sea_orm::{
+    ColumnTrait, ConnectionTrait, DatabaseTransaction, DbErr, EntityTrait, FromQueryResult, QueryFilter,
+    QueryOrder,
+};
+use thiserror::Error;
+
+use super::{
+    NewEvent, Store, StoreError,
+    history::lock_history,
+    inbox::as_i64,
+    replays::{RETURNING, Replayed},
+    sql::{among, ids, now, statement},
+    wake::announce,
+};
+use crate::fail_points::Step;
+
+/// A dead letter, for listing.
+pub(crate) type DeadLetterRow = dead_letter::Model;
+
+/// Dead letters that await an operator.
+#[derive(Debug, Clone, Copy, FromQueryResult)]
+pub(crate) struct OpenLetters {
+    /// How many there are.
+    pub(crate) letters: i64,
+    /// The highest of their ids.
+    pub(crate) last: i64,
+}
+
+/// Why nothing can be done with a dead letter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub(crate) enum NotOpen {
+    /// There is none.
+    #[error("there is no dead letter with the id {0}")]
+    Unknown(i64),
+    /// It was replayed as this event.
+    #[error("dead letter {0} was replayed already, as event {1}")]
+    Replayed(i64, EventId),
+}
+
+/// Dead letters that were not replayed, of the reason in `$1` or of any.
+const OPEN: &str = "FROM outhook_dead_letter WHERE replayed_by IS NULL AND ($1 IS NULL OR reason = $1)";
+
+impl Store {
+    /// All dead letters that were not replayed, oldest first.
+    pub(crate) async fn list_dead_letters(&self) -> Result<Vec<DeadLetterRow>, StoreError> {
+        let open = dead_letter::Entity::find().filter(dead_letter::Column::ReplayedBy.is_null());
+        Ok(open.order_by_asc(dead_letter::Column::Id).all(self.db()).await?)
+    }
+
+    /// One dead letter, replayed or not.
+    pub(crate) async fn find_dead_letter(&self, id: i64) -> Result<Option<DeadLetterRow>, StoreError> {
+        Ok(dead_letter::Entity::find_by_id(id).one(self.db()).await?)
+    }
+
+    /// Why nothing can be done with some of these dead letters, in the order of their ids.
+    pub(crate) async fn refuse_letters(&self, letters: &[i64]) -> Result<Vec<NotOpen>, StoreError> {
+        let among = among(self.backend(), 1);
+        let sql = format!("SELECT id, replayed_by FROM outhook_dead_letter WHERE id {among}");
+        let query = statement(self.backend(), sql, [ids(self.backend(), letters)]);
+        let mut found = Vec::with_capacity(letters.len());
+        for row in self.db().query_all_raw(query).await? {
+            found.push((row.try_get::<i64>("", "id")?, row.try_get::<Option<EventId>>("", "replayed_by")?));
+        }
+        let refusal = |letter: &i64| match found.iter().find(|(id, _)| id == letter) {
+            Some((_, None)) => None,
+            Some((_, Some(event))) => Some(NotOpen::Replayed(*letter, *event)),
+            None => Some(NotOpen::Unknown(*letter)),
+        };
+        Ok(letters.iter().filter_map(refusal).collect())
+    }
+
+    /// How many dead letters there are, of a reason or of any, that were not replayed.
+    pub(crate) async fn count_open_letters(&self, reason: Option<&str>) -> Result<OpenLetters, StoreError> {
+        let sql = format!("SELECT count(*) AS letters, COALESCE(max(id), 0) AS last {OPEN}");
+        let counted = OpenLetters::find_by_statement(statement(self.backend(), sql, [reason.into()]));
+        Ok(counted.one(self.db()).await?.unwrap_or(OpenLetters { letters: 0, last: 0 }))
+    }
+
+    /// The next dead letters, of a reason or of any, that were not replayed, whose ids are higher than
+    /// `after` and not higher than `last`.
+    pub(crate) async fn open_letters_between(
+        &self,
+        reason: Option<&str>,
+        (after, last): (i64, i64),
+        rows_max: usize,
+    ) -> Result<Vec<i64>, StoreError> {
+        let sql = format!("SELECT id {OPEN} AND id > $2 AND id <= $3 ORDER BY id LIMIT $4");
+        let values = [reason.into(), after.into(), last.into(), as_i64(rows_max)];
+        let rows = self.db().query_all_raw(statement(self.backend(), sql, values)).await?;
+        Ok(rows.iter().map(|row| row.try_get("", "id")).collect::<Result<_, _>>()?)
+    }
+
+    /// Puts a dead letter, of which this event was read, into the inbox again, whatever room its bot has.
+    /// `None` if it was replayed or dropped before.
+    pub(crate) async fn replay_dead_letter(
+        &self,
+        letter: i64,
+        event: NewEvent,
+    ) -> Result<Option<Replayed>, StoreError> {
+        self.on_main(move |store| async move {
+            let transaction = store.begin().await?;
+            lock_history(&transaction).await?;
+            let replayed = insert_from_letter(&transaction, letter, event).await?;
+            if let Some(replayed) = &replayed {
+                close_letter(&transaction, letter, replayed.event_id).await?;
+                announce(&transaction).await?;
+            }
+            Self::commit(transaction, Step::ReplayLetter).await?;
+            Ok(replayed)
+        })
+        .await
+    }
+
+    /// Deletes those of these dead letters that were not replayed, and says how many that were.
+    pub(crate) async fn drop_dead_letters(&self, letters: Vec<i64>) -> Result<u64, StoreError> {
+        self.on_main(move |store| async move {
+            let transaction = store.begin().await?;
+            lock_history(&transaction).await?;
+            let among = among(store.backend(), 1);
+            let sql = format!("DELETE FROM outhook_dead_letter WHERE id {among} AND replayed_by IS NULL");
+            let values = [ids(store.backend(), &letters)];
+            let dropped = transaction.execute_raw(statement(store.backend(), sql, values)).await?;
+            Self::commit(transaction, Step::DropLetters).await?;
+            Ok(dropped.rows_affected())
+        })
+        .await
+    }
+}
+
+/// Without calls, so that the services are chosen when it begins.
+async fn insert_from_letter(
+    transaction: &DatabaseTransaction,
+    letter: i64,
+    event: NewEvent,
+) -> Result<Option<Replayed>, DbErr> {
+    let sql = format!(
+        "INSERT INTO outhook_event
+            (bot_id, message_id, replay, conversation, state, due, taken_at, payload, replay_of)
+         SELECT $2, $3,
+            COALESCE((SELECT max(m.replay) FROM outhook_event m
+                      WHERE m.bot_id = $2 AND m.message_id = $3), 0) + 1,
+            $4, 0, $5, $5, $6, d.event_id
+         FROM outhook_dead_letter d WHERE d.id = $1 AND d.replayed_by IS NULL
+         {RETURNING}"
+    );
+    let values = [
+        letter.into(),
+        event.header.bot.into(),
+        event.header.message.into(),
+        event.header.conversation.into(),
+        now().into(),
+        event.payload.into(),
+    ];
+    let insert = statement(transaction.get_database_backend(), sql, values);
+    let row = transaction.query_one_raw(insert).await?;
+    row.map(|row| Replayed::from_query_result(&row, "")).transpose()
+}
+
+/// The event has the body now.
+async fn close_letter(transaction: &DatabaseTransaction, letter: i64, event: EventId) -> Result<(), DbErr> {
+    let sql = "UPDATE outhook_dead_letter SET replayed_by = $2, payload = $3 WHERE id = $1";
+    let values = [letter.into(), event.into(), Vec::<u8>::new().into()];
+    transaction.execute_raw(statement(transaction.get_database_backend(), sql, values)).await?;
+    Ok(())
+}
