@@ -77,12 +77,14 @@ impl Tenure {
 
     /// These are its own now.
     pub(crate) fn gain(&self, partitions: Partitions) {
-        self.inner.partitions.fetch_or(partitions.bits(), SeqCst);
+        let before = self.inner.partitions.fetch_or(partitions.bits(), SeqCst);
+        count(Partitions::from_bits(before).or(partitions));
     }
 
     /// Nothing new of these is begun any more.
     pub(crate) fn give_up(&self, partitions: Partitions) {
-        self.inner.partitions.fetch_and(!partitions.bits(), SeqCst);
+        let before = self.inner.partitions.fetch_and(!partitions.bits(), SeqCst);
+        count(Partitions::from_bits(before).without(partitions));
     }
 
     /// Whether nobody can have taken over. Asked before each call and post: a process that was frozen does
@@ -125,6 +127,10 @@ impl Tenure {
     fn until(&self) -> std::sync::MutexGuard<'_, Until> {
         self.inner.holds_until.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn count(partitions: Partitions) {
+    metrics::gauge!("outhook_partitions").set(partitions.len() as f64);
 }
 
 /// The tenure that new actors work under. Cheap to clone.

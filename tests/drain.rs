@@ -175,3 +175,101 @@ async fn a_second_daemon_on_the_same_sqlite_file_is_refused() {
     assert_eq!(second.status, 69, "{}", second.stderr);
     assert!(second.stderr.contains("another outhook daemon"), "{}", second.stderr);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_drain_under_full_load_ends_within_its_deadline_and_the_next_start_goes_on() {
+    const EVENTS: i64 = 600;
+    const DEADLINE: Duration = Duration::from_secs(2);
+    let gate = Gate::new();
+    let held = gate.clone();
+    let endpoint = Endpoint::start(move |request, _| match message_of(request) % 4 {
+        0 => Answer::Gated(held.clone(), Box::new(Answer::Json(serde_json::json!({})))),
+        _ => Answer::Late(Duration::from_millis(20), Box::new(Answer::Json(serde_json::json!({})))),
+    })
+    .await;
+    let queue = Rabbit::shared().await.queue().await;
+    let url = Postgres::shared().await.database().await;
+    let config = Config::postgres(&url)
+        .queue(&queue.url, &queue.name)
+        .text("drain.deadline", "2s")
+        .text("http.timeout", "5m")
+        .set("actors.calls_per_bot", "100");
+    let (_, lines) = bot(&config, &endpoint, EVENTS).await;
+    let bodies: Vec<Vec<u8>> = lines.lines().map(|line| line.as_bytes().to_vec()).collect();
+    let mut outhook = Outhook::start(&config).await;
+    let publish = queue.publish_all(&bodies);
+    let stop = async {
+        endpoint.wait_for(60).await;
+        outhook.terminate().await;
+        let asked = std::time::Instant::now();
+        let code = outhook.wait().await.code();
+        (code, asked.elapsed())
+    };
+    let ((), (code, took)) = tokio::join!(publish, stop);
+    assert_eq!(code, Some(0));
+    // The deadline, and 2 s for what is known when the calls were aborted.
+    assert!(took < DEADLINE + Duration::from_secs(4), "it took {took:?}");
+    let db = Db::of(&config).await;
+    assert_eq!(db.count("SELECT count(*) FROM outhook_event WHERE state = 0 AND due IS NULL").await, 0);
+    assert_eq!(db.count("SELECT count(*) FROM outhook_daemon").await, 0);
+    let before = endpoint.requests().len();
+    let done = db.count("SELECT count(*) FROM outhook_event WHERE state = 1").await;
+    assert!(done < EVENTS, "there was nothing left to go on with");
+
+    gate.open();
+    let _outhook = Outhook::start(&config).await;
+    finished(&db, EVENTS).await;
+    // Only the calls that were aborted were made again.
+    let ids: std::collections::HashSet<String> = endpoint.webhook_ids().into_iter().collect();
+    assert_eq!(ids.len() as i64, EVENTS);
+    let again = endpoint.requests().len() - ids.len();
+    assert!(again <= before - usize::try_from(done).unwrap(), "{again} calls were repeated");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_signal_under_load_loses_nothing() {
+    const EVENTS: i64 = 200;
+    let endpoint = Endpoint::start(|request, number| match message_of(request) % 4 {
+        0 if number < 200 => Answer::Hang,
+        _ => Answer::Json(serde_json::json!({})),
+    })
+    .await;
+    let config = Config::sqlite().set("drain.deadline", "\"5m\"").set("http.timeout", "\"5m\"");
+    let (_, lines) = bot(&config, &endpoint, EVENTS).await;
+    let mut outhook = Outhook::start(&config).await;
+    send(&config, &lines).await;
+    endpoint.wait_for(10).await;
+    outhook.terminate().await;
+    outhook.wait_for_log("draining").await;
+    outhook.terminate().await;
+    assert_eq!(outhook.wait().await.code(), Some(128 + 15));
+    let config = config.set("http.timeout", "\"1s\"");
+    let _outhook = Outhook::start(&config).await;
+    let db = Db::of(&config).await;
+    finished(&db, EVENTS).await;
+    assert_eq!(db.count("SELECT count(*) FROM outhook_dead_letter").await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_drain_that_can_not_commit_ends_with_75_and_the_next_start_goes_on() {
+    let postgres = Postgres::private().await;
+    let url = postgres.database().await;
+    let gate = Gate::new();
+    let held = gate.clone();
+    let endpoint = Endpoint::start(move |_, _| {
+        Answer::Gated(held.clone(), Box::new(Answer::Json(serde_json::json!({}))))
+    })
+    .await;
+    let config = Config::postgres(&url).text("drain.deadline", "1s");
+    let (_, lines) = bot(&config, &endpoint, 3).await;
+    let mut outhook = Outhook::start(&config).await;
+    send(&config, &lines).await;
+    endpoint.wait_for(3).await;
+    postgres.kill().await;
+    gate.open();
+    outhook.terminate().await;
+    assert_eq!(outhook.wait().await.code(), Some(75));
+    postgres.start_again().await;
+    let _outhook = Outhook::start(&config).await;
+    finished(&Db::of(&config).await, 3).await;
+}

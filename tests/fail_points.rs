@@ -26,6 +26,11 @@ const FLAKY: i64 = 2;
 /// The message that comes over HTTP.
 const POSTED: i64 = 4;
 const MESSAGES: i64 = 4;
+/// A message that was done with long ago.
+const OLD: i64 = 900;
+
+/// Steps that only commands take.
+const OF_COMMANDS: [Step; 3] = [Step::Replay, Step::ReplayLetter, Step::DropLetters];
 
 /// `reply.in_flight`.
 const REPLIES_IN_FLIGHT: usize = 4;
@@ -51,9 +56,10 @@ impl Case {
     fn all(storage: Storage) -> impl Iterator<Item = Self> {
         // SQLite has one daemon, which joins with all partitions.
         let needs_peers = [Step::Bury, Step::ClaimPartitions, Step::ReleasePartitions];
-        let steps = Step::ALL
-            .into_iter()
-            .filter(move |step| storage == Storage::Postgres || !needs_peers.contains(step));
+        let is_here = move |step: &Step| {
+            !OF_COMMANDS.contains(step) && (storage == Storage::Postgres || !needs_peers.contains(step))
+        };
+        let steps = Step::ALL.into_iter().filter(is_here);
         steps.flat_map(move |step| ["before", "after"].map(|moment| Self { step, moment, storage }))
     }
 
@@ -76,6 +82,7 @@ impl Case {
         daemons.push(Outhook::start(&last).await);
         stage.post(daemons.last().unwrap()).await;
         stage.all_finished(self).await;
+        stage.queue_is_empty(self).await;
         for mut daemon in daemons {
             daemon.terminate().await;
             assert_eq!(daemon.wait().await.code(), Some(0), "{self:?}");
@@ -123,6 +130,7 @@ impl Stage {
             .queue(&queue.url, &queue.name)
             .admin_token(TOKEN)
             .text("database.lease", "2s")
+            .text("history.keep", "1m")
             .text("http.timeout", "5s")
             .text("reply.to", "zulip")
             .text("reply.site", &zulip.url(""))
@@ -131,6 +139,11 @@ impl Stage {
         setup::insert_bot(&db, 1).await;
         setup::insert_service(&db, 1, &endpoint.url("/hook"), 1, "token").await;
         setup::insert_service(&db, 1, &endpoint.url("/hook"), 1, "token").await;
+        let old = format!(
+            "INSERT INTO outhook_event (bot_id, message_id, replay, conversation, state, taken_at, finished_at)
+             VALUES (1, {OLD}, 0, 1, 1, 1, 1)"
+        );
+        db.exec(&old).await;
         Self { config, queue, db, endpoint, zulip }
     }
 
@@ -174,13 +187,20 @@ impl Stage {
 
     /// Events that are not finished or replies that are not posted.
     async fn unfinished(&self) -> i64 {
-        let events = self.db.count("SELECT count(*) FROM outhook_event WHERE state = 1").await;
+        let sql = format!("SELECT count(*) FROM outhook_event WHERE state = 1 AND message_id <> {OLD}");
+        let events = self.db.count(&sql).await;
         MESSAGES - events + self.db.count("SELECT count(*) FROM outhook_reply WHERE state = 0").await
     }
 
     async fn all_finished(&self, case: Case) {
         let what = format!("all to be finished after {case:?}");
         eventually(&what, PATIENCE, || async { (self.unfinished().await == 0).then_some(()) }).await;
+    }
+
+    /// What was stored and not acknowledged comes once more.
+    async fn queue_is_empty(&self, case: Case) {
+        let what = format!("the queue to be empty after {case:?}");
+        eventually(&what, PATIENCE, || async { (self.queue.depth().await == 0).then_some(()) }).await;
     }
 
     async fn publish(&self, messages: &[i64]) {
@@ -228,6 +248,8 @@ impl Stage {
         self.judge_posts(case, before);
         assert_eq!(self.db.count("SELECT count(*) FROM outhook_dead_letter").await, 0, "{case:?}");
         assert_eq!(self.queue.depth().await, 0, "{case:?}");
+        let old = format!("SELECT count(*) FROM outhook_event WHERE message_id = {OLD}");
+        assert_eq!(self.db.count(&old).await, 0, "{case:?}: what is older than history.keep is still there");
     }
 
     fn judge_posts(&self, case: Case, before: &Before) {
@@ -273,4 +295,64 @@ async fn an_abort_at_any_durable_step_loses_nothing_on_postgresql() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_abort_at_any_durable_step_loses_nothing_on_sqlite() {
     run_all(Storage::Sqlite).await;
+}
+
+/// Ends a command at a step, and runs it again.
+async fn abort_command(config: &Config, point: &str, command: &[&str]) -> CliOutput {
+    let failing = config.sibling().fail_points(&format!("{point}=return"));
+    assert_eq!(failing.cli(command).await.status, -1, "{point} was not reached by {command:?}");
+    config.cli(command).await
+}
+
+/// One event whose call failed, and one whose bot was not there.
+async fn failed_work(storage: Storage) -> (Config, Db, Outhook, Endpoint) {
+    let endpoint = Endpoint::start(|_, number| match number {
+        0 => Answer::status(404),
+        _ => Answer::Json(json!({})),
+    })
+    .await;
+    let config = storage.config().await;
+    let db = setup::tables(&config).await;
+    setup::insert_bot(&db, 1).await;
+    setup::insert_service(&db, 1, &endpoint.url("/hook"), 1, "token").await;
+    let outhook = Outhook::start(&config).await;
+    setup::send(&config, &[channel_event(1, 1, 1, "t", "x"), channel_event(2, 2, 1, "t", "x")]).await;
+    setup::all_finished(&db).await;
+    setup::insert_bot(&db, 2).await;
+    setup::insert_service(&db, 2, &endpoint.url("/hook"), 1, "token").await;
+    (config, db, outhook, endpoint)
+}
+
+async fn commands_are_whole(storage: Storage) {
+    for moment in ["before", "after"] {
+        let (config, db, _outhook, endpoint) = failed_work(storage).await;
+        let point = |step: Step| format!("{moment}-{}", step.name());
+        abort_command(&config, &point(Step::Replay), &["deliveries", "replay", "--failed"]).await.success();
+        abort_command(&config, &point(Step::ReplayLetter), &["dead-letters", "replay", "--all"])
+            .await
+            .success();
+        setup::all_finished(&db).await;
+        let mut ids = endpoint.webhook_ids();
+        ids.sort();
+        assert_eq!(ids, ["msg_1_1_0_1", "msg_1_1_1_1", "msg_2_2_1_2"], "{moment}");
+
+        setup::send(&config, &[channel_event(3, 3, 1, "t", "x")]).await;
+        setup::all_finished(&db).await;
+        let letter = setup::dead_letters(&config).await[0]["id"].to_string();
+        let again =
+            abort_command(&config, &point(Step::DropLetters), &["dead-letters", "drop", &letter]).await;
+        // Dropped by the first already, there is nothing left for the second.
+        assert_eq!(again.status, if moment == "after" { 64 } else { 0 }, "{}", again.stderr);
+        assert!(setup::dead_letters(&config).await.is_empty());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_command_that_is_aborted_has_done_all_or_nothing_on_postgresql() {
+    commands_are_whole(Storage::Postgres).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_command_that_is_aborted_has_done_all_or_nothing_on_sqlite() {
+    commands_are_whole(Storage::Sqlite).await;
 }

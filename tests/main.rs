@@ -15,6 +15,8 @@ mod main_job;
 mod malformed;
 mod order;
 mod outcomes;
+mod panics;
+mod poison;
 mod processed;
 mod reconnect;
 mod replays;

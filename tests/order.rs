@@ -356,3 +356,30 @@ async fn no_more_deliveries_are_in_memory_than_may_be() {
 async fn no_more_rows_are_in_memory_than_may_be() {
     as_many_events_are_in_memory_as_may_be(Inlet::Stored, "3").await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_that_comes_after_a_later_one_has_begun_is_run_next_and_counted() {
+    let gate = Gate::new();
+    let held = gate.clone();
+    let endpoint = Endpoint::start(move |request, _| match message_of(request) {
+        5 => Answer::Gated(held.clone(), Box::new(Answer::Json(serde_json::json!({})))),
+        _ => Answer::Json(serde_json::json!({})),
+    })
+    .await;
+    let scene = Scene::start(Inlet::RabbitMq, Storage::Sqlite.config().await).await;
+    let bot = scene.bot_at("late", &endpoint.url("/hook")).await;
+    scene.send(&[channel_event(bot, 5, 1, "t", "x"), channel_event(bot, 6, 1, "t", "x")]).await;
+    endpoint.wait_for(1).await;
+    assert_eq!(scene.outhook.metric("outhook_events_late_total").await, 0.0);
+    scene.send(&[channel_event(bot, 3, 1, "t", "x")]).await;
+    eventually("it to be counted", PATIENCE, || async {
+        (scene.outhook.metric("outhook_events_late_total").await == 1.0).then_some(())
+    })
+    .await;
+    gate.open();
+    scene.finished(3).await;
+    assert_eq!(endpoint.requests().iter().map(message_of).collect::<Vec<_>>(), [5, 3, 6]);
+    scene.send(&[channel_event(bot, 4, 1, "t", "x")]).await;
+    scene.finished(4).await;
+    assert_eq!(scene.outhook.metric("outhook_events_late_total").await, 2.0);
+}

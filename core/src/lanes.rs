@@ -216,6 +216,13 @@ impl Lanes {
         self.held.len()
     }
 
+    /// Whether a later event of the same lane is running.
+    pub fn runs_later(&self, ticket: &Ticket) -> bool {
+        let lane = self.bots.get(&ticket.bot).and_then(|bot| bot.lanes.get(&ticket.conversation));
+        let running = lane.and_then(|lane| lane.running).and_then(|event| self.held.get(&event));
+        running.is_some_and(|running| running.message > ticket.message)
+    }
+
     /// Offers an event that was stored or read from the database. `room` says whether the process may
     /// hold more events.
     pub fn offer(&mut self, ticket: Ticket, neighbours: Neighbours, room: bool) -> Offered {

@@ -50,7 +50,7 @@ use crate::{
     tenure::Tenure,
 };
 
-/// How many finished events are remembered. They matter for the moment between two messages only.
+/// How many finished events are remembered: for the moment between two messages, and to notice late events.
 const FINISHED_MAX: usize = 1024;
 /// The wait before another try to take over a shard.
 const RETRY_DELAY: Duration = Duration::from_millis(50);
@@ -74,7 +74,7 @@ pub(crate) struct EventActor {
     /// To be passed on once nothing of them is held.
     leaving: Partitions,
     /// The last events that were finished, so that one that was read before is not run again.
-    finished: VecDeque<EventId>,
+    finished: VecDeque<Ticket>,
     phase: Phase,
     awaits_permit: bool,
     awaits_room: bool,
@@ -320,6 +320,23 @@ impl EventActor {
         }
     }
 
+    fn has_finished(&self, event: EventId) -> bool {
+        self.finished.iter().any(|finished| finished.event == event)
+    }
+
+    /// An event that was stored after a later one of its conversation had begun can't come before it any more.
+    fn count_if_late(&self, event: &InboxEvent) {
+        let ticket = event.ticket();
+        let is_later = |other: &Ticket| {
+            (other.bot, other.conversation) == (ticket.bot, ticket.conversation)
+                && other.message > ticket.message
+        };
+        let is_new = event.key.replay == 0 && event.calls.is_empty();
+        if is_new && (self.lanes.runs_later(&ticket) || self.finished.iter().any(is_later)) {
+            metrics::counter!("outhook_events_late_total").increment(1);
+        }
+    }
+
     /// Passes on what is leaving and has nothing under way.
     fn pass_on_leaving(&mut self) {
         // A new generation speaks for its predecessor's events only when these are settled.
@@ -422,10 +439,11 @@ impl Handler<ProcessEvents> for EventActor {
             return;
         }
         for taken in events {
-            if self.finished.contains(&taken.event.id) || !self.tenure.owns(taken.event.key.bot) {
+            if self.has_finished(taken.event.id) || !self.tenure.owns(taken.event.key.bot) {
                 // It was finished while it was being read, or its bot is being given up.
                 continue;
             }
+            self.count_if_late(&taken.event);
             let place = self.room.take();
             let offered = self.lanes.offer(taken.event.ticket(), taken.neighbours, place.is_some());
             let Offered::Held { evicted } = offered else { continue };
@@ -477,6 +495,7 @@ impl Handler<CallEnded> for EventActor {
     type Result = ();
 
     fn handle(&mut self, CallEnded { event, service }: CallEnded, context: &mut Context<Self>) {
+        fail_points::place("EventActor.CallEnded");
         if let Some(call) = self.calls.remove(&(event, service)) {
             self.lanes.call_ended(call.bot);
         }
@@ -490,10 +509,11 @@ impl Handler<EventsSettled> for EventActor {
 
     fn handle(&mut self, settled: EventsSettled, context: &mut Context<Self>) {
         for event in settled.finished {
-            self.events.remove(&event);
+            if let Some(held) = self.events.remove(&event) {
+                self.finished.truncate(FINISHED_MAX - 1);
+                self.finished.push_front(held.event.ticket());
+            }
             self.lanes.finished(event);
-            self.finished.truncate(FINISHED_MAX - 1);
-            self.finished.push_front(event);
         }
         for event in settled.parked {
             self.events.remove(&event);

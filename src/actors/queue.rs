@@ -513,6 +513,7 @@ impl Handler<Pump> for QueueActor {
     type Result = ();
 
     fn handle(&mut self, _: Pump, context: &mut Context<Self>) {
+        fail_points::place("QueueActor.Pump");
         self.awaits_pump = false;
         self.nudge(context);
     }

@@ -19,6 +19,10 @@ pub(super) fn install() -> PrometheusHandle {
         "outhook_events_taken_total",
         "Events stored by this process; `outhook send` is another one"
     );
+    describe_counter!(
+        "outhook_events_late_total",
+        "Events stored after a later one of their conversation had begun"
+    );
     describe_counter!("outhook_events_finished_total", "Events each of whose calls has finished");
     describe_counter!("outhook_events_parked_total", "Times an event was put aside until a retry");
     describe_counter!("outhook_dead_letters_total", "Deliveries set aside, by reason");
@@ -40,6 +44,7 @@ pub(super) fn install() -> PrometheusHandle {
         metrics::Unit::Seconds,
         "Duration of work on the inbox, by job"
     );
+    describe_gauge!("outhook_partitions", "Partitions of bots that this daemon works for");
     describe_gauge!("outhook_up", "1 for each actor that runs");
     describe_gauge!("outhook_mailbox_depth", "Messages that wait, by actor");
     describe_gauge!("outhook_restarts", "Restarts after a failure, by actor");

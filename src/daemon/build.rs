@@ -185,6 +185,7 @@ impl Parts {
 /// held that nobody will ever settle, so every EventActor takes its shard over anew.
 pub(super) fn keep_actors(supervisor: &Supervisor, actors: &Actors, arbiters: &Arbiters, parts: &Parts) {
     let main = Arbiter::current();
+    metrics::gauge!("outhook_partitions").set(parts.current.get().partitions().len() as f64);
     let renew_events = |actors: &Actors| {
         let events = actors.events.clone();
         move || events.iter().for_each(|actor| actor.send(Stop))

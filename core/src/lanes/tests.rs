@@ -54,6 +54,28 @@ fn calls_of_an_event_count_each_by_itself() {
 }
 
 #[test]
+fn what_has_begun_of_a_bot_that_is_let_go_ends_and_nothing_else_of_it_is_kept() {
+    let mut lanes = lanes_with([ticket(1, 7, 1), ticket(2, 7, 2), ticket(3, 8, 3)]);
+    assert_eq!(lanes.next_event(), Some(1));
+    assert!(lanes.let_go(|bot| bot == 2).is_empty());
+    let mut dropped = lanes.let_go(|bot| bot == 1);
+    dropped.sort_unstable();
+    assert_eq!((dropped, lanes.held(), lanes.next_event()), (vec![2, 3], 1, None));
+    lanes.finished(1);
+    assert_eq!(lanes.take_wants(100), Wants::default());
+    assert!(lanes.bots.is_empty());
+}
+
+#[test]
+fn an_event_is_late_for_a_later_one_of_its_lane_that_runs() {
+    let mut lanes = lanes_with([ticket(1, 7, 5)]);
+    assert!(!lanes.runs_later(&ticket(2, 7, 4)), "it does not run yet");
+    lanes.next_event();
+    assert!(lanes.runs_later(&ticket(2, 7, 4)));
+    assert!(!lanes.runs_later(&ticket(2, 7, 6)) && !lanes.runs_later(&ticket(2, 8, 4)));
+}
+
+#[test]
 fn bots_take_turns_however_much_one_of_them_has() {
     let mut lanes = Lanes::new(Limits { calls_per_bot: 100, waiting_per_bot: 100, waiting_total: 1000 });
     for event in 0..50 {
@@ -302,6 +324,33 @@ impl Simulation {
         }
     }
 
+    /// A bot goes to another daemon and comes back. What had been read is delivered before, and its rows are
+    /// due afterwards.
+    fn go_away_and_back(&mut self, bot: BotId) {
+        while self.serve() | self.deliver() {
+            self.pump();
+        }
+        self.lanes.let_go(|other| other == bot);
+        self.pump();
+        while let Some(at) =
+            self.running.iter().position(|(event, _)| self.rows[*event as usize].ticket.bot == bot)
+        {
+            self.end(at, false);
+            self.pump();
+        }
+        assert!(!self.lanes.bots.contains_key(&bot), "something of it is left");
+        let back: Vec<Ticket> = self
+            .unfinished(|row| row.bot == bot)
+            .iter()
+            .filter(|row| !row.parked)
+            .map(|row| row.ticket)
+            .collect();
+        for ticket in back {
+            let earlier = self.has_earlier(&ticket);
+            self.mail.push_back(Mail::Offer(ticket, Neighbours { earlier, later: true }));
+        }
+    }
+
     fn parked(&self) -> Vec<EventId> {
         self.rows.iter().filter(|row| row.parked).map(|row| row.ticket.event).collect()
     }
@@ -311,14 +360,14 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
 
     /// Events of few lanes arrive, out of order at times, run, park, come back; jobs of the inbox are
-    /// served at random moments. Each runs in order and alone in its lane, and every one finishes.
+    /// served at random moments; bots go to another daemon and come back. Each runs in order and alone in its lane, and every one finishes.
     #[test]
     fn every_event_runs_once_in_order_and_none_is_forgotten(
         calls_per_bot in 1usize..4,
         waiting_per_bot in 1usize..6,
         waiting_total in 1usize..10,
         memory in 1usize..12,
-        steps in proptest::collection::vec((0u8..10, any::<prop::sample::Index>(), 0i64..6), 1..300),
+        steps in proptest::collection::vec((0u8..11, any::<prop::sample::Index>(), 0i64..6), 1..300),
     ) {
         let mut simulation = Simulation::new(Limits { calls_per_bot, waiting_per_bot, waiting_total }, memory);
         let mut next_message = 10;
@@ -339,6 +388,7 @@ proptest! {
                     let parked = simulation.parked();
                     if !parked.is_empty() { simulation.unpark(parked[pick.index(parked.len())]); }
                 }
+                10 => simulation.go_away_and_back(lane % 2),
                 _ => {}
             }
             simulation.pump();
