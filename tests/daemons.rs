@@ -20,9 +20,14 @@ struct Fleet {
 impl Fleet {
     /// One whose bots 1 to `bots` call this endpoint.
     async fn new(endpoint: &Endpoint, bots: i64) -> Self {
+        Self::on(&Postgres::shared().await.database().await, endpoint, bots).await
+    }
+
+    /// The same on this database.
+    async fn on(database: &str, endpoint: &Endpoint, bots: i64) -> Self {
         let queue = Rabbit::shared().await.queue().await;
         queue.declare().await;
-        let config = Storage::Postgres.config().await.queue(&queue.url, &queue.name);
+        let config = Config::postgres(database).queue(&queue.url, &queue.name);
         let config = config.set("database.lease", &format!("\"{}s\"", LEASE.as_secs()));
         let db = setup::tables(&config).await;
         for bot in 1..=bots {
@@ -161,8 +166,9 @@ async fn daemons_that_are_killed_at_random_lose_nothing_and_keep_the_order() {
     let configs = [fleet.config.sibling(), fleet.config.sibling(), fleet.config.sibling()];
     let mut daemons: Vec<Outhook> = configs.iter().map(Outhook::run).collect();
     fleet.share(3).await;
+    // Neighbours on the queue are of one conversation, so that two consumers would store them in either order.
     let events: Vec<Value> =
-        (1..=EVENTS).map(|n| channel_event(n % BOTS + 1, n, n / BOTS % 3, "topic", "x")).collect();
+        (1..=EVENTS).map(|n| channel_event(n / 5 % BOTS + 1, n, 1, "topic", "x")).collect();
     let mut kills = Kills::default();
     for (kill, portion) in events.chunks(events.len() / KILLS).enumerate() {
         fleet.publish(portion).await;
@@ -221,11 +227,13 @@ async fn the_work_of_a_killed_daemon_goes_on_at_once() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_daemon_that_was_frozen_can_not_settle_what_others_took_over() {
-    let gate = Gate::new();
-    let held = gate.clone();
+    let (of_frozen, of_other) = (Gate::new(), Gate::new());
+    let gates = [of_frozen.clone(), of_other.clone()];
     let endpoint = Endpoint::start(move |_, number| match number {
-        0 => Answer::Gated(held.clone(), Box::new(Answer::Json(json!({ "content": "of the frozen one" })))),
-        1 => Answer::Json(json!({ "content": "of the other" })),
+        0 | 1 => {
+            let said = ["of the frozen one", "of the other"][number];
+            Answer::Gated(gates[number].clone(), Box::new(Answer::Json(json!({ "content": said }))))
+        }
         _ => Answer::Json(json!({})),
     })
     .await;
@@ -236,11 +244,15 @@ async fn a_daemon_that_was_frozen_can_not_settle_what_others_took_over() {
     frozen.signal("STOP").await;
     let beside = fleet.config.sibling();
     let _other = Outhook::start(&beside).await;
-    fleet.finished(1).await;
-    gate.open();
+    endpoint.wait_for(2).await;
+    // Its answer comes first, while the other still waits for its own.
+    of_frozen.open();
     frozen.signal("CONT").await;
     frozen.wait_for_log("goes on as number").await;
     frozen.ready().await;
+    assert_eq!(fleet.db.count("SELECT count(*) FROM outhook_call WHERE state <> 0").await, 0);
+    of_other.open();
+    fleet.finished(1).await;
     let said = setup::outbox(&fleet.db).await;
     assert_eq!(said.iter().map(|said| said.content.as_str()).collect::<Vec<_>>(), ["of the other"]);
     assert_eq!(endpoint.requests().len(), 2);
@@ -249,6 +261,71 @@ async fn a_daemon_that_was_frozen_can_not_settle_what_others_took_over() {
     fleet.publish(&[channel_event(1, 2, 1, "t", "x"), channel_event(2, 3, 1, "t", "x")]).await;
     fleet.finished(3).await;
     assert_eq!(endpoint.requests().len(), 4);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_daemon_that_was_frozen_begins_nothing_that_others_took_over() {
+    let gate = Gate::new();
+    let held = gate.clone();
+    let endpoint = Endpoint::start(move |_, number| match number {
+        0 => Answer::Gated(held.clone(), Box::new(Answer::Json(json!({})))),
+        _ => Answer::Json(json!({})),
+    })
+    .await;
+    let fleet = Fleet::new(&endpoint, 2).await;
+    // The second event has begun and waits for the one call that may be in flight.
+    let config = fleet.config.sibling().set("http.max_calls", "1");
+    let frozen = Outhook::start(&config).await;
+    fleet.publish(&[channel_event(1, 1, 1, "t", "x")]).await;
+    endpoint.wait_for(1).await;
+    fleet.publish(&[channel_event(2, 2, 1, "t", "x")]).await;
+    eventually("the second event to be held", PATIENCE, || async {
+        let sql = "SELECT count(*) FROM outhook_event WHERE due IS NULL AND state = 0";
+        (fleet.db.count(sql).await == 2).then_some(())
+    })
+    .await;
+    frozen.signal("STOP").await;
+    let beside = fleet.config.sibling();
+    let _other = Outhook::start(&beside).await;
+    fleet.finished(2).await;
+    gate.open();
+    frozen.signal("CONT").await;
+    frozen.wait_for_log("goes on as number").await;
+    frozen.ready().await;
+    fleet.share(2).await;
+    assert_eq!(endpoint.requests().len(), 3, "only the call that was in flight was made twice");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_restarts_makes_daemons_neither_bury_each_other_nor_repeat_a_call() {
+    let gate = Gate::new();
+    let held = gate.clone();
+    let endpoint =
+        Endpoint::start(move |_, _| Answer::Gated(held.clone(), Box::new(Answer::Json(json!({}))))).await;
+    let postgres = Postgres::private().await;
+    let fleet = Fleet::on(&postgres.database().await, &endpoint, 16).await;
+    let beside = fleet.config.sibling();
+    let daemons = [Outhook::start(&fleet.config).await, Outhook::start(&beside).await];
+    fleet.share(2).await;
+    let events: Vec<Value> = (1..=16).map(|n| channel_event(n, n, 1, "t", "x")).collect();
+    fleet.publish(&events).await;
+    endpoint.wait_for(16).await;
+    let ids = "SELECT min(id) * 1000 + max(id) FROM outhook_daemon";
+    let before = fleet.db.count(ids).await;
+    postgres.kill().await;
+    gate.open();
+    for daemon in &daemons {
+        daemon.misses("database").await;
+    }
+    // Longer than any lease.
+    tokio::time::sleep(LEASE + Duration::from_millis(500)).await;
+    postgres.start_again().await;
+    let db = Db::of(&fleet.config).await;
+    let fleet = Fleet { db, ..fleet };
+    fleet.finished(16).await;
+    fleet.share(2).await;
+    assert_eq!(fleet.db.count(ids).await, before, "one was declared dead");
+    assert_eq!(endpoint.requests().len(), 16);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -301,3 +301,26 @@ async fn the_calls_of_an_event_actor_that_panicked_are_aborted_and_made_again() 
     assert_eq!(outhook.metric("outhook_panics_total").await, 1.0);
     assert_eq!(outhook.metric("outhook_restarts").await, 1.0);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_actor_that_is_built_anew_during_a_drain_begins_nothing() {
+    let endpoint = Endpoint::start(|_, _| Answer::Hang).await;
+    let config = Config::sqlite()
+        .text("http.timeout", "5m")
+        .text("drain.deadline", "3s")
+        .set("actors.event_pool", "2")
+        .fail_points("EventActor.Drain=1*panic");
+    let db = setup::tables(&config).await;
+    for bot in [1, 2] {
+        setup::insert_bot(&db, bot).await;
+        setup::insert_service(&db, bot, &endpoint.url("/hook"), 1, "token").await;
+    }
+    let mut outhook = Outhook::start(&config).await;
+    setup::send(&config, &[channel_event(1, 1, 1, "t", "x"), channel_event(2, 2, 1, "t", "x")]).await;
+    endpoint.wait_for(2).await;
+    outhook.terminate().await;
+    // One actor panics, and the call of the other keeps the drain going until its deadline.
+    outhook.wait_for_log("unfinished events of shard").await;
+    assert_eq!(outhook.wait().await.code(), Some(0));
+    assert_eq!(endpoint.requests().len(), 2);
+}

@@ -32,8 +32,12 @@ use crate::{
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// The wait before a database that is away is asked again.
 const RETRY_DELAY: Duration = Duration::from_millis(500);
+/// The wait before a session that could not be opened is tried again.
+const SESSION_RETRY_DELAY: Duration = Duration::from_millis(100);
 /// A daemon without a session for so long has ended: one that only lost its connection is back sooner.
-const SESSION_GRACE: Duration = Duration::from_millis(400);
+const SESSION_GRACE: Duration = Duration::from_millis(500);
+/// After the own session was lost, the others have probably lost theirs too, and get so long to come back.
+const RETURN_GRACE: Duration = Duration::from_secs(3);
 
 /// Under which it complains of the database.
 const NAME: &str = "lease";
@@ -44,6 +48,8 @@ pub(crate) struct LeaseActor {
     tenure: Tenure,
     /// Since when the session has stood.
     session_since: Option<Instant>,
+    /// The session was lost once.
+    has_lost_session: bool,
     /// Since when other daemons have been seen without a session.
     missing: HashMap<DaemonId, Instant>,
     /// Given up, and not yet given back.
@@ -87,6 +93,7 @@ impl LeaseActor {
             tenure,
             links,
             session_since: None,
+            has_lost_session: false,
             missing: HashMap::new(),
             leaving: Partitions::NONE,
             is_busy: false,
@@ -113,7 +120,7 @@ impl LeaseActor {
             }
             Err(error) => {
                 log::debug!("opening the session of daemon {daemon}: {error}");
-                context.run_later(RETRY_DELAY, move |actor, context| {
+                context.run_later(SESSION_RETRY_DELAY, move |actor, context| {
                     if daemon == actor.tenure.daemon() {
                         actor.open_session(context);
                     }
@@ -134,6 +141,7 @@ impl LeaseActor {
             Err(error) => {
                 log::debug!("the session of daemon {daemon}: {error}");
                 actor.session_since = None;
+                actor.has_lost_session = true;
                 actor.open_session(context);
             }
         }));
@@ -205,17 +213,18 @@ impl LeaseActor {
     }
 
     /// Those whose process has ended, and those that have been silent for too long. After the database was
-    /// away all seem silent, so each gets the time of a lease to come back.
+    /// away all seem to be so, and get time to come back: that of a lease to renew theirs.
     fn find_dead(&mut self, sighting: &Sighting) -> Vec<DaemonId> {
         let others = || sighting.daemons.iter().filter(|daemon| daemon.id != self.tenure.daemon());
         let missing: HashMap<DaemonId, Instant> = others()
             .filter(|daemon| !daemon.has_session)
             .map(|daemon| (daemon.id, self.missing.get(&daemon.id).copied().unwrap_or_else(Instant::now)))
             .collect();
-        let can_judge = self.session_since.is_some_and(|since| since.elapsed() >= self.links.lease);
+        let connected = self.session_since.map_or(Duration::ZERO, |since| since.elapsed());
+        let has_returned = !self.has_lost_session || connected >= RETURN_GRACE;
         let dead = others().filter(|daemon| {
             let is_gone = missing.get(&daemon.id).is_some_and(|since| since.elapsed() >= SESSION_GRACE);
-            is_gone || daemon.is_silent && can_judge
+            is_gone && has_returned || daemon.is_silent && connected >= self.links.lease
         });
         let dead = dead.map(|daemon| daemon.id).collect();
         self.missing = missing;
