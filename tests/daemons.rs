@@ -317,9 +317,13 @@ async fn a_database_that_restarts_makes_daemons_neither_bury_each_other_nor_repe
     for daemon in &daemons {
         daemon.misses("database").await;
     }
-    // Longer than any lease.
-    tokio::time::sleep(LEASE + Duration::from_millis(500)).await;
+    // All leases run out, and one of the two comes back later than the other.
+    daemons[1].signal("STOP").await;
+    tokio::time::sleep(LEASE).await;
     postgres.start_again().await;
+    daemons[0].ready().await;
+    tokio::time::sleep(LEASE / 2).await;
+    daemons[1].signal("CONT").await;
     let db = Db::of(&fleet.config).await;
     let fleet = Fleet { db, ..fleet };
     fleet.finished(16).await;

@@ -34,7 +34,6 @@ use crate::{
     blame::Blame,
     caution::is_poison,
     fail_points,
-    health::Health,
     http::KEEP_ALIVE,
     mailbox::{Mailbox, takes_mail},
     messages::{
@@ -65,7 +64,6 @@ pub(crate) struct EventActor {
     room: Room,
     permits: Arc<Semaphore>,
     blame: Blame,
-    health: Health,
     queue: Mailbox<QueueActor>,
     flag: Mailbox<FlagActor>,
     replies: Mailbox<ReplyActor>,
@@ -97,8 +95,6 @@ pub(crate) struct Links {
     pub(crate) permits: Arc<Semaphore>,
     /// Who makes actors panic.
     pub(crate) blame: Blame,
-    /// Whether the process ends.
-    pub(crate) health: Health,
 }
 
 /// An event in memory.
@@ -134,7 +130,6 @@ impl EventActor {
             room: links.room,
             permits: links.permits,
             blame: links.blame,
-            health: links.health,
             queue: links.queue,
             flag: links.flag,
             replies: links.replies,
@@ -424,8 +419,7 @@ impl Handler<ShardTakenOver> for EventActor {
 
     fn handle(&mut self, _: ShardTakenOver, _: &mut Context<Self>) {
         if matches!(self.phase, Phase::TakingOver) {
-            // A generation that is built while the process ends begins nothing.
-            self.phase = if self.health.is_draining() { Phase::Draining(None) } else { Phase::Working };
+            self.phase = Phase::Working;
         }
         self.pass_on_leaving();
     }

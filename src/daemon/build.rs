@@ -125,7 +125,6 @@ impl Parts {
             room: self.room.clone(),
             permits: Arc::clone(&self.permits),
             blame: self.blame.clone(),
-            health: self.health.clone(),
         };
         EventActor::new(shard, generation, limits, tools, links)
     }
