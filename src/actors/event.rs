@@ -4,6 +4,10 @@
 //! It holds no state that can't be found again in the database. A new generation takes its shard over:
 //! it drops what it is offered until the QueueActor has freed the rows that its predecessor held.
 
+mod begin;
+mod calls;
+mod rows;
+
 use std::{
     collections::{HashMap, VecDeque},
     rc::Rc,
@@ -13,39 +17,29 @@ use std::{
 
 use actix::{Actor, ActorContext, ActorFutureExt, AsyncContext, Context, Handler, WrapFuture};
 use outhook_core::{
-    completion::Turn,
-    identity::{BotId, EventId, EventKey, ServiceId},
+    identity::{EventId, ServiceId},
     lanes::{Lanes, Limits, Offered, Ticket},
     partition::Partitions,
 };
-use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore, oneshot},
-    task::JoinHandle,
-};
+use tokio::sync::{Semaphore, oneshot};
 
-use super::{
-    EVENT_LOG,
-    flag::FlagActor,
-    queue::QueueActor,
-    reply::ReplyActor,
-    service_call::{Assignment, CallTools},
-};
+use self::calls::RunningCall;
+use super::{flag::FlagActor, queue::QueueActor, reply::ReplyActor, service_call::CallTools};
 use crate::{
     blame::Blame,
-    caution::is_poison,
     fail_points,
     http::KEEP_ALIVE,
     mailbox::{Mailbox, takes_mail},
     messages::{
-        completion::{CallEnded, EventEnded, EventTurn, Flush},
+        completion::{CallEnded, EventTurn, Flush},
         drain::{Drain, Stop},
         partitions::{LetGo, MayWork},
         process_event::ProcessEvents,
-        rows::{BotsRead, LanesRead, ShardTakenOver, TakeOverShard, WantRows},
+        rows::{BotsRead, LanesRead, ShardTakenOver, TakeOverShard},
         settled::EventsSettled,
     },
     room::{Place, Room},
-    store::{Bot, DeadLetter, InboxEvent, NotCallable, now},
+    store::InboxEvent,
     tenure::Tenure,
 };
 
@@ -104,12 +98,6 @@ struct Held {
     place: Place,
 }
 
-/// A call in flight; aborted when dropped.
-struct RunningCall {
-    bot: BotId,
-    task: JoinHandle<()>,
-}
-
 enum Phase {
     /// The rows of the shard are not free yet: offers are dropped, they stay rows.
     TakingOver,
@@ -163,11 +151,6 @@ impl EventActor {
         }));
     }
 
-    fn hold(&mut self, event: InboxEvent, place: Place) {
-        let held = Held { event: Arc::new(event), turn: None, place };
-        self.events.insert(held.event.id, held);
-    }
-
     fn renew_client_regularly(context: &mut Context<Self>) {
         context.run_later(KEEP_ALIVE, |actor, context| {
             fail_points::place("EventActor.timer");
@@ -188,164 +171,6 @@ impl EventActor {
         self.ask_for_rows(context);
     }
 
-    fn begin(&mut self, event: EventId, context: &mut Context<Self>) {
-        let Some(held) = self.events.get(&event) else { return };
-        let bot = held.event.key.bot;
-        let directory = self.tools.directory.clone();
-        let find = async move { directory.find(bot).await };
-        context.spawn(find.into_actor(self).map(move |found, actor, context| {
-            actor.open(event, found, context);
-        }));
-    }
-
-    /// Decides which services an event calls now. The set is fixed the first time; later only those are
-    /// called that have not finished.
-    fn open(&mut self, event: EventId, found: Result<Arc<Bot>, NotCallable>, context: &mut Context<Self>) {
-        if !self.is_working() {
-            return;
-        }
-        let Some(held) = self.events.get_mut(&event) else { return };
-        let key = held.event.key;
-        if self.blame.is_poison(event) || is_poison(&held.event) {
-            return self.end_without_call(event, Some(poison(key)));
-        }
-        let blame = self.blame.clone();
-        let _turn = blame.turn(event);
-        fail_points::turn(key.message);
-        let bot = match found {
-            Ok(bot) => bot,
-            Err(reason) => {
-                let letter = DeadLetter::of_event(key, reason.name(), reason.to_string());
-                return self.end_without_call(event, Some(letter));
-            }
-        };
-        self.turns += 1;
-        let turn = new_turn(&held.event, &bot, self.shard, self.turns);
-        if turn.turn.under_way().is_empty() {
-            return self.end_without_call(event, None);
-        }
-        self.lanes.opened(event, turn.turn.under_way());
-        held.turn = Some(Arc::new(turn));
-        self.start_calls(context);
-    }
-
-    fn end_without_call(&self, event: EventId, dead: Option<DeadLetter>) {
-        let Some(held) = self.events.get(&event) else { return };
-        let key = held.event.key;
-        if let Some(letter) = &dead {
-            log::warn!(target: EVENT_LOG, "{key}: dead-lettered: {}", letter.detail);
-        }
-        self.flag.send(EventEnded { event, key, shard: self.shard, dead });
-    }
-
-    fn start_calls(&mut self, context: &mut Context<Self>) {
-        // A call that begins after others have taken over would be made twice.
-        while self.tenure.holds() && self.lanes.has_ready_calls() {
-            let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() else {
-                return self.await_permit(context);
-            };
-            let Some((event, service)) = self.lanes.next_call() else { return };
-            self.start_call(event, service, permit, context);
-        }
-    }
-
-    fn start_call(
-        &mut self,
-        event: EventId,
-        service: ServiceId,
-        permit: OwnedSemaphorePermit,
-        context: &mut Context<Self>,
-    ) {
-        let Some(held) = self.events.get(&event) else { return };
-        let Some(turn) = &held.turn else { return };
-        let assignment = Assignment {
-            event: Arc::clone(&held.event),
-            turn: Arc::clone(turn),
-            service,
-            _permit: permit,
-            tools: Rc::clone(&self.tools),
-            flag: self.flag.clone(),
-            owner: context.address().recipient(),
-        };
-        let call = RunningCall { bot: held.event.key.bot, task: assignment.spawn() };
-        self.calls.insert((event, service), call);
-    }
-
-    /// All calls of the process are in flight; one permit wakes this actor.
-    fn await_permit(&mut self, context: &mut Context<Self>) {
-        if std::mem::replace(&mut self.awaits_permit, true) {
-            return;
-        }
-        let permit = Arc::clone(&self.permits).acquire_owned();
-        context.spawn(permit.into_actor(self).map(|permit, actor, context| {
-            actor.awaits_permit = false;
-            drop(permit);
-            actor.pump(context);
-        }));
-    }
-
-    fn ask_for_rows(&mut self, context: &mut Context<Self>) {
-        let places = self.room.left();
-        let wants = self.lanes.take_wants(places);
-        if !wants.is_empty() {
-            self.queue.send(WantRows { shard: self.shard, wants });
-        }
-        if self.lanes.has_wants() && places == 0 {
-            self.await_room(context);
-        }
-    }
-
-    fn await_room(&mut self, context: &mut Context<Self>) {
-        if std::mem::replace(&mut self.awaits_room, true) {
-            return;
-        }
-        let room = self.room.clone();
-        let freed = async move { room.freed().await };
-        context.spawn(freed.into_actor(self).map(|(), actor, context| {
-            actor.awaits_room = false;
-            actor.pump(context);
-        }));
-    }
-
-    /// Keeps of the rows that were read those that the lanes have taken.
-    fn hold_taken(&mut self, rows: Vec<InboxEvent>, taken: &[EventId], places: Vec<Place>) {
-        let taken = rows.into_iter().filter(|row| taken.contains(&row.id));
-        for (row, place) in taken.zip(places) {
-            self.hold(row, place);
-        }
-    }
-
-    fn has_finished(&self, event: EventId) -> bool {
-        self.finished.iter().any(|finished| finished.event == event)
-    }
-
-    /// An event that was stored after a later one of its conversation had begun can't come before it any more.
-    fn count_if_late(&self, event: &InboxEvent) {
-        let ticket = event.ticket();
-        let is_later = |other: &Ticket| {
-            (other.bot, other.conversation) == (ticket.bot, ticket.conversation)
-                && other.message > ticket.message
-        };
-        let is_new = event.key.replay == 0 && event.calls.is_empty();
-        if is_new && (self.lanes.runs_later(&ticket) || self.finished.iter().any(is_later)) {
-            metrics::counter!("outhook_events_late_total").increment(1);
-        }
-    }
-
-    /// Passes on what is leaving and has nothing under way.
-    fn pass_on_leaving(&mut self) {
-        // A new generation speaks for its predecessor's events only when these are settled.
-        if self.leaving.is_empty() || matches!(self.phase, Phase::TakingOver) {
-            return;
-        }
-        let bots = self.events.values().map(|held| Partitions::of_bot(held.event.key.bot));
-        let clear = self.leaving.without(bots.fold(Partitions::NONE, Partitions::or));
-        self.leaving = self.leaving.without(clear);
-        if !clear.is_empty() {
-            self.replies.send(LetGo { partitions: clear });
-        }
-    }
-
     fn answer_drain(&mut self) {
         if self.calls.is_empty()
             && let Phase::Draining(done) = &mut self.phase
@@ -354,53 +179,6 @@ impl EventActor {
             // The daemon stops waiting at its deadline.
             let _ = done.send(());
         }
-    }
-}
-
-fn poison(key: EventKey) -> DeadLetter {
-    DeadLetter::of_event(
-        key,
-        "poison",
-        "three times an actor or the process failed while it worked on this event".into(),
-    )
-}
-
-fn new_turn(event: &InboxEvent, bot: &Bot, shard: usize, number: u64) -> EventTurn {
-    let (turn, fixed) = if event.calls.is_empty() {
-        let fixed: Vec<_> = bot.services.iter().map(|service| (service.id, service.name.clone())).collect();
-        // A single service needs no note of which others were to be called.
-        let noted = if fixed.len() > 1 { fixed.clone() } else { Vec::new() };
-        (Turn::new(fixed.iter().map(|(service, _)| *service), []), noted)
-    } else {
-        (next_turn(event), Vec::new())
-    };
-    EventTurn {
-        event: event.id,
-        key: event.key,
-        conversation: event.conversation,
-        shard,
-        number,
-        turn,
-        fixed,
-    }
-}
-
-/// The calls that are due; all that are left if none is, since somebody found the event due.
-fn next_turn(event: &InboxEvent) -> Turn {
-    let now = now();
-    let left = || event.calls.iter().filter(|call| !call.finished);
-    let is_due = |due: Option<i64>| due.is_none_or(|due| due <= now);
-    if left().any(|call| is_due(call.due)) {
-        let due = left().filter(|call| is_due(call.due)).map(|call| call.service);
-        Turn::new(due, left().filter_map(|call| call.due).filter(|due| *due > now))
-    } else {
-        Turn::new(left().map(|call| call.service), [])
-    }
-}
-
-impl Drop for RunningCall {
-    fn drop(&mut self) {
-        self.task.abort();
     }
 }
 

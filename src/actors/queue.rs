@@ -6,10 +6,11 @@
 //! was finished in the meantime.
 
 mod intake;
+mod rows;
 mod wake;
 
 use std::{
-    collections::{BTreeSet, HashSet, VecDeque},
+    collections::{BTreeSet, VecDeque},
     rc::Rc,
     time::{Duration, Instant},
 };
@@ -17,11 +18,7 @@ use std::{
 use actix::{
     Actor, ActorContext, ActorFutureExt, AsyncContext, Context, Handler, Message, StreamHandler, WrapFuture,
 };
-use outhook_core::{
-    identity::BotId,
-    partition::{Partitions, partition_of},
-    quota::Quota,
-};
+use outhook_core::{partition::Partitions, quota::Quota};
 use tokio::sync::oneshot;
 
 pub(crate) use intake::read_delivery;
@@ -35,7 +32,6 @@ use crate::{
     messages::{
         drain::{Drain, Stop},
         partitions::LetGo,
-        process_event::ProcessEvents,
         rows::{BotsRead, LanesRead, ShardTakenOver, TakeOverShard, WantRows},
         settled::DueAt,
     },
@@ -45,8 +41,6 @@ use crate::{
     tenure::Tenure,
 };
 
-/// The most due rows that are taken at a time.
-const DUE_ROWS_MAX: usize = 500;
 /// How long a broker may take to say good-bye.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 /// The first wait before a database that is away is asked again; it doubles.
@@ -224,86 +218,6 @@ impl QueueActor {
         self.next_job(Kind::Store, context);
     }
 
-    fn free_shard(&mut self, context: &mut Context<Self>) {
-        let Some(shard) = self.shards_to_free.first().copied() else { return };
-        let store = self.store.clone();
-        let partitions = self.tenure.partitions().and(Partitions::of_shard(shard, self.events.len()));
-        let job = async move { store.free_events(partitions).await };
-        context.spawn(job.into_actor(self).map(move |freed, actor, context| match freed {
-            Ok(rows) => {
-                if rows > 0 {
-                    log::info!("{rows} unfinished events of shard {shard} are handed out again");
-                }
-                actor.done(Done::Freed(shard), context);
-            }
-            Err(error) => actor.failed(&error, context),
-        }));
-    }
-
-    fn read_rows(&mut self, context: &mut Context<Self>) {
-        let Some(WantRows { shard, wants }) = self.wants.pop_front() else { return };
-        let store = self.store.clone();
-        let job = async move {
-            let read = async {
-                let lanes = store.rows_of_lanes(wants.lanes.clone()).await?;
-                let bots = store.rows_of_bots(wants.bots.clone()).await?;
-                Ok((lanes, bots))
-            };
-            (read.await, wants)
-        };
-        context.spawn(job.into_actor(self).map(move |(read, wants), actor, context| match read {
-            Ok((lanes, bots)) => actor.done(Done::Read(shard, lanes, bots), context),
-            Err(error) => {
-                // What a predecessor wanted is of no use to its successor.
-                if !actor.shards_to_free.contains(&shard) {
-                    actor.wants.push_front(WantRows { shard, wants });
-                }
-                actor.failed(&error, context);
-            }
-        }));
-    }
-
-    fn take_due(&mut self, context: &mut Context<Self>) {
-        if self.claiming.is_some() {
-            return self.claim(context);
-        }
-        // Forgotten before looking: what is announced while looking is looked for again.
-        self.is_due = false;
-        let store = self.store.clone();
-        let job = async move { store.due_events(DUE_ROWS_MAX).await };
-        context.spawn(job.into_actor(self).map(move |due, actor, context| match due {
-            Ok((due, next)) => {
-                if let Some(next) = next {
-                    actor.arm_due_timer(next, context);
-                }
-                actor.claiming = Some(due);
-                actor.claim(context);
-            }
-            Err(error) => {
-                actor.is_due = true;
-                actor.failed(&error, context);
-            }
-        }));
-    }
-
-    /// Claims what was found due, again and again until it is known to be claimed: a claim that was
-    /// committed without our hearing of it would leave rows that nobody works on.
-    fn claim(&mut self, context: &mut Context<Self>) {
-        let store = self.store.clone();
-        let events = self.claiming.iter().flatten().map(|taken| taken.event.id).collect::<Vec<_>>();
-        let job = async move {
-            if events.is_empty() { Ok(HashSet::new()) } else { store.claim_events(events).await }
-        };
-        context.spawn(job.into_actor(self).map(move |claimed, actor, context| match claimed {
-            Ok(claimed) => {
-                let mut due = actor.claiming.take().unwrap_or_default();
-                due.retain(|taken| claimed.contains(&taken.event.id));
-                actor.done(Done::Due(due), context);
-            }
-            Err(error) => actor.failed(&error, context),
-        }));
-    }
-
     fn done(&mut self, done: Done, context: &mut Context<Self>) {
         self.retry_delay = RETRY_DELAY;
         let last = self.job.take().unwrap_or(Kind::Store);
@@ -334,36 +248,6 @@ impl QueueActor {
             }
         }
         self.next_job(last, context);
-    }
-
-    /// What was taken before is on its way to the EventActors; from now on nothing more comes.
-    fn pass_on_leaving(&mut self) {
-        let leaving = std::mem::take(&mut self.leaving);
-        if leaving.is_empty() {
-            return;
-        }
-        if let Some(claiming) = &mut self.claiming {
-            claiming.retain(|taken| !leaving.hold(taken.event.key.bot));
-        }
-        for (shard, mailbox) in self.events.iter().enumerate() {
-            let partitions = leaving.and(Partitions::of_shard(shard, self.events.len()));
-            if !partitions.is_empty() {
-                mailbox.send(LetGo { partitions });
-            }
-        }
-    }
-
-    fn hand_out(&self, taken: Vec<Taken>) {
-        let mut shards: Vec<Vec<Taken>> = self.events.iter().map(|_| Vec::new()).collect();
-        for taken in taken {
-            let shard = shard_of(taken.event.key.bot, shards.len());
-            shards[shard].push(taken);
-        }
-        for (mailbox, events) in self.events.iter().zip(shards) {
-            if !events.is_empty() {
-                mailbox.send(ProcessEvents { events });
-            }
-        }
     }
 
     /// The database is away: the same job is tried again later. Nothing was forgotten.
@@ -405,11 +289,6 @@ impl QueueActor {
             actor.nudge(context);
         }));
     }
-}
-
-/// Which EventActor owns a bot.
-pub(crate) fn shard_of(bot: BotId, shards: usize) -> usize {
-    partition_of(bot) as usize % shards.max(1)
 }
 
 impl Actor for QueueActor {
@@ -532,14 +411,6 @@ takes_mail!(QueueActor: WantRows, TakeOverShard, LetGo, DueAt, Drain, Stop);
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn every_bot_has_one_shard_whatever_its_id() {
-        for bot in [-7, -1, 0, 1, 58, i64::MAX, i64::MIN] {
-            assert!(shard_of(bot, 3) < 3);
-            assert_eq!(shard_of(bot, 1), 0);
-        }
-    }
 
     #[test]
     fn a_delivery_may_be_as_large_as_the_limit() {

@@ -1,0 +1,70 @@
+//! Starting calls, as many as may be in flight.
+
+use std::{rc::Rc, sync::Arc};
+
+use actix::{ActorFutureExt, AsyncContext, Context, WrapFuture};
+use outhook_core::identity::{BotId, EventId, ServiceId};
+use tokio::{sync::OwnedSemaphorePermit, task::JoinHandle};
+
+use super::EventActor;
+use crate::actors::service_call::Assignment;
+
+/// A call in flight; aborted when dropped.
+pub(super) struct RunningCall {
+    pub(super) bot: BotId,
+    task: JoinHandle<()>,
+}
+
+impl Drop for RunningCall {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl EventActor {
+    pub(super) fn start_calls(&mut self, context: &mut Context<Self>) {
+        // A call that begins after others have taken over would be made twice.
+        while self.tenure.holds() && self.lanes.has_ready_calls() {
+            let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() else {
+                return self.await_permit(context);
+            };
+            let Some((event, service)) = self.lanes.next_call() else { return };
+            self.start_call(event, service, permit, context);
+        }
+    }
+
+    fn start_call(
+        &mut self,
+        event: EventId,
+        service: ServiceId,
+        permit: OwnedSemaphorePermit,
+        context: &mut Context<Self>,
+    ) {
+        let Some(held) = self.events.get(&event) else { return };
+        let Some(turn) = &held.turn else { return };
+        let assignment = Assignment {
+            event: Arc::clone(&held.event),
+            turn: Arc::clone(turn),
+            service,
+            _permit: permit,
+            tools: Rc::clone(&self.tools),
+            flag: self.flag.clone(),
+            owner: context.address().recipient(),
+        };
+        let call = RunningCall { bot: held.event.key.bot, task: assignment.spawn() };
+        self.calls.insert((event, service), call);
+    }
+
+    /// All calls of the process are in flight; one permit wakes this actor.
+    fn await_permit(&mut self, context: &mut Context<Self>) {
+        if std::mem::replace(&mut self.awaits_permit, true) {
+            return;
+        }
+        let permit = Arc::clone(&self.permits).acquire_owned();
+        context.spawn(permit.into_actor(self).map(|permit, actor, context| {
+            actor.awaits_permit = false;
+            drop(permit);
+            actor.pump(context);
+        }));
+    }
+}

@@ -1,0 +1,82 @@
+//! Rows that come into memory and leave it.
+
+use std::sync::Arc;
+
+use actix::{ActorFutureExt, AsyncContext, Context, WrapFuture};
+use outhook_core::{identity::EventId, lanes::Ticket, partition::Partitions};
+
+use super::{EventActor, Held, Phase};
+use crate::{
+    messages::{partitions::LetGo, rows::WantRows},
+    room::Place,
+    store::InboxEvent,
+};
+
+impl EventActor {
+    pub(super) fn hold(&mut self, event: InboxEvent, place: Place) {
+        let held = Held { event: Arc::new(event), turn: None, place };
+        self.events.insert(held.event.id, held);
+    }
+
+    pub(super) fn ask_for_rows(&mut self, context: &mut Context<Self>) {
+        let places = self.room.left();
+        let wants = self.lanes.take_wants(places);
+        if !wants.is_empty() {
+            self.queue.send(WantRows { shard: self.shard, wants });
+        }
+        if self.lanes.has_wants() && places == 0 {
+            self.await_room(context);
+        }
+    }
+
+    fn await_room(&mut self, context: &mut Context<Self>) {
+        if std::mem::replace(&mut self.awaits_room, true) {
+            return;
+        }
+        let room = self.room.clone();
+        let freed = async move { room.freed().await };
+        context.spawn(freed.into_actor(self).map(|(), actor, context| {
+            actor.awaits_room = false;
+            actor.pump(context);
+        }));
+    }
+
+    /// Keeps of the rows that were read those that the lanes have taken.
+    pub(super) fn hold_taken(&mut self, rows: Vec<InboxEvent>, taken: &[EventId], places: Vec<Place>) {
+        let taken = rows.into_iter().filter(|row| taken.contains(&row.id));
+        for (row, place) in taken.zip(places) {
+            self.hold(row, place);
+        }
+    }
+
+    pub(super) fn has_finished(&self, event: EventId) -> bool {
+        self.finished.iter().any(|finished| finished.event == event)
+    }
+
+    /// An event that was stored after a later one of its conversation had begun can't come before it any more.
+    pub(super) fn count_if_late(&self, event: &InboxEvent) {
+        let ticket = event.ticket();
+        let is_later = |other: &Ticket| {
+            (other.bot, other.conversation) == (ticket.bot, ticket.conversation)
+                && other.message > ticket.message
+        };
+        let is_new = event.key.replay == 0 && event.calls.is_empty();
+        if is_new && (self.lanes.runs_later(&ticket) || self.finished.iter().any(is_later)) {
+            metrics::counter!("outhook_events_late_total").increment(1);
+        }
+    }
+
+    /// Passes on what is leaving and has nothing under way.
+    pub(super) fn pass_on_leaving(&mut self) {
+        // A new generation speaks for its predecessor's events only when these are settled.
+        if self.leaving.is_empty() || matches!(self.phase, Phase::TakingOver) {
+            return;
+        }
+        let bots = self.events.values().map(|held| Partitions::of_bot(held.event.key.bot));
+        let clear = self.leaving.without(bots.fold(Partitions::NONE, Partitions::or));
+        self.leaving = self.leaving.without(clear);
+        if !clear.is_empty() {
+            self.replies.send(LetGo { partitions: clear });
+        }
+    }
+}
