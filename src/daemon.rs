@@ -224,7 +224,17 @@ impl Daemon {
         let patience = deadline.saturating_duration_since(Instant::now()).max(COMMIT_GRACE);
         let tenure = self.tenure.get();
         let store = self.store.under(tenure.clone());
-        match tokio::time::timeout(patience, store.leave(tenure.daemon())).await {
+        let leave = async {
+            loop {
+                match store.leave(tenure.daemon()).await {
+                    // The others have taken it all already.
+                    Err(StoreError::Fenced) => return Ok(()),
+                    Err(error) if error.is_transient() => tokio::time::sleep(RETRY_DELAY).await,
+                    left => return left,
+                }
+            }
+        };
+        match tokio::time::timeout(patience, leave).await {
             Ok(Ok(_)) => {}
             Ok(Err(error)) => log::warn!("what was held is not handed back before the next start: {error}"),
             Err(_) => log::warn!("what was held is not handed back before the next start"),

@@ -186,8 +186,10 @@ async fn daemons_that_are_killed_at_random_lose_nothing_and_keep_the_order() {
         daemons[victim] = Outhook::run(&configs[victim]);
     }
     fleet.finished(events.len()).await;
-    for daemon in &mut daemons {
+    for daemon in &daemons {
         daemon.terminate().await;
+    }
+    for daemon in &mut daemons {
         assert_eq!(daemon.wait().await.code(), Some(0));
     }
     let requests = endpoint.requests();

@@ -34,6 +34,9 @@ use crate::{
 /// outhook's ("outh" in ASCII).
 const DAEMON_LOCKS: i32 = 0x6f75_7468;
 
+/// The advisory lock of whoever changes daemons and partitions.
+const CHANGE_LOCK: i64 = 0x6f75_7468_6f6f_6b03;
+
 /// A condition: somebody holds the lock of daemon `d`. The number is [`DAEMON_LOCKS`].
 const HAS_SESSION: &str = "EXISTS (
     SELECT 1 FROM pg_locks l WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 2
@@ -97,7 +100,7 @@ impl Store {
     pub(crate) async fn join(&self, name: String, lease: Duration) -> Result<Tenure, StoreError> {
         self.on_main(move |store| async move {
             let began = Instant::now();
-            let transaction = store.begin().await?;
+            let transaction = store.begin_change().await?;
             if !store.has_peers() {
                 bury(&transaction, None).await?;
             }
@@ -189,7 +192,7 @@ impl Store {
     /// Declares daemons dead, if they still seem so: what they owned is free, what they held is due.
     pub(crate) async fn bury_daemons(&self, dead: Vec<DaemonId>) -> Result<(), StoreError> {
         self.on_main(move |store| async move {
-            let transaction = store.begin().await?;
+            let transaction = store.begin_change().await?;
             bury(&transaction, Some(&dead)).await?;
             announce_change(&transaction).await?;
             Self::commit(transaction, Step::Bury).await
@@ -204,7 +207,7 @@ impl Store {
         wanted: Partitions,
     ) -> Result<Partitions, StoreError> {
         self.on_main(move |store| async move {
-            let transaction = store.begin().await?;
+            let transaction = store.begin_change().await?;
             let gained = own(&transaction, wanted, daemon).await?;
             free_events(&transaction, gained, Suspicion::None).await?;
             free_replies(&transaction, gained).await?;
@@ -221,7 +224,7 @@ impl Store {
         partitions: Partitions,
     ) -> Result<(), StoreError> {
         self.on_main(move |store| async move {
-            let transaction = store.begin().await?;
+            let transaction = store.begin_change().await?;
             disown(&transaction, daemon, partitions).await?;
             announce_change(&transaction).await?;
             Self::commit(transaction, Step::ReleasePartitions).await
@@ -232,7 +235,7 @@ impl Store {
     /// Tells the others that this daemon drains, so that they claim what it gives back.
     pub(crate) async fn announce_leaving(&self, daemon: DaemonId) -> Result<(), StoreError> {
         self.on_main(move |store| async move {
-            let transaction = store.begin().await?;
+            let transaction = store.begin_change().await?;
             let sql = "UPDATE outhook_daemon SET is_leaving = TRUE WHERE id = $1";
             transaction.execute_raw(statement(store.backend(), sql, [daemon.into()])).await?;
             announce_change(&transaction).await?;
@@ -244,10 +247,11 @@ impl Store {
     /// Ends a daemon in good order: whatever it owned or held is free.
     pub(crate) async fn leave(&self, daemon: DaemonId) -> Result<(), StoreError> {
         self.on_main(move |store| async move {
-            let transaction = store.begin().await?;
-            disown(&transaction, daemon, Partitions::ALL).await?;
+            let transaction = store.begin_change().await?;
+            // First, because this waits for what this daemon still writes, which may be rows that are freed next.
             let sql = "DELETE FROM outhook_daemon WHERE id = $1";
             transaction.execute_raw(statement(store.backend(), sql, [daemon.into()])).await?;
+            disown(&transaction, daemon, Partitions::ALL).await?;
             announce_change(&transaction).await?;
             Self::commit(transaction, Step::Leave).await
         })
@@ -273,6 +277,12 @@ impl Store {
             if noted.rows_affected() == 0 { Err(StoreError::Fenced) } else { Ok(()) }
         })
         .await
+    }
+
+    /// A transaction that changes who works for whom. One at a time does, of all daemons: each locks many
+    /// rows. This lock comes before that of the daemon's row, for which whoever buries it waits.
+    async fn begin_change(&self) -> Result<DatabaseTransaction, StoreError> {
+        self.begin_behind(CHANGE_LOCK).await
     }
 
     async fn see_daemons(&self) -> Result<Vec<SeenDaemon>, DbErr> {

@@ -2,7 +2,7 @@
 //! in turns.
 
 use outhook_core::identity::{EventId, Millis};
-use sea_orm::{ConnectionTrait, DatabaseTransaction, DbBackend, DbErr, FromQueryResult};
+use sea_orm::{ConnectionTrait, DatabaseTransaction, DbErr, FromQueryResult};
 
 use super::{
     Store, StoreError,
@@ -10,8 +10,10 @@ use super::{
 };
 use crate::fail_points::Step;
 
-/// Any number will do, as long as it is only outhook's ("outhook" in ASCII, then a number).
-const HISTORY_LOCK: i64 = 0x6f75_7468_6f6f_6b02;
+/// One transaction at a time works on what is done with, so that nothing is deleted while it is being
+/// replayed, and no two replays get the same number. Any number will do, as long as it is only outhook's ("outhook" in
+/// ASCII, then a number).
+pub(super) const HISTORY_LOCK: i64 = 0x6f75_7468_6f6f_6b02;
 
 /// Up to where the history was looked through, in the order in which events were done with.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -46,8 +48,7 @@ impl Store {
         rows_max: usize,
     ) -> Result<Pruned, StoreError> {
         self.on_main(move |store| async move {
-            let transaction = store.begin().await?;
-            lock_history(&transaction).await?;
+            let transaction = store.begin_behind(HISTORY_LOCK).await?;
             let page = old_events(&transaction, before, after, rows_max).await?;
             let unneeded: Vec<EventId> =
                 page.iter().filter(|event| !event.is_needed).map(|event| event.id).collect();
@@ -59,15 +60,6 @@ impl Store {
         })
         .await
     }
-}
-
-/// One transaction at a time works on what is done with, so that nothing is deleted while it is being
-/// replayed, and no two replays get the same number. On SQLite, whoever writes is alone anyway.
-pub(super) async fn lock_history(transaction: &DatabaseTransaction) -> Result<(), DbErr> {
-    if transaction.get_database_backend() == DbBackend::Postgres {
-        transaction.execute_unprepared(&format!("SELECT pg_advisory_xact_lock({HISTORY_LOCK})")).await?;
-    }
-    Ok(())
 }
 
 /// The next old events. Needed are those with a reply to post or with a dead letter that awaits an

@@ -114,6 +114,22 @@ impl Store {
     /// transaction they can't: their `DELETE` waits for the lock on the daemon's row.
     async fn begin(&self) -> Result<DatabaseTransaction, StoreError> {
         let transaction = self.db().begin_with_options(sql::immediate()).await?;
+        self.look_at_daemon(transaction).await
+    }
+
+    /// The same, once no other transaction is behind this lock. On SQLite, whoever writes is alone anyway.
+    async fn begin_behind(&self, lock: i64) -> Result<DatabaseTransaction, StoreError> {
+        let transaction = self.db().begin_with_options(sql::immediate()).await?;
+        if self.has_peers() {
+            transaction.execute_unprepared(&format!("SELECT pg_advisory_xact_lock({lock})")).await?;
+        }
+        self.look_at_daemon(transaction).await
+    }
+
+    async fn look_at_daemon(
+        &self,
+        transaction: DatabaseTransaction,
+    ) -> Result<DatabaseTransaction, StoreError> {
         let Some(tenure) = self.tenure.as_ref().filter(|_| self.has_peers()) else { return Ok(transaction) };
         let sql = "SELECT id FROM outhook_daemon WHERE id = $1 FOR KEY SHARE";
         let row = statement(DbBackend::Postgres, sql, [tenure.daemon().into()]);
