@@ -204,10 +204,13 @@ impl Daemon {
         let deadline = Instant::now() + self.config.drain.deadline;
         let drained = tokio::time::timeout(self.config.drain.deadline, self.actors.drain()).await;
         self.supervisor.finish();
-        let is_committed = drained.unwrap_or(false) || {
-            log::warn!("drain.deadline has passed: the calls in flight are aborted");
-            self.actors.events.iter().for_each(|actor| actor.send(Stop));
-            tokio::time::timeout(COMMIT_GRACE, self.actors.flush()).await.is_ok_and(|flushed| flushed)
+        let is_committed = match drained {
+            Ok(is_committed) => is_committed,
+            Err(_) => {
+                log::warn!("drain.deadline has passed: the calls in flight are aborted");
+                self.actors.events.iter().for_each(|actor| actor.send(Stop));
+                tokio::time::timeout(COMMIT_GRACE, self.actors.flush()).await.unwrap_or(false)
+            }
         };
         self.hand_back(deadline).await;
         let exit = if is_committed { Exit::Success } else { Exit::Unfinished };
@@ -283,12 +286,13 @@ impl Actors {
         let drained = self.events.iter().map(|actor| ask(|done| actor.send(Drain { done })));
         futures_util::future::join_all(drained).await;
         let is_committed = self.flush().await;
-        ask(|done| self.replies.send(Drain { done })).await;
-        is_committed
+        ask(|done| self.replies.send(Drain { done })).await && is_committed
     }
 
+    /// Whether outcomes and posts that are known are committed.
     async fn flush(&self) -> bool {
-        ask(|done| self.flag.send(Flush { done })).await
+        let is_committed = ask(|done| self.flag.send(Flush { done })).await;
+        ask(|done| self.replies.send(Flush { done })).await && is_committed
     }
 
     fn stop(&self) {

@@ -5,29 +5,46 @@ use std::{sync::Arc, time::Duration};
 use moka::future::Cache;
 use outhook_core::identity::BotId;
 
-use crate::store::{Bot, NotCallable, Store};
+use crate::{
+    health::Health,
+    store::{Bot, NotCallable, Store},
+};
 
 /// An edited URL takes effect within this time, without a restart.
 const TIME_TO_LIVE: Duration = Duration::from_secs(5);
 /// How long to wait for a database that is away.
 const RETRY_DELAY: Duration = Duration::from_secs(1);
 
+/// Under which it complains of the database.
+const NAME: &str = "directory";
+
+/// Stands until the bot was found, or nobody wants it any more.
+struct Complaint<'a>(&'a Health);
+
+impl Drop for Complaint<'_> {
+    fn drop(&mut self) {
+        self.0.database_answers(NAME);
+    }
+}
+
 /// Looks up bots. Cheap to clone; shared by all threads.
 #[derive(Clone)]
 pub(crate) struct Directory {
     store: Store,
+    health: Health,
     bots: Cache<BotId, Result<Arc<Bot>, NotCallable>>,
 }
 
 impl Directory {
     /// A directory that remembers at most `bots_max` bots.
-    pub(crate) fn new(store: Store, bots_max: u64) -> Self {
+    pub(crate) fn new(store: Store, health: Health, bots_max: u64) -> Self {
         let bots = Cache::builder().max_capacity(bots_max).time_to_live(TIME_TO_LIVE).build();
-        Self { store, bots }
+        Self { store, health, bots }
     }
 
     /// A bot with its services, or why it may not be called. While the database is away, this waits.
     pub(crate) async fn find(&self, bot: BotId) -> Result<Arc<Bot>, NotCallable> {
+        let mut complaint = None;
         loop {
             let load = async { self.store.find_bot(bot).await.map(|found| found.map(Arc::new)) };
             match self.bots.try_get_with(bot, load).await {
@@ -39,7 +56,8 @@ impl Directory {
                     return found;
                 }
                 Err(error) => {
-                    log::debug!("looking up bot {bot}: {error}");
+                    self.health.database_is_away(NAME, &error);
+                    complaint.get_or_insert(Complaint(&self.health));
                     tokio::time::sleep(RETRY_DELAY).await;
                 }
             }

@@ -97,6 +97,16 @@ impl Health {
         }
     }
 
+    /// Whether the broker answers now.
+    pub(crate) fn has_broker(&self) -> bool {
+        self.inner.broker.fault("").is_none()
+    }
+
+    /// Whether the broker has ever answered this process.
+    pub(crate) fn has_known_broker(&self) -> bool {
+        self.inner.broker.state().has_answered
+    }
+
     /// The broker does not answer.
     pub(crate) fn broker_is_away(&self, error: &dyn fmt::Display) {
         if self.inner.broker.is_away(QUEUE, error.to_string()) {

@@ -8,7 +8,7 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering::SeqCst},
     },
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use outhook_core::{
@@ -16,6 +16,9 @@ use outhook_core::{
     partition::Partitions,
 };
 use tokio::sync::watch;
+
+/// How often a call that may not be made yet looks again.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// The right of a daemon to work. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -97,6 +100,13 @@ impl Tenure {
         }
     }
 
+    /// Waits until nobody can have taken over; for ever, if others have.
+    pub(crate) async fn held(&self) {
+        while !self.holds() {
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    }
+
     /// The lease was renewed. Says whether it had run out.
     pub(crate) fn renew(&self, holds_until: Instant) -> bool {
         let had_run_out = !self.holds();
@@ -156,8 +166,6 @@ impl CurrentTenure {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     #[test]

@@ -108,6 +108,19 @@ async fn daemons_share_the_bots_and_each_event_is_called_once() {
     assert_eq!(fleet.queue.consumers().await, 1, "one of them keeps the order of the queue");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_daemon_without_a_broker_leaves_the_deliveries_to_one_that_has_it() {
+    let endpoint = Endpoint::json(json!({})).await;
+    let fleet = Fleet::new(&endpoint, 2).await;
+    let without = fleet.config.sibling().text("queue.url", "stored:");
+    let _first = Outhook::start(&without).await;
+    let _second = Outhook::start(&fleet.config).await;
+    fleet.share(2).await;
+    fleet.publish(&[channel_event(1, 1, 1, "t", "x"), channel_event(2, 2, 1, "t", "x")]).await;
+    fleet.finished(2).await;
+    assert_eq!(endpoint.requests().len(), 2);
+}
+
 /// What the endpoint and the database held at each kill.
 #[derive(Default)]
 struct Kills {

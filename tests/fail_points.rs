@@ -55,7 +55,13 @@ struct Stage {
 impl Case {
     fn all(storage: Storage) -> impl Iterator<Item = Self> {
         // SQLite has one daemon, which joins with all partitions.
-        let needs_peers = [Step::Bury, Step::ClaimPartitions, Step::ReleasePartitions];
+        let needs_peers = [
+            Step::Bury,
+            Step::ClaimPartitions,
+            Step::ReleasePartitions,
+            Step::ClaimIntake,
+            Step::ReleaseIntake,
+        ];
         let is_here = move |step: &Step| {
             !OF_COMMANDS.contains(step) && (storage == Storage::Postgres || !needs_peers.contains(step))
         };
@@ -70,6 +76,11 @@ impl Case {
             stage.config.sibling().fail_points(&format!("{}-{}=return", self.moment, self.step.name()));
         let mut failing_one = Outhook::run(&failing);
         let beside = stage.give_work(&failing_one, self.storage).await;
+        if self.step == Step::ReleaseIntake {
+            // Its consumer ends with the queue, and until it is connected again it can't take deliveries.
+            stage.queue.delete().await;
+            within(PATIENCE, || async { failing_one.has_ended().then_some(()) }).await;
+        }
         if !failing_one.has_ended() {
             failing_one.terminate().await;
         }

@@ -13,6 +13,7 @@
 //! | [`completion`] | when an event is finished |
 //! | [`outcome`] | what an HTTP answer, or the lack of one, means |
 //! | [`answer`] | how the JSON of an answer is read |
+//! | [`recent`] | which events were finished just now, and which come late |
 //! | [`retry`] | when a call is made again, and when it is given up |
 //! | [`quota`] | how many unfinished events a bot may have |
 //! | [`egress`] | which URLs and addresses may be dialled |
@@ -28,4 +29,5 @@ pub mod lanes;
 pub mod outcome;
 pub mod partition;
 pub mod quota;
+pub mod recent;
 pub mod retry;

@@ -106,6 +106,10 @@ pub struct Roster {
     pub mine: Partitions,
     /// What nobody owns.
     pub free: Partitions,
+    /// Who takes deliveries from the broker.
+    pub taker: Option<DaemonId>,
+    /// Whether this daemon could: it has a broker, and is connected to it.
+    pub can_take: bool,
 }
 
 /// What a daemon should do for everybody to have a fair share.
@@ -115,8 +119,22 @@ pub struct Shares {
     pub claim: Partitions,
     /// Let go of these, which others are short of.
     pub release: Partitions,
-    /// Take deliveries from the broker. One daemon does, so that they are stored in the order of the queue.
-    pub intake: bool,
+    /// What to do about the broker's deliveries.
+    pub intake: Intake,
+}
+
+/// What a daemon should do about the broker's deliveries. One daemon takes them, so that they are stored in the
+/// order of the queue; it keeps doing so for as long as it can.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Intake {
+    /// Take them.
+    Take,
+    /// Ask to be the one, because nobody is.
+    Claim,
+    /// Let somebody else be the one.
+    Release,
+    /// Somebody else is, or nobody can be.
+    Leave,
 }
 
 impl Roster {
@@ -128,7 +146,18 @@ impl Roster {
         Shares {
             claim: self.free.lowest(missing),
             release: self.mine.lowest(surplus),
-            intake: self.daemons.iter().min() == Some(&daemon),
+            intake: self.intake(daemon),
+        }
+    }
+
+    fn intake(&self, daemon: DaemonId) -> Intake {
+        let can_take = self.can_take && self.daemons.contains(&daemon);
+        match self.taker {
+            Some(taker) if taker == daemon && can_take => Intake::Take,
+            Some(taker) if taker == daemon => Intake::Release,
+            Some(_) => Intake::Leave,
+            None if can_take => Intake::Claim,
+            None => Intake::Leave,
         }
     }
 
@@ -169,10 +198,28 @@ mod tests {
 
     #[test]
     fn a_daemon_that_is_ending_claims_nothing_and_lets_go_of_everything() {
-        let roster =
-            Roster { daemons: vec![2], mine: Partitions::from_bits(7), free: Partitions::from_bits(8) };
-        let shares = roster.shares(1);
-        assert_eq!(shares, Shares { claim: Partitions::NONE, release: roster.mine, intake: false });
+        let roster = Roster {
+            daemons: vec![2],
+            mine: Partitions::from_bits(7),
+            free: Partitions::from_bits(8),
+            taker: Some(1),
+            can_take: true,
+        };
+        let (claim, release) = (Partitions::NONE, roster.mine);
+        assert_eq!(roster.shares(1), Shares { claim, release, intake: Intake::Release });
+    }
+
+    #[test]
+    fn deliveries_are_taken_by_one_that_can_for_as_long_as_it_can() {
+        let seen = |taker, can_take| {
+            let (mine, free) = (Partitions::NONE, Partitions::NONE);
+            Roster { daemons: vec![1, 2], mine, free, taker, can_take }.shares(2).intake
+        };
+        assert_eq!(seen(None, true), Intake::Claim);
+        assert_eq!(seen(None, false), Intake::Leave);
+        assert_eq!(seen(Some(2), true), Intake::Take);
+        assert_eq!(seen(Some(2), false), Intake::Release);
+        assert_eq!((seen(Some(1), true), seen(Some(3), true)), (Intake::Leave, Intake::Leave));
     }
 
     /// Daemons that come and go, each acting on what it sees.
@@ -197,6 +244,8 @@ mod tests {
             daemons: daemons.iter().map(|(daemon, _)| *daemon).collect(),
             mine: daemons[index].1,
             free: Partitions::ALL.without(owned),
+            taker: None,
+            can_take: false,
         };
         roster.shares(daemons[index].0)
     }
@@ -229,7 +278,6 @@ mod tests {
             prop_assert_eq!(owned, 64);
             let counts: Vec<usize> = daemons.iter().map(|(_, mine)| mine.len()).collect();
             prop_assert!(counts.iter().max().unwrap() - counts.iter().min().unwrap() <= 1);
-            prop_assert_eq!((0..daemons.len()).filter(|at| act(&daemons, *at).intake).count(), 1);
         }
     }
 }

@@ -29,6 +29,7 @@ fn daemon() -> TableCreateStatement {
         .col(text("name"))
         .col(big_integer("alive_until"))
         .col(boolean("is_leaving"))
+        .col(boolean("takes_deliveries").default(false))
         .col(big_integer_null("alone_event"))
         .take()
 }

@@ -8,18 +8,14 @@ mod begin;
 mod calls;
 mod rows;
 
-use std::{
-    collections::{HashMap, VecDeque},
-    rc::Rc,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::HashMap, rc::Rc, sync::Arc, time::Duration};
 
 use actix::{Actor, ActorContext, ActorFutureExt, AsyncContext, Context, Handler, WrapFuture};
 use outhook_core::{
     identity::{EventId, ServiceId},
     lanes::{Lanes, Limits, Offered, Ticket},
     partition::Partitions,
+    recent::Recent,
 };
 use tokio::sync::{Semaphore, oneshot};
 
@@ -66,7 +62,7 @@ pub(crate) struct EventActor {
     /// To be passed on once nothing of them is held.
     leaving: Partitions,
     /// The last events that were finished, so that one that was read before is not run again.
-    finished: VecDeque<Ticket>,
+    finished: Recent,
     phase: Phase,
     awaits_permit: bool,
     awaits_room: bool,
@@ -125,7 +121,7 @@ impl EventActor {
             // Told apart from the turns of its predecessors.
             turns: generation << 32,
             leaving: Partitions::NONE,
-            finished: VecDeque::with_capacity(FINISHED_MAX),
+            finished: Recent::new(FINISHED_MAX),
             phase: Phase::TakingOver,
             awaits_permit: false,
             awaits_room: false,
@@ -211,7 +207,7 @@ impl Handler<ProcessEvents> for EventActor {
             return;
         }
         for taken in events {
-            if self.has_finished(taken.event.id) || !self.tenure.owns(taken.event.key.bot) {
+            if self.finished.has(taken.event.id) || !self.tenure.owns(taken.event.key.bot) {
                 // It was finished while it was being read, or its bot is being given up.
                 continue;
             }
@@ -282,8 +278,7 @@ impl Handler<EventsSettled> for EventActor {
     fn handle(&mut self, settled: EventsSettled, context: &mut Context<Self>) {
         for event in settled.finished {
             if let Some(held) = self.events.remove(&event) {
-                self.finished.truncate(FINISHED_MAX - 1);
-                self.finished.push_front(held.event.ticket());
+                self.finished.finished(held.event.ticket());
             }
             self.lanes.finished(event);
         }

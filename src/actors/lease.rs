@@ -11,7 +11,7 @@ use std::{
 use actix::{Actor, ActorContext, ActorFutureExt, AsyncContext, Context, Handler, WrapFuture};
 use outhook_core::{
     identity::DaemonId,
-    partition::{Partitions, Roster, Shares},
+    partition::{Intake, Partitions, Roster, Shares},
 };
 
 use super::{event::EventActor, flag::FlagActor, queue::QueueActor, reply::ReplyActor};
@@ -21,7 +21,7 @@ use crate::{
     mailbox::{Mailbox, takes_mail},
     messages::{
         drain::{Drain, Stop},
-        partitions::{LetGo, MayWork},
+        partitions::{BrokerChanged, LetGo, MayWork},
         settled::DueAt,
     },
     store::{Session, Sighting, Store, StoreError, now},
@@ -74,6 +74,8 @@ pub(crate) struct Links {
     pub(crate) name: String,
     /// `database.lease`.
     pub(crate) lease: Duration,
+    /// Whether there is a broker, as far as this daemon's configuration goes.
+    pub(crate) has_broker: bool,
     /// The inbox.
     pub(crate) queue: Mailbox<QueueActor>,
     /// The pool.
@@ -191,15 +193,26 @@ impl LeaseActor {
             });
         }
         let Shares { claim, release, intake } = self.roster(sighting).shares(self.tenure.daemon());
-        self.tenure.take_deliveries(intake && !self.links.health.is_draining());
+        self.tenure.take_deliveries(intake == Intake::Take);
         // Also what a predecessor had begun to give up, or was granted without hearing of it.
         self.let_go(release.or(sighting.owned.without(self.tenure.partitions())));
-        if claim.is_empty() {
-            return self.done(context);
-        }
         let (store, daemon) = (self.store(), self.tenure.daemon());
-        let claim = async move { store.claim_partitions(daemon, claim).await };
-        self.change(claim, context, |actor, gained, _| actor.gained(gained));
+        let change = async move {
+            let gained = match claim.is_empty() {
+                true => Partitions::NONE,
+                false => store.claim_partitions(daemon, claim).await?,
+            };
+            let takes = match intake {
+                Intake::Claim => store.claim_intake(daemon).await?,
+                Intake::Release => store.release_intake(daemon).await.map(|()| false)?,
+                Intake::Take | Intake::Leave => intake == Intake::Take,
+            };
+            Ok((gained, takes))
+        };
+        self.change(change, context, |actor, (gained, takes), _| {
+            actor.gained(gained);
+            actor.tenure.take_deliveries(takes);
+        });
     }
 
     fn roster(&self, sighting: &Sighting) -> Roster {
@@ -209,6 +222,8 @@ impl LeaseActor {
             daemons: wanting.map(|daemon| daemon.id).collect(),
             mine: self.tenure.partitions(),
             free: sighting.free,
+            taker: sighting.taker,
+            can_take: self.links.has_broker && self.links.health.has_broker(),
         }
     }
 
@@ -366,6 +381,14 @@ impl Handler<LetGo> for LeaseActor {
     }
 }
 
+impl Handler<BrokerChanged> for LeaseActor {
+    type Result = ();
+
+    fn handle(&mut self, _: BrokerChanged, context: &mut Context<Self>) {
+        self.look(context);
+    }
+}
+
 impl Handler<Drain> for LeaseActor {
     type Result = ();
 
@@ -393,4 +416,4 @@ impl Handler<Stop> for LeaseActor {
     }
 }
 
-takes_mail!(LeaseActor: LetGo, Drain, Stop);
+takes_mail!(LeaseActor: LetGo, BrokerChanged, Drain, Stop);

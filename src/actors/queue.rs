@@ -23,7 +23,7 @@ use tokio::sync::oneshot;
 
 pub(crate) use intake::read_delivery;
 
-use super::{due_timer::DueTimer, event::EventActor};
+use super::{due_timer::DueTimer, event::EventActor, lease::LeaseActor};
 use crate::{
     broker::{Broker, BrokerEvent, Delivery, Session},
     fail_points,
@@ -31,7 +31,7 @@ use crate::{
     mailbox::{Mailbox, takes_mail},
     messages::{
         drain::{Drain, Stop},
-        partitions::LetGo,
+        partitions::{BrokerChanged, LetGo},
         rows::{BotsRead, LanesRead, ShardTakenOver, TakeOverShard, WantRows},
         settled::DueAt,
     },
@@ -54,6 +54,7 @@ pub(crate) struct QueueActor {
     tenure: Tenure,
     broker: Option<Rc<dyn Broker>>,
     events: Vec<Mailbox<EventActor>>,
+    lease: Mailbox<LeaseActor>,
     health: Health,
     supervisor: Supervisor,
     room: Room,
@@ -107,6 +108,8 @@ pub(crate) struct Links {
     pub(crate) broker: Option<Rc<dyn Broker>>,
     /// The pool; a bot's events go to the one at its partition modulo the pool's size.
     pub(crate) events: Vec<Mailbox<EventActor>>,
+    /// Who decides which daemon takes deliveries.
+    pub(crate) lease: Mailbox<LeaseActor>,
     /// Where to tell of trouble.
     pub(crate) health: Health,
     /// Whom to tell that we are not let in.
@@ -155,6 +158,7 @@ impl QueueActor {
             tenure: links.tenure,
             broker: links.broker,
             events: links.events,
+            lease: links.lease,
             health: links.health.clone(),
             supervisor: links.supervisor,
             room: links.room,
@@ -309,7 +313,10 @@ impl Actor for QueueActor {
 impl StreamHandler<BrokerEvent> for QueueActor {
     fn handle(&mut self, event: BrokerEvent, context: &mut Context<Self>) {
         match event {
-            BrokerEvent::Answers => self.health.broker_answers(),
+            BrokerEvent::Answers => {
+                self.health.broker_answers();
+                self.lease.send(BrokerChanged);
+            }
             BrokerEvent::Connected(session) => {
                 self.health.broker_answers();
                 // What is left of an older session can't be acknowledged and comes again.
@@ -327,6 +334,7 @@ impl StreamHandler<BrokerEvent> for QueueActor {
                 self.session = None;
                 if !self.is_draining {
                     self.health.broker_is_away(&error);
+                    self.lease.send(BrokerChanged);
                 }
             }
             BrokerEvent::Released => self.session = None,

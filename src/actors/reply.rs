@@ -21,6 +21,7 @@ use crate::{
     health::Health,
     mailbox::{Mailbox, takes_mail},
     messages::{
+        completion::Flush,
         drain::{Drain, Stop},
         partitions::{LetGo, MayWork},
         settled::RepliesCommitted,
@@ -56,6 +57,8 @@ pub(crate) struct ReplyActor {
     due_timer: DueTimer,
     is_draining: bool,
     drained: Option<oneshot::Sender<()>>,
+    /// To be told when what was posted is recorded.
+    flushes: Vec<oneshot::Sender<()>>,
 }
 
 /// What ReplyActor works with.
@@ -112,6 +115,7 @@ impl ReplyActor {
             is_draining: links.health.is_draining(),
             links,
             drained: None,
+            flushes: Vec::new(),
         }
     }
 
@@ -127,6 +131,12 @@ impl ReplyActor {
             return;
         }
         self.pass_on_leaving();
+        if self.posted.is_empty() {
+            for done in self.flushes.drain(..) {
+                // Whoever asked may have gone.
+                let _ = done.send(());
+            }
+        }
         let free = self.rows_max().saturating_sub(self.in_flight.len());
         match () {
             () if !self.posted.is_empty() => self.settle(context),
@@ -376,6 +386,15 @@ impl Handler<Drain> for ReplyActor {
     }
 }
 
+impl Handler<Flush> for ReplyActor {
+    type Result = ();
+
+    fn handle(&mut self, Flush { done }: Flush, context: &mut Context<Self>) {
+        self.flushes.push(done);
+        self.next_step(context);
+    }
+}
+
 impl Handler<Stop> for ReplyActor {
     type Result = ();
 
@@ -384,4 +403,4 @@ impl Handler<Stop> for ReplyActor {
     }
 }
 
-takes_mail!(ReplyActor: RepliesCommitted, LetGo, MayWork, Drain, Stop);
+takes_mail!(ReplyActor: RepliesCommitted, LetGo, MayWork, Flush, Drain, Stop);

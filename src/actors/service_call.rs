@@ -26,6 +26,7 @@ use crate::{
     mailbox::Mailbox,
     messages::completion::{CallEnded, EventTurn, ServiceCallFinished},
     store::{Bot, CallOutcome, CallRecord, DeadLetter, InboxEvent, NewReply, Service, Store, now},
+    tenure::Tenure,
     zulip::{Destination, Site},
 };
 
@@ -37,6 +38,8 @@ pub(crate) struct CallTools {
     pub(crate) store: Store,
     /// Care with suspects.
     pub(crate) caution: Caution,
+    /// What this process may work on.
+    pub(crate) tenure: Tenure,
     /// Connections of this thread.
     pub(crate) client: WebhookClient,
     /// Rules for URLs; the client checks addresses by the same ones.
@@ -80,6 +83,7 @@ impl Assignment {
         let life = Context::new().into_future(actor);
         actix::spawn(async move {
             if AssertUnwindSafe(life).catch_unwind().await.is_err() {
+                log::warn!(target: EVENT_LOG, "{}: the handler of service {} panicked", assignment.turn.key, assignment.service);
                 assignment.report(assignment.panicked(), true);
             }
         })
@@ -155,6 +159,7 @@ impl Assignment {
             Ok(outbound) => outbound,
             Err(failure) => return Tried { verdict: Verdict::Final(failure), excerpt: None, reply: None },
         };
+        self.tools.tenure.held().await;
         fail_points::before(Step::MakeCall);
         let attempt = self.tools.client.post(outbound).await;
         fail_points::after(Step::MakeCall);

@@ -41,6 +41,8 @@ pub(crate) struct Amqp {
     prefetch: u16,
     /// Whether this daemon is the one of its database that takes deliveries.
     takes: watch::Receiver<bool>,
+    /// It let this process in before, so that a refusal is no fault of the configuration.
+    is_known: bool,
 }
 
 /// A connection on which nothing is consumed yet.
@@ -62,8 +64,9 @@ impl Amqp {
         queue: String,
         prefetch: u16,
         takes: watch::Receiver<bool>,
+        is_known: bool,
     ) -> Self {
-        Self { url, queue, prefetch, takes }
+        Self { url, queue, prefetch, takes, is_known }
     }
 
     async fn connect(&self) -> Result<Idle, Error> {
@@ -86,7 +89,7 @@ impl Amqp {
     /// Makes one connection after the other, until nobody listens.
     async fn run(self, events: Events) {
         let mut delay = RECONNECT_DELAY;
-        let mut has_connected = false;
+        let mut has_connected = self.is_known;
         while !events.is_closed() {
             match within_time(self.connect()).await {
                 Ok(idle) => {

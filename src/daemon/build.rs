@@ -60,7 +60,7 @@ impl Parts {
         site: Arc<Site>,
     ) -> Self {
         Self {
-            directory: Directory::new(store.clone(), config.actors.bots_cached),
+            directory: Directory::new(store.clone(), health.clone(), config.actors.bots_cached),
             egress: Arc::new(Egress::from(&config.egress)),
             tls: client_config(),
             retry: RetryPolicy::from(&config.retry),
@@ -82,13 +82,15 @@ impl Parts {
             QueueUrl::Stored => None,
             QueueUrl::Amqp(url) => {
                 let takes = tenure.takes_deliveries();
-                let amqp = Amqp::new(url.clone(), queue.name.clone(), queue.prefetch, takes);
+                let is_known = self.health.has_known_broker();
+                let amqp = Amqp::new(url.clone(), queue.name.clone(), queue.prefetch, takes, is_known);
                 Some(Rc::new(amqp) as Rc<dyn Broker>)
             }
         };
         let links = queue::Links {
             store: self.store.under(tenure.clone()),
             tenure,
+            lease: actors.lease.clone(),
             broker,
             events: actors.events.clone(),
             health: self.health.clone(),
@@ -111,6 +113,7 @@ impl Parts {
             directory: self.directory.clone(),
             store: self.store.under(self.current.get()),
             caution: self.caution.clone(),
+            tenure: self.current.get(),
             client: WebhookClient::new(&self.config.http, egress, tls, self.site.user_agent()),
             egress: Arc::clone(&self.egress),
             retry: self.retry.clone(),
@@ -146,6 +149,7 @@ impl Parts {
             current: self.current.clone(),
             name: daemon_name(),
             lease: self.config.database.lease,
+            has_broker: matches!(self.config.queue.url, QueueUrl::Amqp(_)),
             queue: actors.queue.clone(),
             events: actors.events.clone(),
             flag: actors.flag.clone(),

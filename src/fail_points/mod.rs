@@ -24,8 +24,9 @@ pub(crate) fn after(step: Step) {
     may_abort("after", step);
 }
 
-fn may_abort(_moment: &str, _step: Step) {
-    fail::fail_point!(&format!("{_moment}-{}", _step.name()), |_| std::process::abort());
+fn may_abort(_moment: &str, step: Step) {
+    let _name = step.name();
+    fail::fail_point!(&format!("{_moment}-{_name}"), |_| std::process::abort());
 }
 
 /// A place in an actor, which can be told to `panic`.

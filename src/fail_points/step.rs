@@ -9,9 +9,13 @@ pub(crate) enum Step {
     Bury,
     /// Free partitions become a daemon's own.
     ClaimPartitions,
+    /// A daemon becomes the one that takes the broker's deliveries.
+    ClaimIntake,
+    /// Another daemon may take them.
+    ReleaseIntake,
     /// Partitions become free.
     ReleasePartitions,
-    /// What is held is handed back, and the daemon's row is deleted.
+    /// A daemon says that it drains, or hands back what it held and deletes its row.
     Leave,
     /// Deliveries become rows of the inbox.
     StoreDeliveries,
@@ -50,11 +54,13 @@ pub(crate) enum Step {
 impl Step {
     /// All of them.
     #[cfg(test)]
-    pub(crate) const ALL: [Self; 21] = [
+    pub(crate) const ALL: [Self; 23] = [
         Self::Join,
         Self::Bury,
         Self::ClaimPartitions,
         Self::ReleasePartitions,
+        Self::ClaimIntake,
+        Self::ReleaseIntake,
         Self::Leave,
         Self::StoreDeliveries,
         Self::AckDeliveries,
@@ -80,6 +86,8 @@ impl Step {
             Self::Join => "join",
             Self::Bury => "bury",
             Self::ClaimPartitions => "claim-partitions",
+            Self::ClaimIntake => "claim-intake",
+            Self::ReleaseIntake => "release-intake",
             Self::ReleasePartitions => "release-partitions",
             Self::Leave => "leave",
             Self::StoreDeliveries => "store-deliveries",

@@ -12,6 +12,11 @@ pub(crate) struct LetGo {
     pub(crate) partitions: Partitions,
 }
 
+/// Whether this daemon could take deliveries has changed.
+#[derive(Debug, Clone, Copy, Message)]
+#[rtype(result = "()")]
+pub(crate) struct BrokerChanged;
+
 /// There are partitions, or the lease holds again: what waited for that may begin.
 #[derive(Debug, Clone, Copy, Message)]
 #[rtype(result = "()")]

@@ -37,6 +37,9 @@ const DAEMON_LOCKS: i32 = 0x6f75_7468;
 /// The advisory lock of whoever changes daemons and partitions.
 const CHANGE_LOCK: i64 = 0x6f75_7468_6f6f_6b03;
 
+/// How long such a transaction waits for a lock.
+const LOCK_TIMEOUT: Duration = Duration::from_millis(500);
+
 /// A condition: somebody holds the lock of daemon `d`. The number is [`DAEMON_LOCKS`].
 const HAS_SESSION: &str = "EXISTS (
     SELECT 1 FROM pg_locks l WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 2
@@ -58,6 +61,8 @@ pub(crate) struct Sighting {
     pub(crate) free: Partitions,
     /// What is written down as this daemon's own.
     pub(crate) owned: Partitions,
+    /// Who takes the broker's deliveries.
+    pub(crate) taker: Option<DaemonId>,
 }
 
 /// A daemon, as another one sees it.
@@ -67,6 +72,8 @@ pub(crate) struct SeenDaemon {
     pub(crate) id: DaemonId,
     /// It drains.
     pub(crate) is_leaving: bool,
+    /// It takes the broker's deliveries.
+    pub(crate) takes_deliveries: bool,
     /// Its lease has run out.
     pub(crate) is_silent: bool,
     /// Its process holds a session open.
@@ -102,9 +109,17 @@ impl Store {
             let began = Instant::now();
             let transaction = store.begin_change().await?;
             if !store.has_peers() {
-                bury(&transaction, None).await?;
+                let left = bury(&transaction, None).await?;
+                if left > 0 {
+                    log::warn!(
+                        "the last daemon ended without leaving: what it held is begun again with care"
+                    );
+                }
             }
-            let daemon = insert_daemon(&transaction, &name, lease).await?;
+            let (daemon, clock) = insert_daemon(&transaction, &name, lease).await?;
+            if store.has_peers() {
+                set_clock(clock);
+            }
             if !store.has_peers() {
                 own(&transaction, Partitions::ALL, daemon).await?;
                 free_events(&transaction, Partitions::ALL, Suspicion::None).await?;
@@ -170,8 +185,10 @@ impl Store {
             let renewed = store.db().query_one_raw(statement(DbBackend::Postgres, sql, values)).await?;
             let Some(renewed) = renewed else { return Err(StoreError::Fenced) };
             set_clock(renewed.try_get("", "clock")?);
+            let daemons = store.see_daemons().await?;
             Ok(Sighting {
-                daemons: store.see_daemons().await?,
+                taker: daemons.iter().find(|daemon| daemon.takes_deliveries).map(|daemon| daemon.id),
+                daemons,
                 free: store.partitions_of(None).await?,
                 owned: store.partitions_of(Some(daemon)).await?,
             })
@@ -232,11 +249,36 @@ impl Store {
         .await
     }
 
+    /// Makes this daemon the one that takes the broker's deliveries, if none is. Says whether it is.
+    pub(crate) async fn claim_intake(&self, daemon: DaemonId) -> Result<bool, StoreError> {
+        self.on_main(move |store| async move {
+            let transaction = store.begin_change().await?;
+            let sql = "UPDATE outhook_daemon SET takes_deliveries = TRUE
+                WHERE id = $1 AND NOT EXISTS (SELECT 1 FROM outhook_daemon o WHERE o.takes_deliveries)";
+            let claimed = transaction.execute_raw(statement(store.backend(), sql, [daemon.into()])).await?;
+            Self::commit(transaction, Step::ClaimIntake).await?;
+            Ok(claimed.rows_affected() > 0)
+        })
+        .await
+    }
+
+    /// Lets another daemon take the broker's deliveries; this one's consumer has ended.
+    pub(crate) async fn release_intake(&self, daemon: DaemonId) -> Result<(), StoreError> {
+        self.on_main(move |store| async move {
+            let transaction = store.begin_change().await?;
+            let sql = "UPDATE outhook_daemon SET takes_deliveries = FALSE WHERE id = $1";
+            transaction.execute_raw(statement(store.backend(), sql, [daemon.into()])).await?;
+            announce_change(&transaction).await?;
+            Self::commit(transaction, Step::ReleaseIntake).await
+        })
+        .await
+    }
+
     /// Tells the others that this daemon drains, so that they claim what it gives back.
     pub(crate) async fn announce_leaving(&self, daemon: DaemonId) -> Result<(), StoreError> {
         self.on_main(move |store| async move {
             let transaction = store.begin_change().await?;
-            let sql = "UPDATE outhook_daemon SET is_leaving = TRUE WHERE id = $1";
+            let sql = "UPDATE outhook_daemon SET is_leaving = TRUE, takes_deliveries = FALSE WHERE id = $1";
             transaction.execute_raw(statement(store.backend(), sql, [daemon.into()])).await?;
             announce_change(&transaction).await?;
             Self::commit(transaction, Step::Leave).await
@@ -281,13 +323,16 @@ impl Store {
 
     /// A transaction that changes who works for whom. One at a time does, of all daemons: each locks many
     /// rows. This lock comes before that of the daemon's row, for which whoever buries it waits.
+    ///
+    /// # Errors
+    /// Also if it waits for any lock for [`LOCK_TIMEOUT`]: whoever renews the lease must not be held up.
     async fn begin_change(&self) -> Result<DatabaseTransaction, StoreError> {
-        self.begin_behind(CHANGE_LOCK).await
+        self.begin_behind(CHANGE_LOCK, LOCK_TIMEOUT).await
     }
 
     async fn see_daemons(&self) -> Result<Vec<SeenDaemon>, DbErr> {
         let sql = format!(
-            "SELECT d.id, d.is_leaving, d.alive_until < {POSTGRES_CLOCK} AS is_silent, {HAS_SESSION} AS has_session
+            "SELECT d.id, d.is_leaving, d.takes_deliveries, d.alive_until < {POSTGRES_CLOCK} AS is_silent, {HAS_SESSION} AS has_session
              FROM outhook_daemon d ORDER BY d.id"
         );
         let rows = self.db().query_all_raw(statement(DbBackend::Postgres, sql, [])).await?;
@@ -304,6 +349,7 @@ fn seen_daemon(row: &QueryResult) -> Result<SeenDaemon, DbErr> {
     Ok(SeenDaemon {
         id: row.try_get("", "id")?,
         is_leaving: row.try_get("", "is_leaving")?,
+        takes_deliveries: row.try_get("", "takes_deliveries")?,
         is_silent: row.try_get("", "is_silent")?,
         has_session: row.try_get("", "has_session")?,
     })
@@ -313,20 +359,23 @@ async fn insert_daemon(
     transaction: &DatabaseTransaction,
     name: &str,
     lease: Duration,
-) -> Result<DaemonId, DbErr> {
+) -> Result<(DaemonId, Millis), DbErr> {
     let backend = transaction.get_database_backend();
     let clock = if backend == DbBackend::Postgres { POSTGRES_CLOCK } else { "0" };
     let sql = format!(
-        "INSERT INTO outhook_daemon (name, alive_until, is_leaving) VALUES ($1, {clock} + $2, FALSE) RETURNING id"
+        "INSERT INTO outhook_daemon (name, alive_until, is_leaving) VALUES ($1, {clock} + $2, FALSE)
+         RETURNING id, {clock} AS clock"
     );
     let values = [name.into(), millis(lease).into()];
     let row = transaction.query_one_raw(statement(backend, sql, values)).await?;
-    row.ok_or_else(|| DbErr::RecordNotInserted)?.try_get("", "id")
+    let row = row.ok_or_else(|| DbErr::RecordNotInserted)?;
+    Ok((row.try_get("", "id")?, row.try_get("", "clock")?))
 }
 
 /// Deletes the rows of daemons, or of all, and frees what they owned and held. Anything that they held may have
 /// been what ended them; whoever was alone at work is more of a suspect than the others.
-async fn bury(transaction: &DatabaseTransaction, dead: Option<&[DaemonId]>) -> Result<(), DbErr> {
+/// Returns how many there were.
+async fn bury(transaction: &DatabaseTransaction, dead: Option<&[DaemonId]>) -> Result<usize, DbErr> {
     let backend = transaction.get_database_backend();
     let rows = match dead {
         Some(dead) => {
@@ -358,7 +407,7 @@ async fn bury(transaction: &DatabaseTransaction, dead: Option<&[DaemonId]>) -> R
         among(backend, 1)
     );
     transaction.execute_raw(statement(backend, sql, [ids(backend, &alone)])).await?;
-    Ok(())
+    Ok(buried.len())
 }
 
 async fn own(

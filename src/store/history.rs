@@ -1,6 +1,8 @@
 //! The history: what is done with and kept for a while. Replays add to it and pruning takes from it,
 //! in turns.
 
+use std::time::Duration;
+
 use outhook_core::identity::{EventId, Millis};
 use sea_orm::{ConnectionTrait, DatabaseTransaction, DbErr, FromQueryResult};
 
@@ -13,7 +15,7 @@ use crate::fail_points::Step;
 /// One transaction at a time works on what is done with, so that nothing is deleted while it is being
 /// replayed, and no two replays get the same number. Any number will do, as long as it is only outhook's ("outhook" in
 /// ASCII, then a number).
-pub(super) const HISTORY_LOCK: i64 = 0x6f75_7468_6f6f_6b02;
+const HISTORY_LOCK: i64 = 0x6f75_7468_6f6f_6b02;
 
 /// Up to where the history was looked through, in the order in which events were done with.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -38,7 +40,15 @@ struct OldEvent {
     is_needed: bool,
 }
 
+/// How long a transaction waits for others that work on the history.
+const PATIENCE: Duration = Duration::from_secs(30);
+
 impl Store {
+    /// A transaction on what is done with.
+    pub(super) async fn begin_on_history(&self) -> Result<DatabaseTransaction, StoreError> {
+        self.begin_behind(HISTORY_LOCK, PATIENCE).await
+    }
+
     /// Looks at the next events that were done with before a moment, at most `rows_max`, and deletes those
     /// that nobody needs any more with everything that belongs to them.
     pub(crate) async fn prune_history(
@@ -48,7 +58,7 @@ impl Store {
         rows_max: usize,
     ) -> Result<Pruned, StoreError> {
         self.on_main(move |store| async move {
-            let transaction = store.begin_behind(HISTORY_LOCK).await?;
+            let transaction = store.begin_on_history().await?;
             let page = old_events(&transaction, before, after, rows_max).await?;
             let unneeded: Vec<EventId> =
                 page.iter().filter(|event| !event.is_needed).map(|event| event.id).collect();

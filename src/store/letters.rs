@@ -10,7 +10,6 @@ use thiserror::Error;
 
 use super::{
     NewEvent, Store, StoreError,
-    history::HISTORY_LOCK,
     inbox::as_i64,
     replays::{RETURNING, Replayed},
     sql::{among, ids, now, statement},
@@ -102,7 +101,7 @@ impl Store {
         event: NewEvent,
     ) -> Result<Option<Replayed>, StoreError> {
         self.on_main(move |store| async move {
-            let transaction = store.begin_behind(HISTORY_LOCK).await?;
+            let transaction = store.begin_on_history().await?;
             let replayed = insert_from_letter(&transaction, letter, event).await?;
             if let Some(replayed) = &replayed {
                 close_letter(&transaction, letter, replayed.event_id).await?;
@@ -117,7 +116,7 @@ impl Store {
     /// Deletes those of these dead letters that were not replayed, and says how many that were.
     pub(crate) async fn drop_dead_letters(&self, letters: Vec<i64>) -> Result<u64, StoreError> {
         self.on_main(move |store| async move {
-            let transaction = store.begin_behind(HISTORY_LOCK).await?;
+            let transaction = store.begin_on_history().await?;
             let among = among(store.backend(), 1);
             let sql = format!("DELETE FROM outhook_dead_letter WHERE id {among} AND replayed_by IS NULL");
             let values = [ids(store.backend(), &letters)];

@@ -117,11 +117,14 @@ impl Store {
         self.look_at_daemon(transaction).await
     }
 
-    /// The same, once no other transaction is behind this lock. On SQLite, whoever writes is alone anyway.
-    async fn begin_behind(&self, lock: i64) -> Result<DatabaseTransaction, StoreError> {
+    /// The same, once no other transaction is behind this advisory lock; no lock is waited for longer than
+    /// `patience`. On SQLite, whoever writes is alone anyway.
+    async fn begin_behind(&self, lock: i64, patience: Duration) -> Result<DatabaseTransaction, StoreError> {
         let transaction = self.db().begin_with_options(sql::immediate()).await?;
         if self.has_peers() {
-            transaction.execute_unprepared(&format!("SELECT pg_advisory_xact_lock({lock})")).await?;
+            let patience = patience.as_millis();
+            let wait = format!("SET LOCAL lock_timeout = {patience}; SELECT pg_advisory_xact_lock({lock})");
+            transaction.execute_unprepared(&wait).await?;
         }
         self.look_at_daemon(transaction).await
     }

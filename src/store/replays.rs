@@ -8,7 +8,6 @@ use thiserror::Error;
 
 use super::{
     Store, StoreError,
-    history::HISTORY_LOCK,
     inbox::as_i64,
     sql::{among, ids, now, statement},
     wake::announce,
@@ -184,7 +183,7 @@ impl Store {
         before: ReplayedBefore,
     ) -> Result<Vec<Replayed>, StoreError> {
         self.on_main(move |store| async move {
-            let transaction = store.begin_behind(HISTORY_LOCK).await?;
+            let transaction = store.begin_on_history().await?;
             let mut replayed = Vec::with_capacity(events.len());
             for event in events {
                 replayed.extend(replay_event(&transaction, event, calls, before).await?);

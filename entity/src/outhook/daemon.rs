@@ -15,6 +15,8 @@ pub struct Model {
     pub alive_until: i64,
     /// It drains, and wants no partitions.
     pub is_leaving: bool,
+    /// It takes the broker's deliveries; one does at most.
+    pub takes_deliveries: bool,
     /// The suspect that it works on with nothing beside it.
     pub alone_event: Option<i64>,
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use actix::{ActorFutureExt, AsyncContext, Context, WrapFuture};
-use outhook_core::{identity::EventId, lanes::Ticket, partition::Partitions};
+use outhook_core::{identity::EventId, partition::Partitions};
 
 use super::{EventActor, Held, Phase};
 use crate::{
@@ -49,19 +49,11 @@ impl EventActor {
         }
     }
 
-    pub(super) fn has_finished(&self, event: EventId) -> bool {
-        self.finished.iter().any(|finished| finished.event == event)
-    }
-
     /// An event that was stored after a later one of its conversation had begun can't come before it any more.
     pub(super) fn count_if_late(&self, event: &InboxEvent) {
         let ticket = event.ticket();
-        let is_later = |other: &Ticket| {
-            (other.bot, other.conversation) == (ticket.bot, ticket.conversation)
-                && other.message > ticket.message
-        };
         let is_new = event.key.replay == 0 && event.calls.is_empty();
-        if is_new && (self.lanes.runs_later(&ticket) || self.finished.iter().any(is_later)) {
+        if is_new && (self.lanes.runs_later(&ticket) || self.finished.has_later(&ticket)) {
             metrics::counter!("outhook_events_late_total").increment(1);
         }
     }
