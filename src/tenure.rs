@@ -131,7 +131,10 @@ impl Tenure {
 
     /// Begins or ends to take deliveries.
     pub(crate) fn take_deliveries(&self, yes: bool) {
-        self.inner.takes_deliveries.send_if_modified(|takes| std::mem::replace(takes, yes) != yes);
+        if self.inner.takes_deliveries.send_if_modified(|takes| std::mem::replace(takes, yes) != yes) {
+            let word = if yes { "now" } else { "no longer" };
+            log::info!("this daemon {word} takes the broker's deliveries");
+        }
     }
 
     fn until(&self) -> std::sync::MutexGuard<'_, Until> {
