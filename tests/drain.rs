@@ -273,3 +273,35 @@ async fn a_drain_that_can_not_commit_ends_with_75_and_the_next_start_goes_on() {
     let _outhook = Outhook::start(&config).await;
     finished(&Db::of(&config).await, 3).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_drain_that_can_not_record_a_post_ends_with_75_and_the_next_start_may_post_it_again() {
+    let postgres = Postgres::private().await;
+    let gate = Gate::new();
+    let held = gate.clone();
+    let taken = || Answer::Json(serde_json::json!({ "result": "success", "msg": "", "id": 1 }));
+    let zulip = Endpoint::start(move |_, _| Answer::Gated(held.clone(), Box::new(taken()))).await;
+    let endpoint = Endpoint::json(serde_json::json!({ "content": "soup" })).await;
+    let config = Config::postgres(&postgres.database().await)
+        .text("drain.deadline", "1s")
+        .text("reply.to", "zulip")
+        .text("reply.site", &zulip.url(""))
+        .text("zulip.external_host", "chat.example.org");
+    let (_, lines) = bot(&config, &endpoint, 1).await;
+    let mut outhook = Outhook::start(&config).await;
+    send(&config, &lines).await;
+    zulip.wait_for(1).await;
+    finished(&Db::of(&config).await, 1).await;
+    postgres.kill().await;
+    gate.open();
+    outhook.terminate().await;
+    assert_eq!(outhook.wait().await.code(), Some(75));
+    postgres.start_again().await;
+    let _outhook = Outhook::start(&config).await;
+    let db = Db::of(&config).await;
+    eventually("the reply to be recorded", PATIENCE, || async {
+        (db.count("SELECT count(*) FROM outhook_reply WHERE state = 1").await == 1).then_some(())
+    })
+    .await;
+    assert_eq!(zulip.requests().len(), 2);
+}

@@ -33,7 +33,9 @@ struct Case {
 }
 
 /// What can't be reached here, with the reason.
-const ELSEWHERE: [&str; 7] = [
+const ELSEWHERE: [&str; 8] = [
+    // Sent when a drain has missed its deadline only.
+    "ReplyActor.Flush",
     // An actor that is told to stop ends anyway, and is built anew if it should not have.
     "QueueActor.Stop",
     "EventActor.Stop",
@@ -124,8 +126,9 @@ impl Case {
         );
         outhook.terminate().await;
         let code = outhook.wait().await.code();
-        let is_flush = self.place == "FlagActor.Flush";
-        assert!(code == Some(0) || is_flush && code == Some(75), "{self:?}: {code:?}");
+        // If one of these fails in the end, nobody knows whether all is recorded.
+        let is_unsure = ["FlagActor.Flush", "ReplyActor.Drain"].contains(&&*self.place);
+        assert!(code == Some(0) || is_unsure && code == Some(75), "{self:?}: {code:?}");
         self.judge_log(&outhook);
         stage.judge(&self).await;
     }
