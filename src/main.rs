@@ -4,7 +4,6 @@ mod actors;
 mod admin;
 mod blame;
 mod broker;
-mod caution;
 mod cli;
 mod config;
 mod daemon;
@@ -20,6 +19,7 @@ mod room;
 mod store;
 mod supervise;
 mod tenure;
+mod trial;
 mod zulip;
 
 use std::process::ExitCode;

@@ -30,7 +30,6 @@ fn daemon() -> TableCreateStatement {
         .col(big_integer("alive_until"))
         .col(boolean("is_leaving"))
         .col(boolean("takes_deliveries").default(false))
-        .col(big_integer_null("alone_event"))
         .take()
 }
 
@@ -43,5 +42,5 @@ fn partition() -> TableCreateStatement {
 }
 
 fn suspicion() -> TableAlterStatement {
-    Table::alter().table("outhook_event").add_column(small_integer("suspicion").default(0)).take()
+    Table::alter().table("outhook_event").add_column(boolean("is_suspect").default(false)).take()
 }

@@ -9,7 +9,7 @@ use outhook_core::{
     answer::{Answer, Reply},
     egress::Egress,
     excerpt::excerpt,
-    identity::{Millis, ServiceId},
+    identity::{MessageId, Millis, ServiceId},
     outcome::{Attempt, Failure, Fault, Verdict, judge},
     retry::{Next, RetryPolicy},
 };
@@ -18,15 +18,18 @@ use tokio::{sync::OwnedSemaphorePermit, task::JoinHandle};
 
 use super::{EVENT_LOG, flag::FlagActor};
 use crate::{
-    caution::Caution,
     directory::Directory,
     fail_points::{self, Step},
-    handlers::{self, Call, EventBody},
+    handlers,
     http::{Outbound, WebhookClient},
     mailbox::Mailbox,
     messages::completion::{CallEnded, EventTurn, ServiceCallFinished},
-    store::{Bot, CallOutcome, CallRecord, DeadLetter, InboxEvent, NewReply, Service, Store, now},
+    store::{Bot, CallOutcome, CallRecord, DeadLetter, InboxEvent, NewReply, Service, now},
     tenure::Tenure,
+    trial::{
+        self, Trials,
+        work::{Part, Work, build_request, read_answer},
+    },
     zulip::{Destination, Site},
 };
 
@@ -34,10 +37,8 @@ use crate::{
 pub(crate) struct CallTools {
     /// Bots and services.
     pub(crate) directory: Directory,
-    /// The database, under the tenure.
-    pub(crate) store: Store,
-    /// Care with suspects.
-    pub(crate) caution: Caution,
+    /// Where suspects are tried.
+    pub(crate) trials: Trials,
     /// What this process may work on.
     pub(crate) tenure: Tenure,
     /// Connections of this thread.
@@ -50,6 +51,14 @@ pub(crate) struct CallTools {
     pub(crate) site: Arc<Site>,
     /// Whether replies are wanted at all.
     pub(crate) has_outbox: bool,
+}
+
+impl CallTools {
+    /// Has own work of a suspect done by a process of its own.
+    pub(crate) async fn try_work(&self, message: MessageId, bot: &Bot, part: Part) -> trial::Verdict {
+        let (ports, site) = (self.egress.ports.clone(), Site::clone(&self.site));
+        self.trials.judge(Work { message, bot: bot.clone(), ports, site, part }).await
+    }
 }
 
 /// A call to make.
@@ -155,7 +164,7 @@ impl Assignment {
             let detail = format!("no handler for interface number {}", service.interface);
             return Tried::failed(Fault::BadInterface, detail);
         };
-        let outbound = match self.own_work(|| self.outbound(bot, service, handler)).await {
+        let outbound = match self.outbound(bot, service, handler) {
             Ok(outbound) => outbound,
             Err(failure) => return Tried { verdict: Verdict::Final(failure), excerpt: None, reply: None },
         };
@@ -163,16 +172,21 @@ impl Assignment {
         fail_points::before(Step::MakeCall);
         let attempt = self.tools.client.post(outbound).await;
         fail_points::after(Step::MakeCall);
-        let secrets = [service.token.expose_secret(), bot.api_key.expose_secret()];
-        self.own_work(|| {
-            fail_points::place("handler.reply");
-            read_attempt(attempt, handler, &secrets)
-        })
-        .await
+        if self.is_poisonous(bot, service, &attempt).await {
+            let detail = "three processes that read this answer have died".to_owned();
+            return Tried::failed(Fault::Panicked, detail);
+        }
+        read_answer(self.turn.key.message, attempt, handler, (bot, service))
     }
 
-    async fn own_work<T>(&self, work: impl FnOnce() -> T) -> T {
-        self.tools.caution.work(&self.tools.store, &self.event, work).await
+    /// Whether a process of its own dies of reading a suspect's answer.
+    async fn is_poisonous(&self, bot: &Bot, service: &Service, attempt: &Attempt) -> bool {
+        let Attempt::Answered { status, body, .. } = attempt else { return false };
+        if !self.event.is_suspect {
+            return false;
+        }
+        let part = Part::Answer { service: service.id, status: *status, body: body.clone() };
+        self.tools.try_work(self.turn.key.message, bot, part).await == trial::Verdict::Poison
     }
 
     fn outbound<'a>(
@@ -181,16 +195,9 @@ impl Assignment {
         service: &'a Service,
         handler: &dyn handlers::Handler,
     ) -> Result<Outbound<'a>, Failure> {
-        fail_points::place("handler.request");
-        let failure = |fault, detail| Failure { fault, status: None, detail };
-        let event = EventBody::read(&self.event.payload)
-            .map_err(|error| failure(Fault::BadAnswer, format!("the event can't be read: {error}")))?;
-        let url = self
-            .tools
-            .egress
-            .endpoint(&service.base_url)
-            .map_err(|fault| failure(Fault::BadUrl, fault.to_string()))?;
-        let request = handler.request(&Call { bot, service, event: &event, site: &self.tools.site })?;
+        let CallTools { egress, site, .. } = &*self.tools;
+        let call = (bot, service, handler);
+        let (url, request) = build_request(self.turn.key.message, &self.event.payload, call, egress, site)?;
         Ok(Outbound {
             url,
             content_type: request.content_type,

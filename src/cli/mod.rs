@@ -11,6 +11,7 @@ mod pace;
 mod run;
 mod send;
 mod services;
+mod trial;
 
 use std::{future::Future, path::PathBuf};
 
@@ -58,6 +59,9 @@ enum Command {
     /// Deliveries whose calls could not be made.
     #[command(subcommand)]
     DeadLetters(dead_letters::DeadLetters),
+    /// Tries the work on events for the daemon; not for people.
+    #[command(hide = true)]
+    Trial,
 }
 
 /// Parses, runs one command, and says how it ended.
@@ -85,13 +89,16 @@ fn execute(cli: Cli) -> Result<Exit, Failed> {
         start_logging("error");
         return block_on(demo.execute());
     }
+    if matches!(cli.command, Command::Trial) {
+        return trial::execute();
+    }
     let path = cli.config.clone().unwrap_or_else(|| "config.toml".into());
     let config = Config::load(&path, cli.config.is_some()).map_err(Failed::usage)?;
     fail_points::set_up();
     start_logging(if matches!(cli.command, Command::Run) { &config.log.filter } else { "warn" });
     match cli.command {
         Command::Run => block_on(run::execute(config)),
-        Command::Demo(_) => Ok(Exit::Success),
+        Command::Demo(_) | Command::Trial => Ok(Exit::Success),
         Command::Check => block_on(check::execute(config)),
         Command::Migrate => block_on(migrate::execute(config)),
         Command::Bots(bots) => block_on(bots.execute(config)),

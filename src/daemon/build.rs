@@ -19,7 +19,6 @@ use crate::{
     },
     blame::Blame,
     broker::{Amqp, Broker},
-    caution::Caution,
     config::{Config, queue::QueueUrl, reply::ReplyTo},
     directory::Directory,
     health::Health,
@@ -29,6 +28,7 @@ use crate::{
     store::Store,
     supervise::{Arbiters, Supervisor},
     tenure::CurrentTenure,
+    trial::Trials,
     zulip::{RestClient, Site},
 };
 
@@ -46,7 +46,7 @@ pub(super) struct Parts {
     retry: RetryPolicy,
     room: Room,
     permits: Arc<Semaphore>,
-    caution: Caution,
+    trials: Trials,
     blame: Blame,
 }
 
@@ -66,7 +66,7 @@ impl Parts {
             retry: RetryPolicy::from(&config.retry),
             room: Room::new(config.actors.in_memory_events),
             permits: Arc::new(Semaphore::new(config.http.max_calls)),
-            caution: Caution::default(),
+            trials: Trials::default(),
             blame: Blame::default(),
             config: Arc::clone(config),
             store,
@@ -111,8 +111,7 @@ impl Parts {
         let (egress, tls) = (Arc::clone(&self.egress), Arc::clone(&self.tls));
         let tools = CallTools {
             directory: self.directory.clone(),
-            store: self.store.under(self.current.get()),
-            caution: self.caution.clone(),
+            trials: self.trials.clone(),
             tenure: self.current.get(),
             client: WebhookClient::new(&self.config.http, egress, tls, self.site.user_agent()),
             egress: Arc::clone(&self.egress),

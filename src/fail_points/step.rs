@@ -15,7 +15,9 @@ pub(crate) enum Step {
     ReleaseIntake,
     /// Partitions become free.
     ReleasePartitions,
-    /// A daemon says that it drains, or hands back what it held and deletes its row.
+    /// A daemon says that it drains.
+    AnnounceLeaving,
+    /// What is held is handed back, and the daemon's row is deleted.
     Leave,
     /// Deliveries become rows of the inbox.
     StoreDeliveries,
@@ -27,8 +29,6 @@ pub(crate) enum Step {
     FreeEvents,
     /// Due events become held.
     ClaimEvents,
-    /// A suspect is written down as the only one at work.
-    WorkAlone,
     /// A request is sent and its answer read.
     MakeCall,
     /// Outcomes, replies, next tries, dead letters and flags are written.
@@ -61,13 +61,13 @@ impl Step {
         Self::ReleasePartitions,
         Self::ClaimIntake,
         Self::ReleaseIntake,
+        Self::AnnounceLeaving,
         Self::Leave,
         Self::StoreDeliveries,
         Self::AckDeliveries,
         Self::PutIntoInbox,
         Self::FreeEvents,
         Self::ClaimEvents,
-        Self::WorkAlone,
         Self::MakeCall,
         Self::Settle,
         Self::FreeReplies,
@@ -89,13 +89,13 @@ impl Step {
             Self::ClaimIntake => "claim-intake",
             Self::ReleaseIntake => "release-intake",
             Self::ReleasePartitions => "release-partitions",
+            Self::AnnounceLeaving => "announce-leaving",
             Self::Leave => "leave",
             Self::StoreDeliveries => "store-deliveries",
             Self::AckDeliveries => "ack-deliveries",
             Self::PutIntoInbox => "put-into-inbox",
             Self::FreeEvents => "free-events",
             Self::ClaimEvents => "claim-events",
-            Self::WorkAlone => "work-alone",
             Self::MakeCall => "make-call",
             Self::Settle => "settle",
             Self::FreeReplies => "free-replies",

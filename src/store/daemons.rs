@@ -7,7 +7,7 @@
 use std::time::{Duration, Instant};
 
 use outhook_core::{
-    identity::{DaemonId, EventId, Millis},
+    identity::{DaemonId, Millis},
     partition::Partitions,
 };
 use sea_orm::{
@@ -25,10 +25,7 @@ use super::{
     rows::{Suspicion, free_events},
     sql::{POSTGRES_CLOCK, among, ids, now, set_clock, statement},
 };
-use crate::{
-    fail_points::{self, Step},
-    tenure::Tenure,
-};
+use crate::{fail_points::Step, tenure::Tenure};
 
 /// The first half of a daemon's advisory lock; the second is its row id. Any number will do, as long as it is only
 /// outhook's ("outh" in ASCII).
@@ -281,7 +278,7 @@ impl Store {
             let sql = "UPDATE outhook_daemon SET is_leaving = TRUE, takes_deliveries = FALSE WHERE id = $1";
             transaction.execute_raw(statement(store.backend(), sql, [daemon.into()])).await?;
             announce_change(&transaction).await?;
-            Self::commit(transaction, Step::Leave).await
+            Self::commit(transaction, Step::AnnounceLeaving).await
         })
         .await
     }
@@ -296,27 +293,6 @@ impl Store {
             disown(&transaction, daemon, Partitions::ALL).await?;
             announce_change(&transaction).await?;
             Self::commit(transaction, Step::Leave).await
-        })
-        .await
-    }
-
-    /// Writes down which suspect is alone at work. The daemon's own end must not undo it, the machine's may: so
-    /// PostgreSQL need not wait for its disk.
-    pub(crate) async fn note_alone(&self, event: Option<EventId>) -> Result<(), StoreError> {
-        let Some(tenure) = self.tenure.clone() else { return Ok(()) };
-        self.on_main(move |store| async move {
-            let sql = match store.backend() {
-                DbBackend::Postgres => {
-                    "WITH quick AS (SELECT set_config('synchronous_commit', 'off', true))
-                     UPDATE outhook_daemon SET alone_event = $2 FROM quick WHERE id = $1"
-                }
-                _ => "UPDATE outhook_daemon SET alone_event = $2 WHERE id = $1",
-            };
-            let values = [tenure.daemon().into(), event.into()];
-            fail_points::before(Step::WorkAlone);
-            let noted = store.db().execute_raw(statement(store.backend(), sql, values)).await?;
-            fail_points::after(Step::WorkAlone);
-            if noted.rows_affected() == 0 { Err(StoreError::Fenced) } else { Ok(()) }
         })
         .await
     }
@@ -373,40 +349,30 @@ async fn insert_daemon(
 }
 
 /// Deletes the rows of daemons, or of all, and frees what they owned and held. Anything that they held may have
-/// been what ended them; whoever was alone at work is more of a suspect than the others.
-/// Returns how many there were.
+/// been what ended them. Returns how many there were.
 async fn bury(transaction: &DatabaseTransaction, dead: Option<&[DaemonId]>) -> Result<usize, DbErr> {
     let backend = transaction.get_database_backend();
     let rows = match dead {
         Some(dead) => {
             let sql = format!(
-                "DELETE FROM outhook_daemon d WHERE d.id {} AND (d.alive_until < {POSTGRES_CLOCK} OR NOT {HAS_SESSION})
-                 RETURNING d.id, d.alone_event",
+                "DELETE FROM outhook_daemon d
+                 WHERE d.id {} AND (d.alive_until < {POSTGRES_CLOCK} OR NOT {HAS_SESSION}) RETURNING d.id",
                 among(backend, 1)
             );
             transaction.query_all_raw(statement(backend, sql, [ids(backend, dead)])).await?
         }
         None => {
-            let sql = "DELETE FROM outhook_daemon RETURNING id, alone_event";
+            let sql = "DELETE FROM outhook_daemon RETURNING id";
             transaction.query_all_raw(statement(backend, sql, [])).await?
         }
     };
-    let (mut buried, mut alone) = (Vec::<DaemonId>::new(), Vec::<EventId>::new());
-    for row in &rows {
-        buried.push(row.try_get("", "id")?);
-        alone.extend(row.try_get::<Option<EventId>>("", "alone_event")?);
-    }
+    let buried = rows.iter().map(|row| row.try_get("", "id")).collect::<Result<Vec<DaemonId>, _>>()?;
     let sql =
         format!("UPDATE outhook_partition SET owner = NULL WHERE owner {} RETURNING id", among(backend, 1));
     let owned =
         partitions(&transaction.query_all_raw(statement(backend, sql, [ids(backend, &buried)])).await?)?;
     free_events(transaction, owned, Suspicion::AnyOfThem).await?;
     free_replies(transaction, owned).await?;
-    let sql = format!(
-        "UPDATE outhook_event SET suspicion = suspicion + 1 WHERE id {} AND state = 0",
-        among(backend, 1)
-    );
-    transaction.execute_raw(statement(backend, sql, [ids(backend, &alone)])).await?;
     Ok(buried.len())
 }
 

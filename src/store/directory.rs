@@ -7,13 +7,14 @@ use sea_orm::{
     QueryFilter, QueryOrder,
 };
 use secrecy::SecretString;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::{Store, StoreError, sql::statement};
+use crate::trial::work::exposed;
 
 /// A bot that may be called, with its services.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Bot {
     /// `zerver_userprofile.id`.
     pub(crate) id: BotId,
@@ -24,6 +25,7 @@ pub(crate) struct Bot {
     /// Display name.
     pub(crate) full_name: String,
     /// Password for Zulip's REST API.
+    #[serde(with = "exposed")]
     pub(crate) api_key: SecretString,
     /// The direct-message recipient that stands for it.
     pub(crate) recipient_id: Option<i64>,
@@ -36,7 +38,7 @@ pub(crate) struct Bot {
 }
 
 /// An endpoint of a bot.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Service {
     /// `zerver_service.id`.
     pub(crate) id: ServiceId,
@@ -45,6 +47,7 @@ pub(crate) struct Service {
     /// URL as the operator wrote it.
     pub(crate) base_url: String,
     /// Shared secret.
+    #[serde(with = "exposed")]
     pub(crate) token: SecretString,
     /// Which handler speaks with it.
     pub(crate) interface: i16,

@@ -82,8 +82,8 @@ pub(crate) struct InboxEvent {
     pub(crate) taken_at: Millis,
     /// The delivery's body.
     pub(crate) payload: Vec<u8>,
-    /// Whether, and how much, it is suspected of having ended a process; see the column.
-    pub(crate) suspicion: i16,
+    /// Whether it may have ended a process.
+    pub(crate) is_suspect: bool,
     /// Calls that were fixed when it was worked on before; empty for a fresh one.
     pub(crate) calls: Vec<PendingCall>,
 }
@@ -310,7 +310,7 @@ fn hand_out(
                 conversation,
                 taken_at,
                 payload: event.payload,
-                suspicion: 0,
+                is_suspect: false,
                 calls: Vec::new(),
             },
             neighbours: Neighbours { earlier: neighbours.earlier || !is_first, ..neighbours },

@@ -20,7 +20,7 @@ use super::{
 use crate::fail_points::Step;
 
 const COLUMNS: &str = "e.id, e.bot_id, e.message_id, e.replay, e.conversation, e.taken_at, e.due, e.payload,
-    e.suspicion";
+    e.is_suspect";
 
 #[derive(FromQueryResult)]
 struct Row {
@@ -32,7 +32,7 @@ struct Row {
     taken_at: i64,
     due: Option<i64>,
     payload: Option<Vec<u8>>,
-    suspicion: i16,
+    is_suspect: bool,
 }
 
 impl From<Row> for InboxEvent {
@@ -43,7 +43,7 @@ impl From<Row> for InboxEvent {
             conversation: row.conversation,
             taken_at: row.taken_at,
             payload: row.payload.unwrap_or_default(),
-            suspicion: row.suspicion,
+            is_suspect: row.is_suspect,
             calls: Vec::new(),
         }
     }
@@ -206,13 +206,12 @@ pub(super) async fn free_events(
     partitions: Partitions,
     suspicion: Suspicion,
 ) -> Result<u64, DbErr> {
-    let at_least = i16::from(suspicion == Suspicion::AnyOfThem);
     let sql = format!(
-        "UPDATE outhook_event SET due = $1, suspicion = CASE WHEN suspicion < $2 THEN $2 ELSE suspicion END
+        "UPDATE outhook_event SET due = $1, is_suspect = is_suspect OR $2
          WHERE state = 0 AND due IS NULL AND {}",
         in_partitions("bot_id", 3)
     );
-    let values = [now().into(), at_least.into(), members(partitions)];
+    let values = [now().into(), (suspicion == Suspicion::AnyOfThem).into(), members(partitions)];
     let backend = transaction.get_database_backend();
     Ok(transaction.execute_raw(statement(backend, sql, values)).await?.rows_affected())
 }

@@ -4,18 +4,23 @@ use std::{collections::BTreeMap, fs, io};
 
 use md5::Md5;
 use secrecy::{ExposeSecret, SecretString};
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::{config::zulip::Zulip, handlers::event_body::Fields};
+use crate::{config::zulip::Zulip, handlers::event_body::Fields, trial::work::exposed};
 
 /// The Zulip server.
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Site {
     external_host: String,
     realm_hosts: BTreeMap<String, String>,
     has_gravatar: bool,
-    avatar_salt: Option<SecretString>,
+    avatar_salt: Option<Salt>,
     user_agent: String,
 }
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Salt(#[serde(with = "exposed")] SecretString);
 
 impl Site {
     /// Reads the salt's file, if one is named.
@@ -24,7 +29,7 @@ impl Site {
     /// If that file can't be read.
     pub(crate) fn new(config: &Zulip) -> io::Result<Self> {
         let avatar_salt = match &config.avatar_salt_file {
-            Some(path) => Some(salt_in(&fs::read_to_string(path)?).into()),
+            Some(path) => Some(Salt(salt_in(&fs::read_to_string(path)?).into())),
             None => None,
         };
         Ok(Self {
@@ -70,7 +75,7 @@ impl Site {
     }
 
     fn uploaded_avatar(&self, message: &Fields<'_>, version: i64) -> Option<String> {
-        let salt = self.avatar_salt.as_ref()?.expose_secret();
+        let salt = self.avatar_salt.as_ref()?.0.expose_secret();
         let (sender, realm) = (message.integer("sender_id")?, message.integer("sender_realm_id")?);
         let hash = hex(&Sha256::digest(format!("{sender}:{version}:{salt}")));
         Some(format!("/user_avatars/{realm}/{}.png", &hash[..40]))

@@ -17,8 +17,6 @@ pub struct Model {
     pub is_leaving: bool,
     /// It takes the broker's deliveries; one does at most.
     pub takes_deliveries: bool,
-    /// The suspect that it works on with nothing beside it.
-    pub alone_event: Option<i64>,
 }
 
 /// No relation is followed through the ORM.

@@ -28,9 +28,8 @@ pub struct Model {
     pub finished_at: Option<i64>,
     /// The delivery's body; removed when the event is done with, unless one of its calls failed.
     pub payload: Option<Vec<u8>>,
-    /// 0, or 1 after an unclean end that may have been this event's doing, and one more for each time that
-    /// it was alone at work when the process died.
-    pub suspicion: i16,
+    /// It was held when a process ended uncleanly, and may have been what ended it.
+    pub is_suspect: bool,
     /// The event that this one repeats, if an operator replayed one that has a row.
     pub replay_of: Option<i64>,
 }

@@ -1,6 +1,6 @@
 //! Beginning an event: which of its calls are made in this turn.
 
-use std::sync::Arc;
+use std::{rc::Rc, sync::Arc};
 
 use actix::{ActorFutureExt, AsyncContext, Context, WrapFuture};
 use outhook_core::{
@@ -11,10 +11,10 @@ use outhook_core::{
 use super::EventActor;
 use crate::{
     actors::EVENT_LOG,
-    caution::is_poison,
     fail_points,
     messages::completion::{EventEnded, EventTurn},
     store::{Bot, DeadLetter, InboxEvent, NotCallable, now},
+    trial::{Verdict, work::Part},
 };
 
 impl EventActor {
@@ -22,21 +22,38 @@ impl EventActor {
         let Some(held) = self.events.get(&event) else { return };
         let bot = held.event.key.bot;
         let directory = self.tools.directory.clone();
-        let find = async move { directory.find(bot).await };
-        context.spawn(find.into_actor(self).map(move |found, actor, context| {
-            actor.open(event, found, context);
+        let (held, tools) = (Arc::clone(&held.event), Rc::clone(&self.tools));
+        let find = async move {
+            let found = directory.find(bot).await;
+            let is_poison = match &found {
+                Ok(bot) if held.is_suspect => {
+                    let part = Part::Requests { payload: held.payload.clone() };
+                    tools.try_work(held.key.message, bot, part).await == Verdict::Poison
+                }
+                _ => false,
+            };
+            (found, is_poison)
+        };
+        context.spawn(find.into_actor(self).map(move |(found, is_poison), actor, context| {
+            actor.open(event, found, is_poison, context);
         }));
     }
 
     /// Decides which services an event calls now. The set is fixed the first time; later only those are
     /// called that have not finished.
-    fn open(&mut self, event: EventId, found: Result<Arc<Bot>, NotCallable>, context: &mut Context<Self>) {
+    fn open(
+        &mut self,
+        event: EventId,
+        found: Result<Arc<Bot>, NotCallable>,
+        is_poison: bool,
+        context: &mut Context<Self>,
+    ) {
         if !self.is_working() {
             return;
         }
         let Some(held) = self.events.get_mut(&event) else { return };
         let key = held.event.key;
-        if self.blame.is_poison(event) || is_poison(&held.event) {
+        if is_poison || self.blame.is_poison(event) {
             return self.end_without_call(event, Some(poison(key)));
         }
         let blame = self.blame.clone();
@@ -73,7 +90,7 @@ fn poison(key: EventKey) -> DeadLetter {
     DeadLetter::of_event(
         key,
         "poison",
-        "three times an actor or the process failed while it worked on this event".into(),
+        "three times an actor or a process failed while it worked on this event".into(),
     )
 }
 
