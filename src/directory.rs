@@ -23,7 +23,7 @@ struct Complaint<'a>(&'a Health);
 
 impl Drop for Complaint<'_> {
     fn drop(&mut self) {
-        self.0.database_answers(NAME);
+        self.0.withdraw(NAME);
     }
 }
 

@@ -117,6 +117,14 @@ impl Tenure {
         had_run_out
     }
 
+    /// The others may take over after this moment, unless the lease is renewed.
+    pub(crate) fn holds_no_longer_than(&self, moment: Instant) {
+        let mut until = self.until();
+        if let Until::Moment(holds_until) = *until {
+            *until = Until::Moment(holds_until.min(moment));
+        }
+    }
+
     /// The others have declared this daemon dead.
     pub(crate) fn revoke(&self) {
         *self.until() = Until::Revoked;

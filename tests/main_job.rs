@@ -628,3 +628,30 @@ async fn an_event_that_somebody_took_and_returned_is_called_once() {
     assert_eq!(scene.drain().await, 0);
     assert_eq!(endpoint.requests().iter().map(message_of).collect::<Vec<_>>(), [1, 2]);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_that_is_made_due_again_while_it_is_worked_on_repeats_no_finished_call() {
+    let good = Endpoint::json(json!({})).await;
+    let bad = Endpoint::start(|_, _| Answer::status(503)).await;
+    let config = Storage::Postgres.config().await.set("retry.max_retries", "3");
+    let db = setup::tables(&config).await;
+    for bot in 1..=5 {
+        setup::insert_bot(&db, bot).await;
+        setup::insert_service(&db, bot, &good.url("/hook"), 1, "token").await;
+        setup::insert_service(&db, bot, &bad.url("/hook"), 1, "token").await;
+    }
+    let outhook = Outhook::start(&config).await;
+    let events: Vec<Value> = (1..=300).map(|n| channel_event(n % 5 + 1, n, n, "t", "x")).collect();
+    setup::send(&config, &events).await;
+    // What a redelivery does to events that it finds stored and unfinished.
+    eventually("all events to be finished", PATIENCE * 2, || async {
+        let held = "SELECT id FROM outhook_event WHERE state = 0 AND due IS NULL FOR UPDATE SKIP LOCKED";
+        db.exec(&format!("UPDATE outhook_event SET due = 0 WHERE id IN ({held})")).await;
+        (db.count("SELECT count(*) FROM outhook_event WHERE state = 0").await == 0).then_some(())
+    })
+    .await;
+    let calls = good.webhook_ids();
+    let different: std::collections::HashSet<&String> = calls.iter().collect();
+    assert_eq!((different.len(), calls.len()), (300, 300));
+    assert_eq!(outhook.metric("outhook_outcomes_dropped_total").await, 0.0);
+}

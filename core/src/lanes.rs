@@ -261,6 +261,21 @@ impl Lanes {
         Offered::Held { evicted }
     }
 
+    /// An event that is not held was read, and may not be as it was read: its lane is to be read again.
+    pub fn look_up(&mut self, ticket: Ticket) {
+        if self.held.contains_key(&ticket.event) {
+            return;
+        }
+        match self.bots.entry(ticket.bot).or_default().lanes.entry(ticket.conversation) {
+            Entry::Occupied(mut lane) if lane.get().pulling => lane.get_mut().missed = true,
+            Entry::Occupied(mut lane) => lane.get_mut().more = true,
+            Entry::Vacant(lane) => {
+                lane.insert(Lane { pulling: true, ..Lane::default() });
+                self.lane_wants.push_back((ticket.bot, ticket.conversation));
+            }
+        }
+    }
+
     /// The next event whose calls may begin; answer with [`Lanes::opened`].
     pub fn next_event(&mut self) -> Option<EventId> {
         while let Some(id) = self.event_turns.pop_front() {

@@ -1,4 +1,4 @@
-//! The last events that were finished: whether one of them is offered again, and whether another comes late.
+//! The last events whose turn ended: whether one of them is offered as it was before, and whether another comes late.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 
@@ -7,20 +7,51 @@ use crate::{
     lanes::Ticket,
 };
 
-/// A bounded memory of finished events.
+/// A bounded memory of events whose turn ended. Moments are of any clock that does not go back.
 #[derive(Debug)]
-pub struct Recent {
+pub struct Recent<M> {
     events_max: usize,
     order: VecDeque<Ticket>,
-    events: HashSet<EventId>,
+    finished: HashSet<EventId>,
     /// The highest message of each lane.
     lanes: HashMap<(BotId, Conversation), MessageId>,
+    parked_order: VecDeque<EventId>,
+    parked: HashMap<EventId, M>,
 }
 
-impl Recent {
-    /// Remembers the last `events_max` events.
+impl<M: Copy + PartialOrd> Recent<M> {
+    /// Remembers the last `events_max` events that were finished, and as many that were parked.
     pub fn new(events_max: usize) -> Self {
-        Self { events_max, order: VecDeque::new(), events: HashSet::new(), lanes: HashMap::new() }
+        Self {
+            events_max,
+            order: VecDeque::new(),
+            finished: HashSet::new(),
+            lanes: HashMap::new(),
+            parked_order: VecDeque::new(),
+            parked: HashMap::new(),
+        }
+    }
+
+    /// An event was parked at this moment.
+    pub fn parked(&mut self, event: EventId, at: M) {
+        if self.parked.insert(event, at).is_none() {
+            self.parked_order.push_back(event);
+        }
+        if self.parked_order.len() > self.events_max
+            && let Some(oldest) = self.parked_order.pop_front()
+        {
+            self.parked.remove(&oldest);
+        }
+    }
+
+    /// Whether it was this event that was finished.
+    pub fn has_finished(&self, event: EventId) -> bool {
+        self.finished.contains(&event)
+    }
+
+    /// Whether an event was parked after its row was read at this moment, so that the row may be another now.
+    pub fn parked_since(&self, event: EventId, read_at: M) -> bool {
+        self.parked.get(&event).is_some_and(|at| *at >= read_at)
     }
 
     /// An event was finished.
@@ -29,14 +60,9 @@ impl Recent {
             self.forget_oldest();
         }
         self.order.push_back(ticket);
-        self.events.insert(ticket.event);
+        self.finished.insert(ticket.event);
         let highest = self.lanes.entry(lane(&ticket)).or_insert(ticket.message);
         *highest = ticket.message.max(*highest);
-    }
-
-    /// Whether it was this event.
-    pub fn has(&self, event: EventId) -> bool {
-        self.events.contains(&event)
     }
 
     /// Whether a later event of the same lane was finished.
@@ -46,7 +72,7 @@ impl Recent {
 
     fn forget_oldest(&mut self) {
         let Some(oldest) = self.order.pop_front() else { return };
-        self.events.remove(&oldest.event);
+        self.finished.remove(&oldest.event);
         if self.lanes.get(&lane(&oldest)) == Some(&oldest.message) {
             self.lanes.remove(&lane(&oldest));
         }
@@ -67,22 +93,36 @@ mod tests {
 
     #[test]
     fn an_event_is_late_for_a_later_one_of_its_lane_only() {
-        let mut recent = Recent::new(10);
+        let mut recent = Recent::<u32>::new(10);
         recent.finished(ticket(1, 7, 50));
         recent.finished(ticket(2, 7, 40));
-        assert!(recent.has(1) && !recent.has(3));
+        assert!(recent.has_finished(1) && !recent.has_finished(3));
         assert!(recent.has_later(&ticket(3, 7, 45)));
         assert!(!recent.has_later(&ticket(3, 7, 60)) && !recent.has_later(&ticket(3, 8, 45)));
     }
 
     #[test]
+    fn an_event_that_was_parked_after_it_was_read_is_not_as_it_was_read() {
+        let mut recent = Recent::new(10);
+        recent.parked(1, 7);
+        assert!(recent.parked_since(1, 6) && recent.parked_since(1, 7) && !recent.parked_since(1, 8));
+        recent.parked(1, 9);
+        assert!(recent.parked_since(1, 8));
+    }
+
+    #[test]
     fn what_is_older_than_the_last_few_is_forgotten() {
-        let mut recent = Recent::new(2);
+        let mut recent = Recent::<u32>::new(2);
         for event in 1..=100 {
             recent.finished(ticket(event, event, event));
+            recent.parked(1000 + event, 5);
         }
-        assert!(recent.has(99) && recent.has(100) && !recent.has(98));
+        for (event, is_known) in [(98, false), (99, true), (100, true)] {
+            assert_eq!(recent.has_finished(event), is_known);
+            assert_eq!(recent.parked_since(1000 + event, 5), is_known);
+        }
+        assert_eq!((recent.parked.len(), recent.parked_order.len()), (2, 2));
         assert!(!recent.has_later(&ticket(0, 98, 0)) && recent.has_later(&ticket(0, 99, 0)));
-        assert_eq!((recent.order.len(), recent.events.len(), recent.lanes.len()), (2, 2, 2));
+        assert_eq!((recent.order.len(), recent.finished.len(), recent.lanes.len()), (2, 2, 2));
     }
 }

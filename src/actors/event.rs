@@ -8,7 +8,12 @@ mod begin;
 mod calls;
 mod rows;
 
-use std::{collections::HashMap, rc::Rc, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    rc::Rc,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use actix::{Actor, ActorContext, ActorFutureExt, AsyncContext, Context, Handler, WrapFuture};
 use outhook_core::{
@@ -39,8 +44,9 @@ use crate::{
     tenure::Tenure,
 };
 
-/// How many finished events are remembered: for the moment between two messages, and to notice late events.
-const FINISHED_MAX: usize = 1024;
+/// How many finished events are remembered, and how many parked ones: for the moment between reading a row and
+/// being offered it, and to notice late events.
+const RECENT_MAX: usize = 4096;
 /// The wait before another try to take over a shard.
 const RETRY_DELAY: Duration = Duration::from_millis(50);
 
@@ -61,8 +67,8 @@ pub(crate) struct EventActor {
     turns: u64,
     /// To be passed on once nothing of them is held.
     leaving: Partitions,
-    /// The last events that were finished, so that one that was read before is not run again.
-    finished: Recent,
+    /// The last events whose turn ended, so that one that was read before is not run again as it was then.
+    recent: Recent<Instant>,
     phase: Phase,
     awaits_permit: bool,
     awaits_room: bool,
@@ -121,7 +127,7 @@ impl EventActor {
             // Told apart from the turns of its predecessors.
             turns: generation << 32,
             leaving: Partitions::NONE,
-            finished: Recent::new(FINISHED_MAX),
+            recent: Recent::new(RECENT_MAX),
             phase: Phase::TakingOver,
             awaits_permit: false,
             awaits_room: false,
@@ -202,13 +208,18 @@ impl Handler<ShardTakenOver> for EventActor {
 impl Handler<ProcessEvents> for EventActor {
     type Result = ();
 
-    fn handle(&mut self, ProcessEvents { events }: ProcessEvents, context: &mut Context<Self>) {
+    fn handle(&mut self, ProcessEvents { events, read_at }: ProcessEvents, context: &mut Context<Self>) {
         if !self.is_working() {
             return;
         }
         for taken in events {
-            if self.finished.has(taken.event.id) || !self.tenure.owns(taken.event.key.bot) {
+            let event = &taken.event;
+            if self.recent.has_finished(event.id) || !self.tenure.owns(event.key.bot) {
                 // It was finished while it was being read, or its bot is being given up.
+                continue;
+            }
+            if self.recent.parked_since(event.id, read_at) {
+                self.lanes.look_up(event.ticket());
                 continue;
             }
             self.count_if_late(&taken.event);
@@ -249,7 +260,9 @@ impl Handler<BotsRead> for EventActor {
         if !self.is_working() {
             return;
         }
-        for page in pages {
+        let mine = self.tenure.partitions();
+        // A bot that is being given up takes nothing more in.
+        for page in pages.into_iter().filter(|page| mine.hold(page.bot)) {
             let tickets: Vec<Ticket> = page.events.iter().map(InboxEvent::ticket).collect();
             let places = self.room.take_up_to(tickets.len());
             let taken = self.lanes.refilled(page.bot, &tickets, page.more, places.len());
@@ -278,11 +291,12 @@ impl Handler<EventsSettled> for EventActor {
     fn handle(&mut self, settled: EventsSettled, context: &mut Context<Self>) {
         for event in settled.finished {
             if let Some(held) = self.events.remove(&event) {
-                self.finished.finished(held.event.ticket());
+                self.recent.finished(held.event.ticket());
             }
             self.lanes.finished(event);
         }
         for event in settled.parked {
+            self.recent.parked(event, Instant::now());
             self.events.remove(&event);
             for dropped in self.lanes.parked(event) {
                 self.events.remove(&dropped);

@@ -54,7 +54,13 @@ pub(crate) struct LeaseActor {
     missing: HashMap<DaemonId, Instant>,
     /// Given up, and not yet given back.
     leaving: Partitions,
+    /// Those of them that are being given back.
+    giving: Partitions,
     is_busy: bool,
+    /// What it is busy with is a change.
+    is_changing: bool,
+    /// The lease is being renewed beside a change.
+    renews_beside: bool,
     /// A look soon is arranged.
     looks_soon: bool,
     /// Something has changed since the look that is under way began.
@@ -98,7 +104,10 @@ impl LeaseActor {
             has_lost_session: false,
             missing: HashMap::new(),
             leaving: Partitions::NONE,
+            giving: Partitions::NONE,
             is_busy: false,
+            is_changing: false,
+            renews_beside: false,
             looks_soon: false,
             looks_again: false,
         }
@@ -144,6 +153,7 @@ impl LeaseActor {
                 log::debug!("the session of daemon {daemon}: {error}");
                 actor.session_since = None;
                 actor.has_lost_session = true;
+                actor.tenure.holds_no_longer_than(Instant::now() + SESSION_GRACE / 2);
                 actor.open_session(context);
             }
         }));
@@ -159,28 +169,56 @@ impl LeaseActor {
 
     /// Renews the lease and looks at the others.
     fn look(&mut self, context: &mut Context<Self>) {
-        if std::mem::replace(&mut self.is_busy, true) {
+        if self.is_busy {
             self.looks_again = true;
-            return;
+            return self.renew_beside(context);
         }
-        let (store, daemon, lease) = (self.links.store.clone(), self.tenure.daemon(), self.links.lease);
+        self.is_busy = true;
         let began = Instant::now();
-        let look = async move {
+        context.spawn(self.renewal().into_actor(self).map(move |seen, actor, context| match seen {
+            Ok(sighting) => {
+                actor.renewed(began + actor.links.lease);
+                match actor.session_since {
+                    Some(_) => actor.act(&sighting, context),
+                    // The others may be about to declare this daemon dead.
+                    None => actor.done(context),
+                }
+            }
+            Err(error) => actor.failed(&error, context),
+        }));
+    }
+
+    fn renewal(&self) -> impl Future<Output = Result<Sighting, StoreError>> + use<> {
+        let (store, daemon, lease) = (self.links.store.clone(), self.tenure.daemon(), self.links.lease);
+        async move {
             // A database that says nothing must not keep us from noticing that the lease has run out.
             tokio::time::timeout(lease, store.renew_lease(daemon, lease)).await.unwrap_or_else(|_| {
                 Err(StoreError::Ended("the database has not answered within database.lease".into()))
             })
-        };
-        context.spawn(look.into_actor(self).map(move |seen, actor, context| match seen {
-            Ok(sighting) => {
-                if actor.tenure.renew(began + actor.links.lease) {
-                    log::info!("the lease holds again");
-                    actor.wake_all();
-                }
-                actor.act(&sighting, context);
+        }
+    }
+
+    /// A change may take longer than the lease, if a daemon with much work is buried.
+    fn renew_beside(&mut self, context: &mut Context<Self>) {
+        if !self.is_changing || std::mem::replace(&mut self.renews_beside, true) {
+            return;
+        }
+        let began = Instant::now();
+        context.spawn(self.renewal().into_actor(self).map(move |seen, actor, _| {
+            actor.renews_beside = false;
+            // What went wrong is seen at the next look, too.
+            if seen.is_ok() {
+                actor.renewed(began + actor.links.lease);
             }
-            Err(error) => actor.failed(&error, context),
         }));
+    }
+
+    /// Without a session the others do not wait for the lease to run out.
+    fn renewed(&mut self, holds_until: Instant) {
+        if self.session_since.is_some() && self.tenure.renew(holds_until) {
+            log::info!("the lease holds again");
+            self.wake_all();
+        }
     }
 
     fn act(&mut self, sighting: &Sighting, context: &mut Context<Self>) {
@@ -193,9 +231,12 @@ impl LeaseActor {
             });
         }
         let Shares { claim, release, intake } = self.roster(sighting).shares(self.tenure.daemon());
-        self.tenure.take_deliveries(intake == Intake::Take);
-        // Also what a predecessor had begun to give up, or was granted without hearing of it.
-        self.let_go(release.or(sighting.owned.without(self.tenure.partitions())));
+        self.set_intake(intake == Intake::Take);
+        // Also what a predecessor had begun to give up or was granted without hearing of it, and what is not this
+        // daemon's any more, should it think so.
+        let mine = self.tenure.partitions();
+        let mistaken = sighting.owned.without(mine).or(mine.without(sighting.owned));
+        self.let_go(release.or(mistaken));
         let (store, daemon) = (self.store(), self.tenure.daemon());
         let change = async move {
             let gained = match claim.is_empty() {
@@ -211,7 +252,7 @@ impl LeaseActor {
         };
         self.change(change, context, |actor, (gained, takes), _| {
             actor.gained(gained);
-            actor.tenure.take_deliveries(takes);
+            actor.set_intake(takes);
         });
     }
 
@@ -221,8 +262,9 @@ impl LeaseActor {
         Roster {
             daemons: wanting.map(|daemon| daemon.id).collect(),
             mine: self.tenure.partitions(),
-            free: sighting.free,
-            taker: sighting.taker,
+            // What is on its way out is given back first.
+            free: sighting.free.without(self.leaving),
+            taker: sighting.taker.filter(|_| !self.links.health.is_draining()),
             can_take: self.links.has_broker && self.links.health.has_broker(),
         }
     }
@@ -253,6 +295,7 @@ impl LeaseActor {
         context: &mut Context<Self>,
         then: impl FnOnce(&mut Self, T, &mut Context<Self>) + 'static,
     ) {
+        self.is_changing = true;
         context.spawn(job.into_actor(self).map(|result, actor, context| match result {
             Ok(value) => {
                 then(actor, value, context);
@@ -264,7 +307,7 @@ impl LeaseActor {
 
     fn done(&mut self, context: &mut Context<Self>) {
         self.links.health.database_answers(NAME);
-        self.is_busy = false;
+        (self.is_busy, self.is_changing) = (false, false);
         if std::mem::take(&mut self.looks_again) {
             return self.look(context);
         }
@@ -278,12 +321,16 @@ impl LeaseActor {
     }
 
     fn failed(&mut self, error: &StoreError, context: &mut Context<Self>) {
+        if error.is_lock_timeout() {
+            // Another daemon changes something; the next look tells what is left to do.
+            return self.done(context);
+        }
         if matches!(error, StoreError::Fenced) && !self.links.health.is_draining() {
             return self.join_again(error, context);
         }
         self.links.health.database_is_away(NAME, error);
         context.run_later(RETRY_DELAY, |actor, context| {
-            actor.is_busy = false;
+            (actor.is_busy, actor.is_changing) = (false, false);
             actor.look(context);
         });
     }
@@ -293,6 +340,13 @@ impl LeaseActor {
             self.tenure.gain(gained);
             log::info!("{} partitions more, {} in all", gained.len(), self.tenure.partitions().len());
             self.wake_all();
+        }
+    }
+
+    /// During a drain QueueActor ends the consumer, once what it has is stored.
+    fn set_intake(&self, takes: bool) {
+        if !self.links.health.is_draining() {
+            self.tenure.take_deliveries(takes);
         }
     }
 
@@ -313,26 +367,31 @@ impl LeaseActor {
     }
 
     fn give_back(&mut self, partitions: Partitions, context: &mut Context<Self>) {
-        let given = partitions.and(self.leaving);
+        let given = partitions.and(self.leaving).without(self.giving);
         if given.is_empty() {
             return;
         }
+        self.giving = self.giving.or(given);
         let (store, daemon) = (self.store(), self.tenure.daemon());
         let release = async move { store.release_partitions(daemon, given).await };
-        context.spawn(release.into_actor(self).map(move |released, actor, context| match released {
-            Ok(()) => {
-                actor.leaving = actor.leaving.without(given);
-                log::info!("{} partitions were given back", given.len());
-                actor.look(context);
+        context.spawn(release.into_actor(self).map(move |released, actor, context| {
+            actor.giving = actor.giving.without(given);
+            match released {
+                Ok(()) => {
+                    actor.leaving = actor.leaving.without(given);
+                    log::info!("{} partitions were given back", given.len());
+                    actor.look(context);
+                }
+                // They stay among those that are leaving, and are asked for again.
+                Err(error) => log::debug!("giving partitions back: {error}"),
             }
-            // They stay among those that are leaving, and are asked for again.
-            Err(error) => log::debug!("giving partitions back: {error}"),
         }));
     }
 
     /// The others have taken over. Every actor is built anew under another tenure: whatever the old ones
     /// still hold can't be written any more.
     fn join_again(&mut self, error: &StoreError, context: &mut Context<Self>) {
+        self.is_changing = false;
         self.tenure.revoke();
         self.links.health.database_is_away(NAME, error);
         let (store, name, lease) = (self.links.store.clone(), self.links.name.clone(), self.links.lease);
@@ -352,7 +411,7 @@ impl LeaseActor {
         log::warn!("this daemon goes on as number {}", tenure.daemon());
         self.links.current.set(tenure.clone());
         self.tenure = tenure;
-        self.leaving = Partitions::NONE;
+        (self.leaving, self.giving) = (Partitions::NONE, Partitions::NONE);
         self.session_since = None;
         self.links.queue.send(Stop);
         self.links.flag.send(Stop);
@@ -365,6 +424,11 @@ impl LeaseActor {
 
 impl Actor for LeaseActor {
     type Context = Context<Self>;
+
+    /// The session ends with the actor.
+    fn stopped(&mut self, _: &mut Self::Context) {
+        self.tenure.holds_no_longer_than(Instant::now() + SESSION_GRACE / 2);
+    }
 
     fn started(&mut self, context: &mut Self::Context) {
         fail_points::place("LeaseActor.started");

@@ -18,7 +18,7 @@ use std::{
 use actix::{
     Actor, ActorContext, ActorFutureExt, AsyncContext, Context, Handler, Message, StreamHandler, WrapFuture,
 };
-use outhook_core::{partition::Partitions, quota::Quota};
+use outhook_core::{identity::Millis, partition::Partitions, quota::Quota};
 use tokio::sync::oneshot;
 
 pub(crate) use intake::read_delivery;
@@ -36,7 +36,7 @@ use crate::{
         settled::DueAt,
     },
     room::Room,
-    store::{BotPage, LanePage, Store, StoreError, Taken},
+    store::{BotPage, LanePage, Store, StoreError, Stored, Taken},
     supervise::{Fatal, Supervisor},
     tenure::Tenure,
 };
@@ -71,7 +71,7 @@ pub(crate) struct QueueActor {
     wants: VecDeque<WantRows>,
     is_due: bool,
     /// Found due and not yet known to be claimed.
-    claiming: Option<Vec<Taken>>,
+    claiming: Option<FoundDue>,
     due_timer: DueTimer,
     job: Option<Kind>,
     job_began: Instant,
@@ -84,6 +84,15 @@ pub(crate) struct QueueActor {
     awaits_pump: bool,
     is_draining: bool,
     drained: Option<oneshot::Sender<()>>,
+}
+
+/// Due rows as they were read.
+struct FoundDue {
+    events: Vec<Taken>,
+    /// The moment that they were due by.
+    due_by: Millis,
+    /// A moment before they were read, of this process.
+    read_at: Instant,
 }
 
 /// A session and its number in this life.
@@ -144,8 +153,8 @@ const KINDS: [Kind; 4] = [Kind::Free, Kind::Wants, Kind::Due, Kind::Store];
 enum Done {
     Freed(usize),
     Read(usize, Vec<LanePage>, Vec<BotPage>),
-    Due(Vec<Taken>),
-    Stored(Vec<Taken>, usize),
+    Due(Vec<Taken>, Instant),
+    Stored(Stored, usize),
 }
 
 impl QueueActor {
@@ -243,12 +252,12 @@ impl QueueActor {
                     self.events[shard].send(BotsRead { pages: bots });
                 }
             }
-            Done::Due(taken) => self.hand_out(taken),
+            Done::Due(taken, read_at) => self.hand_out(taken, read_at),
             Done::Stored(stored, rows) => {
                 self.batch_rows = self.batch_rows_max;
                 metrics::histogram!("outhook_intake_rows").record(rows as f64);
-                metrics::counter!("outhook_events_taken_total").increment(stored.len() as u64);
-                self.hand_out(stored);
+                metrics::counter!("outhook_events_taken_total").increment(stored.rows as u64);
+                self.hand_out(stored.held, self.job_began);
             }
         }
         self.next_job(last, context);

@@ -230,6 +230,7 @@ impl ReplyActor {
         self.in_flight.push(reply.bot_id);
         let links = self.links.clone();
         let post = async move {
+            links.tenure.held().await;
             fail_points::before(Step::PostReply);
             let posted = links.outlet.post(&links.directory, &reply).await;
             fail_points::after(Step::PostReply);

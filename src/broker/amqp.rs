@@ -1,6 +1,9 @@
 //! RabbitMQ, through lapin.
 
-use std::{rc::Rc, time::Duration};
+use std::{
+    rc::Rc,
+    time::{Duration, Instant},
+};
 
 use futures_util::{StreamExt, future::LocalBoxFuture, stream::LocalBoxStream};
 use lapin::{
@@ -25,6 +28,10 @@ const RECONNECT_DELAY: Duration = Duration::from_millis(100);
 const RECONNECT_DELAY_MAX: Duration = Duration::from_secs(1);
 /// How long a connection may take to be made.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long the broker may take to say who consumes.
+const LOOK_TIMEOUT: Duration = Duration::from_secs(1);
+/// A connection that has lasted so long was a good one.
+const STEADY: Duration = Duration::from_secs(5);
 /// How often the queue and, while nothing is consumed, the connection are looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// How long the broker may take to confirm what was published.
@@ -87,18 +94,13 @@ impl Amqp {
     }
 
     /// Makes one connection after the other, until nobody listens.
-    async fn run(self, events: Events) {
+    async fn run(mut self, events: Events) {
         let mut delay = RECONNECT_DELAY;
-        let mut has_connected = self.is_known;
         while !events.is_closed() {
-            match within_time(self.connect()).await {
-                Ok(idle) => {
-                    (delay, has_connected) = (RECONNECT_DELAY, true);
-                    if let Err(error) = self.work(idle, &events).await {
-                        let _ = events.send(BrokerEvent::Lost(error));
-                    }
-                }
-                Err(Failure::Denied(error)) if !has_connected => {
+            let began = Instant::now();
+            match self.work(&events).await {
+                Ok(()) => {}
+                Err(Failure::Denied(error)) if !self.is_known => {
                     let _ = events.send(BrokerEvent::Denied(error));
                     return;
                 }
@@ -106,23 +108,25 @@ impl Amqp {
                     let _ = events.send(BrokerEvent::Lost(error));
                 }
             }
+            if began.elapsed() > STEADY {
+                delay = RECONNECT_DELAY;
+            }
             tokio::time::sleep(delay).await;
             delay = (delay * 2).min(RECONNECT_DELAY_MAX);
         }
     }
 
     /// Takes deliveries as long as it is this daemon's turn to, on one connection.
-    async fn work(&self, idle: Idle, events: &Events) -> Result<(), BrokerError> {
+    async fn work(&mut self, events: &Events) -> Result<(), Failure> {
+        let idle = within_time(self.connect()).await?;
         let _ = events.send(BrokerEvent::Answers);
-        self.wait_for_turn(&idle, events).await?;
+        self.wait_for_turn(&idle, events).await.map_err(Failure::Away)?;
         if events.is_closed() {
             return Ok(());
         }
-        let (session, consumer) = match within_time(self.begin(idle)).await {
-            Ok(begun) => begun,
-            Err(Failure::Denied(error) | Failure::Away(error)) => return Err(error),
-        };
-        self.consume(Rc::new(session), consumer, events).await
+        let (session, consumer) = within_time(self.begin(idle)).await?;
+        self.is_known = true;
+        self.consume(Rc::new(session), consumer, events).await.map_err(Failure::Away)
     }
 
     /// Another daemon takes the deliveries; this one is ready to.
@@ -208,9 +212,9 @@ impl Others {
     async fn look(&mut self, channel: &Channel, queue: &str) {
         let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
         // A queue that is gone ends the consumer, which is noticed elsewhere.
-        let Ok(state) = channel.queue_declare(queue.into(), passive, FieldTable::default()).await else {
-            return;
-        };
+        let declare = channel.queue_declare(queue.into(), passive, FieldTable::default());
+        // Nor may a broker that does not answer keep deliveries from being taken.
+        let Ok(Ok(state)) = tokio::time::timeout(LOOK_TIMEOUT, declare).await else { return };
         let others = state.consumer_count().saturating_sub(1);
         if others > std::mem::replace(&mut self.0, others) {
             log::warn!(

@@ -1,5 +1,7 @@
 //! Events to work on.
 
+use std::time::Instant;
+
 use actix::Message;
 
 use crate::store::Taken;
@@ -10,4 +12,6 @@ use crate::store::Taken;
 pub(crate) struct ProcessEvents {
     /// The events.
     pub(crate) events: Vec<Taken>,
+    /// A moment before their rows were read or written.
+    pub(crate) read_at: Instant,
 }

@@ -16,7 +16,7 @@ pub(crate) enum StoreError {
     #[error("the database refused: {0}")]
     Refused(#[source] DbErr),
     /// The other daemons of this database have taken over, because this one seemed dead.
-    #[error("this daemon was silent for longer than database.lease, and others have taken over its work")]
+    #[error("the other daemons have declared this one dead and taken over its work")]
     Fenced,
     /// The task was cut off, by a panic or because the process is ending.
     #[error("the database task ended early: {0}")]
@@ -27,6 +27,16 @@ impl StoreError {
     /// Whether the database is away, as opposed to refusing us.
     pub(crate) fn is_away(&self) -> bool {
         matches!(self, Self::Away(_))
+    }
+
+    /// Whether somebody else's lock was not released in time.
+    pub(crate) fn is_lock_timeout(&self) -> bool {
+        let Self::Away(DbErr::Conn(error) | DbErr::Exec(error) | DbErr::Query(error)) = self else {
+            return false;
+        };
+        let RuntimeErr::SqlxError(error) = error else { return false };
+        let code = error.as_database_error().and_then(|error| error.code());
+        code.is_some_and(|code| LOCK_TIMEOUTS.contains(&&*code))
     }
 
     /// Whether the same call may succeed later, with nothing changed on our side.
@@ -62,6 +72,9 @@ enum Weight {
 /// (55P03).
 const PASSING_SQLSTATES: [&str; 10] =
     ["08", "53", "57", "58", "25006", "25P03", "25P04", "40001", "40P01", "55P03"];
+
+/// SQLSTATEs of locks that could not be had: lock not available, deadlock.
+const LOCK_TIMEOUTS: [&str; 2] = ["55P03", "40P01"];
 
 /// SQLSTATE classes that are no fault of the values: bad credentials (28), no such database (3D), a
 /// missing privilege, table or column (42).

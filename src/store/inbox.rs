@@ -160,11 +160,7 @@ impl Store {
     ///
     /// `again` says that these deliveries may have been stored before without anybody knowing: then those
     /// that are known and unfinished are made due, in case nobody holds them.
-    pub(crate) async fn store_deliveries(
-        &self,
-        intake: Intake,
-        again: bool,
-    ) -> Result<Vec<Taken>, StoreError> {
+    pub(crate) async fn store_deliveries(&self, intake: Intake, again: bool) -> Result<Stored, StoreError> {
         self.on_main(move |store| async move {
             let transaction = store.begin().await?;
             if again {
@@ -180,7 +176,7 @@ impl Store {
                 super::wake::announce(&transaction).await?;
             }
             Self::commit(transaction, Step::StoreDeliveries).await?;
-            Ok(stored.held)
+            Ok(stored)
         })
         .await
     }
@@ -236,12 +232,12 @@ impl Store {
     }
 }
 
-/// What came of inserting events.
-struct Inserted {
+/// What came of storing events.
+pub(crate) struct Stored {
     /// How many were not known.
-    rows: usize,
+    pub(crate) rows: usize,
     /// Those of them that are held now, in order of their messages.
-    held: Vec<Taken>,
+    pub(crate) held: Vec<Taken>,
 }
 
 /// Inserts what is not known yet. Events of bots in `mine` are held, the others are due at once.
@@ -249,9 +245,9 @@ async fn insert_events(
     transaction: &DatabaseTransaction,
     mut events: Vec<NewEvent>,
     mine: Partitions,
-) -> Result<Inserted, DbErr> {
+) -> Result<Stored, DbErr> {
     if events.is_empty() {
-        return Ok(Inserted { rows: 0, held: Vec::new() });
+        return Ok(Stored { rows: 0, held: Vec::new() });
     }
     events.sort_by_key(|event| (event.header.message, event.replay));
     let taken_at = now();
@@ -274,7 +270,7 @@ async fn insert_events(
             inserted.insert(key, (row.try_get("", "id")?, neighbours));
         }
     }
-    Ok(Inserted { rows: rows.len(), held: hand_out(events, taken_at, inserted) })
+    Ok(Stored { rows: rows.len(), held: hand_out(events, taken_at, inserted) })
 }
 
 async fn free_known_events(transaction: &DatabaseTransaction, events: &[NewEvent]) -> Result<(), DbErr> {

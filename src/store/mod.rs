@@ -52,7 +52,7 @@ pub(crate) use daemons::{Session, Sighting};
 pub(crate) use directory::{Bot, NewBot, NewService, NotCallable, Service};
 pub(crate) use error::StoreError;
 pub(crate) use history::{HistoryPlace, Pruned};
-pub(crate) use inbox::{BotPage, DeadLetter, InboxEvent, Intake, LanePage, NewEvent, Taken};
+pub(crate) use inbox::{BotPage, DeadLetter, InboxEvent, Intake, LanePage, NewEvent, Stored, Taken};
 pub(crate) use ledger::{BotSummary, CallRow, DeliveryFilter};
 pub(crate) use letters::DeadLetterRow;
 pub(crate) use lock::FileLock;

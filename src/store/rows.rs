@@ -50,14 +50,14 @@ impl From<Row> for InboxEvent {
 }
 
 impl Store {
-    /// The events of this daemon's bots whose time has come, at most `rows_max`, and when the next one's comes. They are not
+    /// The events of this daemon's bots whose time has come by `now`, at most `rows_max`, and when the next one's comes. They are not
     /// claimed yet: whatever fails here has changed nothing.
     pub(crate) async fn due_events(
         &self,
+        now: Millis,
         rows_max: usize,
     ) -> Result<(Vec<Taken>, Option<Millis>), StoreError> {
         self.on_main(move |store| async move {
-            let now = now();
             let (earlier, mine) = (neighbour('<', "e"), in_partitions("e.bot_id", 3));
             let sql = format!(
                 "SELECT {COLUMNS}, {earlier} AS earlier FROM outhook_event e
@@ -81,14 +81,21 @@ impl Store {
         .await
     }
 
-    /// Claims due events to be worked on from memory, and returns which of them are still unfinished. Doing
-    /// it again after an error of unknown outcome does no harm.
-    pub(crate) async fn claim_events(&self, events: Vec<EventId>) -> Result<HashSet<EventId>, StoreError> {
+    /// Claims events that were due by a moment to be worked on from memory, and returns which of them still are:
+    /// not those that were finished since, or wait for another attempt. Doing it again after an error of unknown
+    /// outcome does no harm.
+    pub(crate) async fn claim_events(
+        &self,
+        events: Vec<EventId>,
+        due_by: Millis,
+    ) -> Result<HashSet<EventId>, StoreError> {
         self.on_main(move |store| async move {
             let among = among(store.backend(), 1);
-            let sql =
-                format!("UPDATE outhook_event SET due = NULL WHERE id {among} AND state = 0 RETURNING id");
-            let values = [ids(store.backend(), &events)];
+            let sql = format!(
+                "UPDATE outhook_event SET due = NULL
+                 WHERE id {among} AND state = 0 AND (due IS NULL OR due <= $2) RETURNING id"
+            );
+            let values = [ids(store.backend(), &events), due_by.into()];
             let transaction = store.begin().await?;
             let rows = transaction.query_all_raw(statement(store.backend(), sql, values)).await?;
             Self::commit(transaction, Step::ClaimEvents).await?;

@@ -105,7 +105,7 @@ mod tests {
             external_host: "chat.example.org".into(),
             realm_hosts: [("corp".to_owned(), "corp.example.com".to_owned())].into(),
             has_gravatar: gravatar,
-            avatar_salt: salt.map(Into::into),
+            avatar_salt: salt.map(|salt| Salt(salt.into())),
             user_agent: String::new(),
         }
     }

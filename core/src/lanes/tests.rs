@@ -76,6 +76,19 @@ fn an_event_is_late_for_a_later_one_of_its_lane_that_runs() {
 }
 
 #[test]
+fn a_lane_that_is_looked_up_is_read_again_and_holds_nothing_meanwhile() {
+    let mut lanes = lanes_with([]);
+    lanes.look_up(ticket(1, 7, 1));
+    let wants = lanes.take_wants(10);
+    assert_eq!((wants.lanes.len(), lanes.held(), lanes.next_event()), (1, 0, None));
+    assert_eq!(lanes.pulled(1, 7, &[ticket(1, 7, 1)], false, 10), [1]);
+    assert_eq!(lanes.next_event(), Some(1));
+    lanes.look_up(ticket(1, 7, 1));
+    lanes.finished(1);
+    assert!(lanes.bots.is_empty());
+}
+
+#[test]
 fn bots_take_turns_however_much_one_of_them_has() {
     let mut lanes = Lanes::new(Limits { calls_per_bot: 100, waiting_per_bot: 100, waiting_total: 1000 });
     for event in 0..50 {

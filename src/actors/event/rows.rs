@@ -53,7 +53,7 @@ impl EventActor {
     pub(super) fn count_if_late(&self, event: &InboxEvent) {
         let ticket = event.ticket();
         let is_new = event.key.replay == 0 && event.calls.is_empty();
-        if is_new && (self.lanes.runs_later(&ticket) || self.finished.has_later(&ticket)) {
+        if is_new && (self.lanes.runs_later(&ticket) || self.recent.has_later(&ticket)) {
             metrics::counter!("outhook_events_late_total").increment(1);
         }
     }

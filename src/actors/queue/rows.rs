@@ -1,6 +1,6 @@
 //! Rows that may be worked on: reading them, claiming them, and handing them to the EventActors of their bots.
 
-use std::collections::HashSet;
+use std::{collections::HashSet, time::Instant};
 
 use actix::{ActorFutureExt, AsyncContext, Context, WrapFuture};
 use outhook_core::{
@@ -8,10 +8,10 @@ use outhook_core::{
     partition::{Partitions, partition_of},
 };
 
-use super::{Done, QueueActor};
+use super::{Done, FoundDue, QueueActor};
 use crate::{
     messages::{partitions::LetGo, process_event::ProcessEvents, rows::WantRows},
-    store::Taken,
+    store::{Taken, now},
 };
 
 /// The most due rows that are taken at a time.
@@ -63,14 +63,15 @@ impl QueueActor {
         }
         // Forgotten before looking: what is announced while looking is looked for again.
         self.is_due = false;
-        let store = self.store.clone();
-        let job = async move { store.due_events(DUE_ROWS_MAX).await };
+        let (store, read_at) = (self.store.clone(), Instant::now());
+        let due_by = now();
+        let job = async move { store.due_events(due_by, DUE_ROWS_MAX).await };
         context.spawn(job.into_actor(self).map(move |due, actor, context| match due {
-            Ok((due, next)) => {
+            Ok((events, next)) => {
                 if let Some(next) = next {
                     actor.arm_due_timer(next, context);
                 }
-                actor.claiming = Some(due);
+                actor.claiming = Some(FoundDue { events, due_by, read_at });
                 actor.claim(context);
             }
             Err(error) => {
@@ -83,16 +84,17 @@ impl QueueActor {
     /// Claims what was found due, again and again until it is known to be claimed: a claim that was
     /// committed without our hearing of it would leave rows that nobody works on.
     pub(super) fn claim(&mut self, context: &mut Context<Self>) {
-        let store = self.store.clone();
-        let events = self.claiming.iter().flatten().map(|taken| taken.event.id).collect::<Vec<_>>();
+        let Some(found) = &self.claiming else { return };
+        let (store, due_by, read_at) = (self.store.clone(), found.due_by, found.read_at);
+        let events = found.events.iter().map(|taken| taken.event.id).collect::<Vec<_>>();
         let job = async move {
-            if events.is_empty() { Ok(HashSet::new()) } else { store.claim_events(events).await }
+            if events.is_empty() { Ok(HashSet::new()) } else { store.claim_events(events, due_by).await }
         };
         context.spawn(job.into_actor(self).map(move |claimed, actor, context| match claimed {
             Ok(claimed) => {
-                let mut due = actor.claiming.take().unwrap_or_default();
+                let mut due = actor.claiming.take().map(|found| found.events).unwrap_or_default();
                 due.retain(|taken| claimed.contains(&taken.event.id));
-                actor.done(Done::Due(due), context);
+                actor.done(Done::Due(due, read_at), context);
             }
             Err(error) => actor.failed(&error, context),
         }));
@@ -104,8 +106,8 @@ impl QueueActor {
         if leaving.is_empty() {
             return;
         }
-        if let Some(claiming) = &mut self.claiming {
-            claiming.retain(|taken| !leaving.hold(taken.event.key.bot));
+        if let Some(found) = &mut self.claiming {
+            found.events.retain(|taken| !leaving.hold(taken.event.key.bot));
         }
         for (shard, mailbox) in self.events.iter().enumerate() {
             let partitions = leaving.and(Partitions::of_shard(shard, self.events.len()));
@@ -115,7 +117,7 @@ impl QueueActor {
         }
     }
 
-    pub(super) fn hand_out(&self, taken: Vec<Taken>) {
+    pub(super) fn hand_out(&self, taken: Vec<Taken>, read_at: Instant) {
         let mut shards: Vec<Vec<Taken>> = self.events.iter().map(|_| Vec::new()).collect();
         for taken in taken {
             let shard = shard_of(taken.event.key.bot, shards.len());
@@ -123,7 +125,7 @@ impl QueueActor {
         }
         for (mailbox, events) in self.events.iter().zip(shards) {
             if !events.is_empty() {
-                mailbox.send(ProcessEvents { events });
+                mailbox.send(ProcessEvents { events, read_at });
             }
         }
     }
