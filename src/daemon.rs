@@ -103,12 +103,13 @@ impl Daemon {
     pub(crate) async fn start(config: Config) -> Result<Self, Failed> {
         raise_file_limit();
         let config = Arc::new(config);
+        // First, so that whoever starts a second daemon is told of the first, and not of its port.
+        let lock = lock_file(&config)?;
         let health = Health::default();
         let site = Arc::new(site(&config)?);
         let admin = admin::Server::start(&config.admin, health.clone())?;
         let store = open_database(&config, &health).await?;
         let (supervisor, fatal) = Supervisor::new();
-        let lock = lock_file(&config)?;
         let tenure = CurrentTenure::new(join(&config, &store, &health).await?);
         let pool = config.actors.event_pool_size();
         let actors = Actors::new(pool, lock.is_none());

@@ -61,6 +61,7 @@ impl Case {
             Step::ReleasePartitions,
             Step::ClaimIntake,
             Step::ReleaseIntake,
+            Step::AnnounceLeaving,
         ];
         let is_here = move |step: &Step| {
             !OF_COMMANDS.contains(step) && (storage == Storage::Postgres || !needs_peers.contains(step))

@@ -85,6 +85,8 @@ impl Amqp {
 
     async fn begin(&self, idle: Idle) -> Result<(AmqpSession, Consumer), Error> {
         let Idle { connection, channel } = idle;
+        // The queue may have been deleted since.
+        declare(&channel, &self.queue).await?;
         let tag = format!("{}_outhook_{}", self.queue, std::process::id());
         let options = BasicConsumeOptions::default();
         let consumer = channel

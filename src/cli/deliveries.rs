@@ -81,7 +81,7 @@ impl Deliveries {
             lines.add_row([
                 call.event_id.to_string(),
                 call.bot_id.to_string(),
-                call.message_id.to_string(),
+                message(call),
                 call.service_name.clone().unwrap_or_default(),
                 state(call).to_owned(),
                 call.attempts.map(|attempts| attempts.to_string()).unwrap_or_default(),
@@ -100,6 +100,13 @@ impl Deliveries {
 /// The moment that was this time ago.
 fn ago(time: std::time::Duration) -> Millis {
     now() - Millis::try_from(time.as_millis()).unwrap_or(Millis::MAX)
+}
+
+fn message(row: &CallRow) -> String {
+    match row.replay {
+        0 => row.message_id.to_string(),
+        replay => format!("{} replay {replay}", row.message_id),
+    }
 }
 
 fn state(row: &CallRow) -> &'static str {

@@ -115,7 +115,7 @@ impl Store {
                 c.service_id, c.service_name, c.state AS call_state, c.attempts,
                 COALESCE(c.fault, d.reason) AS fault, c.status, COALESCE(c.detail, d.detail) AS detail, c.duration_ms, CASE WHEN c.event_id IS NULL THEN e.due WHEN c.state = 0 THEN COALESCE(c.due, e.due) END AS due, c.ended_at
              FROM outhook_event e LEFT JOIN outhook_call c ON c.event_id = e.id
-             LEFT JOIN outhook_dead_letter d ON d.event_id = e.id 
+             LEFT JOIN outhook_dead_letter d ON d.event_id = e.id AND e.state = 2 
              WHERE {} ORDER BY e.id DESC, c.service_id DESC LIMIT ${}",
             conditions.join(" AND "),
             values.len()
