@@ -3,6 +3,10 @@
 //!
 //! It does one thing at a time with the database. What it decides by is in `outhook_core::partition`.
 
+mod partitions;
+mod renewal;
+mod session;
+
 use std::{
     collections::HashMap,
     time::{Duration, Instant},
@@ -24,7 +28,7 @@ use crate::{
         partitions::{BrokerChanged, LetGo, MayWork},
         settled::DueAt,
     },
-    store::{Session, Sighting, Store, StoreError, now},
+    store::{Sighting, Store, StoreError, now},
     tenure::{CurrentTenure, Tenure},
 };
 
@@ -118,47 +122,6 @@ impl LeaseActor {
         self.links.store.under(self.tenure.clone())
     }
 
-    /// Opens the session that shows that this process lives, and again whenever it is lost.
-    fn open_session(&mut self, context: &mut Context<Self>) {
-        let (store, daemon) = (self.links.store.clone(), self.tenure.daemon());
-        let open = async move { store.open_session(daemon).await };
-        context.spawn(open.into_actor(self).map(move |opened, actor, context| match opened {
-            _ if daemon != actor.tenure.daemon() => {}
-            Ok(session) => {
-                actor.session_since = Some(Instant::now());
-                actor.look(context);
-                Self::wait_for_news(session, daemon, actor, context);
-            }
-            Err(error) => {
-                log::debug!("opening the session of daemon {daemon}: {error}");
-                context.run_later(SESSION_RETRY_DELAY, move |actor, context| {
-                    if daemon == actor.tenure.daemon() {
-                        actor.open_session(context);
-                    }
-                });
-            }
-        }));
-    }
-
-    fn wait_for_news(mut session: Session, daemon: DaemonId, actor: &mut Self, context: &mut Context<Self>) {
-        let wait = async move { session.news().await.map(|()| session) };
-        context.spawn(wait.into_actor(actor).map(move |news, actor, context| match news {
-            // A session of the tenure before; dropping it ends it.
-            _ if daemon != actor.tenure.daemon() => {}
-            Ok(session) => {
-                actor.look(context);
-                Self::wait_for_news(session, daemon, actor, context);
-            }
-            Err(error) => {
-                log::debug!("the session of daemon {daemon}: {error}");
-                actor.session_since = None;
-                actor.has_lost_session = true;
-                actor.tenure.holds_no_longer_than(Instant::now() + SESSION_GRACE / 2);
-                actor.open_session(context);
-            }
-        }));
-    }
-
     fn look_regularly(&self, context: &mut Context<Self>) {
         context.run_later(LOOK_EVERY.min(self.links.lease / 3), |actor, context| {
             fail_points::place("LeaseActor.timer");
@@ -186,39 +149,6 @@ impl LeaseActor {
             }
             Err(error) => actor.failed(&error, context),
         }));
-    }
-
-    fn renewal(&self) -> impl Future<Output = Result<Sighting, StoreError>> + use<> {
-        let (store, daemon, lease) = (self.links.store.clone(), self.tenure.daemon(), self.links.lease);
-        async move {
-            // A database that says nothing must not keep us from noticing that the lease has run out.
-            tokio::time::timeout(lease, store.renew_lease(daemon, lease)).await.unwrap_or_else(|_| {
-                Err(StoreError::Ended("the database has not answered within database.lease".into()))
-            })
-        }
-    }
-
-    /// A change may take longer than the lease, if a daemon with much work is buried.
-    fn renew_beside(&mut self, context: &mut Context<Self>) {
-        if !self.is_changing || std::mem::replace(&mut self.renews_beside, true) {
-            return;
-        }
-        let began = Instant::now();
-        context.spawn(self.renewal().into_actor(self).map(move |seen, actor, _| {
-            actor.renews_beside = false;
-            // What went wrong is seen at the next look, too.
-            if seen.is_ok() {
-                actor.renewed(began + actor.links.lease);
-            }
-        }));
-    }
-
-    /// Without a session the others do not wait for the lease to run out.
-    fn renewed(&mut self, holds_until: Instant) {
-        if self.session_since.is_some() && self.tenure.renew(holds_until) {
-            log::info!("the lease holds again");
-            self.wake_all();
-        }
     }
 
     fn act(&mut self, sighting: &Sighting, context: &mut Context<Self>) {
@@ -335,14 +265,6 @@ impl LeaseActor {
         });
     }
 
-    fn gained(&mut self, gained: Partitions) {
-        if !gained.is_empty() {
-            self.tenure.gain(gained);
-            log::info!("{} partitions more, {} in all", gained.len(), self.tenure.partitions().len());
-            self.wake_all();
-        }
-    }
-
     /// During a drain QueueActor ends the consumer, once what it has is stored.
     fn set_intake(&self, takes: bool) {
         if !self.links.health.is_draining() {
@@ -354,38 +276,6 @@ impl LeaseActor {
         self.links.queue.send(DueAt(now()));
         self.links.events.iter().for_each(|actor| actor.send(MayWork));
         self.links.replies.send(MayWork);
-    }
-
-    /// Begins to give partitions back, and asks again for those that nobody has answered for: whoever was
-    /// asked may have failed.
-    fn let_go(&mut self, partitions: Partitions) {
-        self.tenure.give_up(partitions);
-        self.leaving = self.leaving.or(partitions);
-        if !self.leaving.is_empty() {
-            self.links.queue.send(LetGo { partitions: self.leaving });
-        }
-    }
-
-    fn give_back(&mut self, partitions: Partitions, context: &mut Context<Self>) {
-        let given = partitions.and(self.leaving).without(self.giving);
-        if given.is_empty() {
-            return;
-        }
-        self.giving = self.giving.or(given);
-        let (store, daemon) = (self.store(), self.tenure.daemon());
-        let release = async move { store.release_partitions(daemon, given).await };
-        context.spawn(release.into_actor(self).map(move |released, actor, context| {
-            actor.giving = actor.giving.without(given);
-            match released {
-                Ok(()) => {
-                    actor.leaving = actor.leaving.without(given);
-                    log::info!("{} partitions were given back", given.len());
-                    actor.look(context);
-                }
-                // They stay among those that are leaving, and are asked for again.
-                Err(error) => log::debug!("giving partitions back: {error}"),
-            }
-        }));
     }
 
     /// The others have taken over. Every actor is built anew under another tenure: whatever the old ones
