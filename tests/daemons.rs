@@ -121,6 +121,26 @@ async fn a_daemon_without_a_broker_leaves_the_deliveries_to_one_that_has_it() {
     assert_eq!(endpoint.requests().len(), 2);
 }
 
+/// What decides which daemon is killed, and when: `OUTHOOK_KILL_SEED`, or chance.
+struct Dice(u64);
+
+impl Dice {
+    fn cast() -> Self {
+        let given = std::env::var("OUTHOOK_KILL_SEED").ok().and_then(|seed| seed.parse().ok());
+        let seed = given.unwrap_or_else(|| getrandom::u64().unwrap());
+        println!("seed={seed}");
+        Self(seed | 1)
+    }
+
+    /// Marsaglia's xorshift: any sequence will do.
+    fn below(&mut self, end: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 % end as u64) as usize
+    }
+}
+
 /// What the endpoint and the database held at each kill.
 #[derive(Default)]
 struct Kills {
@@ -182,11 +202,12 @@ async fn daemons_that_are_killed_at_random_lose_nothing_and_keep_the_order() {
     // Neighbours on the queue are of one conversation, so that two consumers would store them in either order.
     let events: Vec<Value> =
         (1..=EVENTS).map(|n| channel_event(n / 5 % BOTS + 1, n, 1, "topic", "x")).collect();
+    let mut dice = Dice::cast();
     let mut kills = Kills::default();
     for (kill, portion) in events.chunks(events.len() / KILLS).enumerate() {
         fleet.publish(portion).await;
-        endpoint.wait_for(kill * portion.len() + 40 + kill * 13 % 50).await;
-        let victim = kill * 2 % daemons.len();
+        endpoint.wait_for(kill * portion.len() + 20 + dice.below(portion.len() - 40)).await;
+        let victim = dice.below(daemons.len());
         daemons[victim].kill().await;
         eventually("its sessions to end", PATIENCE, || async {
             // Its last transaction is decided once the server has noticed.
@@ -332,7 +353,8 @@ async fn a_database_that_restarts_makes_daemons_neither_bury_each_other_nor_repe
     for daemon in &daemons {
         daemon.misses("database").await;
     }
-    // All leases run out, and one of the two comes back later than the other.
+    // How long the outage lasts is what is tried here: all leases run out, and one of the two comes back later than
+    // the other.
     daemons[1].signal("STOP").await;
     tokio::time::sleep(LEASE).await;
     postgres.start_again().await;

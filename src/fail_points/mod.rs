@@ -113,6 +113,23 @@ mod tests {
         }
     }
 
+    /// Renewing a lease is done again a second later.
+    const NO_STEP: [&str; 1] = ["renew_lease"];
+
+    #[test]
+    fn whatever_the_store_writes_it_commits_as_a_step() {
+        for (path, text) in product().into_iter().filter(|(path, _)| path.contains("src/store/")) {
+            for function in text.split("async fn ").skip(1).filter(|_| !path.ends_with(COMMANDS_ONLY)) {
+                let name = function.split(['(', '<']).next().unwrap_or_default();
+                let writes = ["INSERT INTO", "UPDATE outhook", "UPDATE zerver", "DELETE FROM"];
+                let is_alone =
+                    function.contains(".db()") && writes.iter().any(|verb| function.contains(verb));
+                let has_step = function.contains("Self::commit(") || NO_STEP.contains(&name);
+                assert!(!is_alone || has_step, "{path}: {name} writes without a transaction and a step");
+            }
+        }
+    }
+
     #[test]
     fn every_step_is_taken_somewhere_and_has_a_name_of_its_own() {
         let sources = product();
