@@ -38,6 +38,11 @@ impl Partitions {
         Self(1 << partition_of(bot))
     }
 
+    /// Those that any of these bots is in.
+    pub fn of_bots(bots: impl IntoIterator<Item = BotId>) -> Self {
+        bots.into_iter().map(partition_of).collect()
+    }
+
     /// Those that one of `shards` actors of a daemon looks after.
     pub fn of_shard(shard: usize, shards: usize) -> Self {
         (0..PARTITIONS).filter(|partition| *partition as usize % shards.max(1) == shard).collect()
@@ -182,6 +187,7 @@ mod tests {
     fn every_bot_is_in_one_partition_whatever_its_id() {
         for bot in [-7, -1, 0, 1, 58, 64, i64::MAX, i64::MIN] {
             assert_eq!(Partitions::of_bot(bot).len(), 1);
+            assert_eq!(Partitions::of_bots([bot, bot]), Partitions::of_bot(bot));
             assert!(Partitions::ALL.hold(bot) && !Partitions::NONE.hold(bot));
             assert_eq!(i64::from(partition_of(bot)), bot & 63);
         }

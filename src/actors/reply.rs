@@ -298,8 +298,7 @@ impl ReplyActor {
             return;
         }
         let bots = self.in_flight.iter().copied().chain(self.posted.iter().map(|(reply, _)| reply.bot_id));
-        let held = bots.map(Partitions::of_bot).fold(Partitions::NONE, Partitions::or);
-        let clear = self.leaving.without(held);
+        let clear = self.leaving.without(Partitions::of_bots(bots));
         self.leaving = self.leaving.without(clear);
         if !clear.is_empty() {
             self.links.lease.send(LetGo { partitions: clear });

@@ -64,8 +64,8 @@ impl EventActor {
         if self.leaving.is_empty() || matches!(self.phase, Phase::TakingOver) {
             return;
         }
-        let bots = self.events.values().map(|held| Partitions::of_bot(held.event.key.bot));
-        let clear = self.leaving.without(bots.fold(Partitions::NONE, Partitions::or));
+        let bots = self.events.values().map(|held| held.event.key.bot);
+        let clear = self.leaving.without(Partitions::of_bots(bots));
         self.leaving = self.leaving.without(clear);
         if !clear.is_empty() {
             self.replies.send(LetGo { partitions: clear });
