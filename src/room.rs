@@ -1,82 +1,57 @@
-//! How many events the process may hold in memory (`actors.in_memory_events`).
+//! What the EventActors hold in memory, for those who feed them.
 
 use std::sync::{
     Arc,
-    atomic::{AtomicUsize, Ordering::Relaxed},
+    atomic::{AtomicBool, Ordering::Relaxed},
 };
 
+use metrics::gauge;
 use tokio::sync::Notify;
 
-/// Counts the events that are held. Cheap to clone.
+/// Whether anybody has a use for more events. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Room {
     inner: Arc<Inner>,
 }
 
 struct Inner {
-    held: AtomicUsize,
-    max: usize,
-    freed: Notify,
-}
-
-/// One event's place, given back when dropped: on completion, on a panic and on a restart alike.
-pub(crate) struct Place {
-    room: Room,
+    /// For each shard: more events would only wait behind those that could run already.
+    crowded: Vec<AtomicBool>,
+    eased: Notify,
 }
 
 impl Room {
-    /// Room for this many.
-    pub(crate) fn new(max: usize) -> Self {
-        Self { inner: Arc::new(Inner { held: AtomicUsize::new(0), max, freed: Notify::new() }) }
+    /// Room in this many shards.
+    pub(crate) fn new(shards: usize) -> Self {
+        let crowded = (0..shards).map(|_| AtomicBool::new(false)).collect();
+        Self { inner: Arc::new(Inner { crowded, eased: Notify::new() }) }
     }
 
-    /// Whether there is room for another.
+    /// What a shard holds now.
+    pub(crate) fn report(&self, shard: usize, held: usize, is_crowded: bool) {
+        gauge!("outhook_events_in_memory", "shard" => shard.to_string()).set(held as f64);
+        let Some(crowded) = self.inner.crowded.get(shard) else { return };
+        if crowded.swap(is_crowded, Relaxed) && !is_crowded {
+            self.inner.eased.notify_waiters();
+        }
+    }
+
+    /// Whether there is room for another event in any shard.
     pub(crate) fn is_free(&self) -> bool {
-        self.held() < self.inner.max
-    }
-
-    /// How many are held.
-    pub(crate) fn held(&self) -> usize {
-        self.inner.held.load(Relaxed)
-    }
-
-    /// How many more may be held.
-    pub(crate) fn left(&self) -> usize {
-        self.inner.max.saturating_sub(self.held())
-    }
-
-    /// Takes a place, if one is left.
-    pub(crate) fn take(&self) -> Option<Place> {
-        let take = |held: usize| (held < self.inner.max).then_some(held + 1);
-        self.inner.held.fetch_update(Relaxed, Relaxed, take).ok()?;
-        Some(Place { room: self.clone() })
-    }
-
-    /// Takes as many places as are left, but not more than this.
-    pub(crate) fn take_up_to(&self, places: usize) -> Vec<Place> {
-        (0..places).map_while(|_| self.take()).collect()
+        self.inner.crowded.iter().any(|crowded| !crowded.load(Relaxed))
     }
 
     /// Waits until there is room.
     pub(crate) async fn freed(&self) {
         loop {
-            let freed = self.inner.freed.notified();
-            tokio::pin!(freed);
+            let eased = self.inner.eased.notified();
+            tokio::pin!(eased);
             // Registered before looking, so that nothing can come between.
-            freed.as_mut().enable();
+            eased.as_mut().enable();
             if self.is_free() {
                 return;
             }
-            freed.await;
-        }
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let before = self.room.inner.held.fetch_sub(1, Relaxed);
-        if before >= self.room.inner.max {
-            self.room.inner.freed.notify_waiters();
+            eased.await;
         }
     }
 }
@@ -86,21 +61,18 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn room_is_free_again_when_a_place_is_given_back() {
+    async fn there_is_room_until_every_shard_is_crowded() {
         let room = Room::new(2);
-        let first = room.take();
+        room.report(0, 5, true);
         assert!(room.is_free());
-        let second = room.take_up_to(5);
-        assert_eq!((second.len(), room.left()), (1, 0));
-        assert!(room.take().is_none());
+        room.report(1, 5, true);
+        assert!(!room.is_free());
         let waiting = tokio::spawn({
             let room = room.clone();
             async move { room.freed().await }
         });
         tokio::task::yield_now().await;
-        drop(first);
+        room.report(0, 4, false);
         waiting.await.expect("the wait ends");
-        drop(second);
-        assert_eq!(room.held(), 0);
     }
 }

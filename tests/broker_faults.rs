@@ -82,14 +82,18 @@ async fn under_a_memory_alarm_the_queue_is_worked_off_and_send_says_why_it_ends(
     let held = gate.clone();
     let endpoint =
         Endpoint::start(move |request, _| Answer::Gated(held.clone(), Box::new(echo(request)))).await;
-    // With room for so few events, most of them stay on the queue.
-    let config = Config::sqlite().set("actors.in_memory_events", "4").set("queue.prefetch", "1");
+    // With so few calls and so little room for what waits for one, most events stay on the queue.
+    let config = Config::sqlite()
+        .set("actors.event_pool", "1")
+        .set("actors.in_memory_events", "4")
+        .set("http.max_calls", "1")
+        .set("queue.prefetch", "1");
     let scene = Scene::on_queue(rabbit.queue().await, config).await;
     let bot = scene.bot_at("soup", &endpoint.url("/hook")).await;
     let event = |message| channel_event(bot, message, message, "Kitchen", "soup?");
     let events: Vec<Value> = (1..=100).map(event).collect();
     scene.send(&events).await;
-    endpoint.wait_for(4).await;
+    endpoint.wait_for(1).await;
 
     rabbit.ctl(&["set_vm_memory_high_watermark", "absolute", "1MB"]).await;
     assert!(scene.queue.as_ref().unwrap().depth().await > 0, "nothing is left to be worked off");

@@ -5,6 +5,14 @@
 //! bounded, because the database holds the rest: an event that finds no room is *left* as a row, and
 //! asked for again ([`Lanes::take_wants`]) when there is room.
 //!
+//! Bots that are not getting on can't take the room of the others, by three rules:
+//!
+//! - An event that can begin at once needs no room to wait in, so a full waiting room delays nobody whose own
+//!   calls have room.
+//! - A bot may have no more events waiting than there are places still free: however many want places, some
+//!   stay free for those that come later (the dynamic thresholds of Choudhury and Hahne, 1998).
+//! - Bots whose last call failed hold nothing that waits, and share a part of what may be under way.
+//!
 //! Two facts keep rows and memory in step:
 //!
 //! - Within a lane, every row that is not held, left out or parked, is later than every event held. So
@@ -12,12 +20,21 @@
 //! - A lane that is not in memory is looked up in the database before it is used, unless the
 //!   database has just said that the event has no predecessor.
 
-use std::collections::{BTreeSet, HashMap, VecDeque, hash_map::Entry};
+mod bot;
+mod turns;
 
+use std::collections::{HashMap, VecDeque, hash_map::Entry};
+
+use self::{
+    bot::{Admission, Bot, Hunger, Lane},
+    turns::Turns,
+};
 use crate::identity::{BotId, Conversation, EventId, MessageId, ServiceId};
 
 /// The most events that one lane asks for at a time.
 pub const LANE_PAGE_ROWS_MAX: usize = 16;
+/// The most events that all lanes together ask for at a time.
+const PAGE_ROWS_MAX: usize = 1000;
 
 /// How much may be held and done at a time.
 #[derive(Debug, Clone, Copy)]
@@ -28,6 +45,10 @@ pub struct Limits {
     pub waiting_per_bot: usize,
     /// Events of all bots that wait in memory.
     pub waiting_total: usize,
+    /// Events of all bots whose calls have begun.
+    pub open_total: usize,
+    /// Of these, events of bots whose last call failed; also calls of such bots in flight. At least 1.
+    pub failing_total: usize,
 }
 
 /// An event, as far as its place in a lane is concerned.
@@ -113,87 +134,19 @@ pub struct Lanes {
     bots: HashMap<BotId, Bot>,
     held: HashMap<EventId, Ticket>,
     waiting: usize,
-    event_turns: VecDeque<BotId>,
-    call_turns: VecDeque<BotId>,
+    /// Of bots whose last call failed.
+    failing: UnderWay,
+    event_turns: Turns,
+    call_turns: Turns,
     lane_wants: VecDeque<(BotId, Conversation)>,
+    starving: VecDeque<BotId>,
     hungry: VecDeque<BotId>,
 }
 
-#[derive(Debug, Default)]
-struct Bot {
-    lanes: HashMap<Conversation, Lane>,
-    /// Lanes whose head may run.
-    ready_lanes: VecDeque<Conversation>,
-    ready_calls: VecDeque<(EventId, ServiceId)>,
-    /// Events that have begun.
-    open: usize,
-    /// Calls in flight.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+struct UnderWay {
+    events: usize,
     calls: usize,
-    waiting: usize,
-    /// Rows were left for want of room.
-    more: bool,
-    /// The conversation that rows were last read of.
-    last_read: Conversation,
-    refilling: bool,
-    /// What finished or was parked while rows were being read, so that a stale row is not run again.
-    released: Vec<EventId>,
-    has_event_turn: bool,
-    has_call_turn: bool,
-    is_hungry: bool,
-}
-
-#[derive(Debug, Default)]
-struct Lane {
-    running: Option<EventId>,
-    queue: BTreeSet<Place>,
-    /// There are rows later than all of the queue that are not held.
-    more: bool,
-    pulling: bool,
-    /// Something was left while the rows were being read.
-    missed: bool,
-}
-
-/// The order within a lane. Two events of one message differ by their replay; the older row is first.
-type Place = (MessageId, EventId);
-
-enum Admission {
-    Taken { evicted: Option<EventId> },
-    Refused,
-}
-
-impl Lane {
-    fn admit(&mut self, place: Place, room: bool) -> Admission {
-        if self.pulling {
-            self.missed = true;
-            return Admission::Refused;
-        }
-        let goes_before = self.queue.last().is_some_and(|last| place < *last);
-        if !goes_before && (self.more || !room) {
-            self.more = true;
-            return Admission::Refused;
-        }
-        self.queue.insert(place);
-        if room {
-            return Admission::Taken { evicted: None };
-        }
-        self.more = true;
-        Admission::Taken { evicted: self.queue.pop_last().map(|(_, event)| event) }
-    }
-}
-
-impl Bot {
-    fn is_idle(&self) -> bool {
-        self.lanes.is_empty()
-            && self.open + self.calls == 0
-            && !(self.more || self.refilling || self.is_hungry)
-    }
-
-    fn held(&self) -> Vec<EventId> {
-        self.lanes
-            .values()
-            .flat_map(|lane| lane.running.into_iter().chain(lane.queue.iter().map(|(_, event)| *event)))
-            .collect()
-    }
 }
 
 impl Lanes {
@@ -204,9 +157,11 @@ impl Lanes {
             bots: HashMap::new(),
             held: HashMap::new(),
             waiting: 0,
-            event_turns: VecDeque::new(),
-            call_turns: VecDeque::new(),
+            failing: UnderWay::default(),
+            event_turns: Turns::default(),
+            call_turns: Turns::default(),
             lane_wants: VecDeque::new(),
+            starving: VecDeque::new(),
             hungry: VecDeque::new(),
         }
     }
@@ -216,6 +171,11 @@ impl Lanes {
         self.held.len()
     }
 
+    /// Whether more events could run than may be under way, so that others would only wait behind them.
+    pub fn is_crowded(&self) -> bool {
+        self.open() >= self.limits.open_total && self.waiting * 2 >= self.limits.waiting_total
+    }
+
     /// Whether a later event of the same lane is running.
     pub fn runs_later(&self, ticket: &Ticket) -> bool {
         let lane = self.bots.get(&ticket.bot).and_then(|bot| bot.lanes.get(&ticket.conversation));
@@ -223,27 +183,28 @@ impl Lanes {
         running.is_some_and(|running| running.message > ticket.message)
     }
 
-    /// Offers an event that was stored or read from the database. `room` says whether the process may
-    /// hold more events.
-    pub fn offer(&mut self, ticket: Ticket, neighbours: Neighbours, room: bool) -> Offered {
+    /// Offers an event that was stored or read from the database.
+    pub fn offer(&mut self, ticket: Ticket, neighbours: Neighbours) -> Offered {
         if self.held.contains_key(&ticket.event) {
             return Offered::Known;
         }
-        let room = room && self.has_room(ticket.bot);
+        let has_lane =
+            self.bots.get(&ticket.bot).is_some_and(|bot| bot.lanes.contains_key(&ticket.conversation));
+        let has_room = if has_lane { self.room(ticket.bot) > 0 } else { self.has_room(ticket.bot) };
         let place = (ticket.message, ticket.event);
         let bot = self.bots.entry(ticket.bot).or_default();
         let evicted = match bot.lanes.entry(ticket.conversation) {
-            Entry::Occupied(mut lane) => match lane.get_mut().admit(place, room) {
+            Entry::Occupied(mut lane) => match lane.get_mut().admit(place, has_room) {
                 Admission::Refused => return Offered::Left,
                 Admission::Taken { evicted } => evicted,
             },
-            Entry::Vacant(_) if !room => {
+            Entry::Vacant(_) if !has_room => {
                 bot.more = true;
                 self.note_hunger(ticket.bot);
                 return Offered::Left;
             }
             Entry::Vacant(lane) if neighbours.earlier => {
-                lane.insert(Lane { pulling: true, ..Lane::default() });
+                lane.insert(Lane::pulling());
                 self.lane_wants.push_back((ticket.bot, ticket.conversation));
                 return Offered::Left;
             }
@@ -270,7 +231,7 @@ impl Lanes {
             Entry::Occupied(mut lane) if lane.get().pulling => lane.get_mut().missed = true,
             Entry::Occupied(mut lane) => lane.get_mut().more = true,
             Entry::Vacant(lane) => {
-                lane.insert(Lane { pulling: true, ..Lane::default() });
+                lane.insert(Lane::pulling());
                 self.lane_wants.push_back((ticket.bot, ticket.conversation));
             }
         }
@@ -278,17 +239,27 @@ impl Lanes {
 
     /// The next event whose calls may begin; answer with [`Lanes::opened`].
     pub fn next_event(&mut self) -> Option<EventId> {
-        while let Some(id) = self.event_turns.pop_front() {
+        while self.open() < self.limits.open_total {
+            let failing_may_begin = self.failing.events < self.limits.failing_total;
+            let id = self.event_turns.next(failing_may_begin)?;
             let Some(bot) = self.bots.get_mut(&id) else { continue };
-            bot.has_event_turn = false;
-            if bot.open >= self.limits.calls_per_bot {
+            if bot.is_failing && !failing_may_begin {
+                self.event_turns.step_aside(id);
                 continue;
             }
-            let Some(event) = bot.begin_next() else { continue };
-            self.waiting -= 1;
+            bot.has_event_turn = false;
+            let may_begin = bot.open < self.limits.calls_per_bot;
+            let begun = may_begin.then(|| bot.begin_next()).flatten();
+            if begun.is_some() {
+                self.failing.events += usize::from(bot.is_failing);
+                self.waiting -= 1;
+            }
             self.give_event_turn(id);
             self.note_hunger(id);
-            return Some(event);
+            self.forget_if_idle(id);
+            if begun.is_some() {
+                return begun;
+            }
         }
         None
     }
@@ -303,32 +274,66 @@ impl Lanes {
 
     /// Whether a call could start, given a permit for it.
     pub fn has_ready_calls(&self) -> bool {
-        !self.call_turns.is_empty()
+        self.call_turns.has_next(self.failing_may_call())
+    }
+
+    fn failing_may_call(&self) -> bool {
+        self.failing.calls < self.limits.failing_total
     }
 
     /// The next call to make; answer with [`Lanes::call_ended`].
     pub fn next_call(&mut self) -> Option<(EventId, ServiceId)> {
-        while let Some(id) = self.call_turns.pop_front() {
+        while let Some(id) = self.call_turns.next(self.failing_may_call()) {
+            let failing_may_call = self.failing_may_call();
             let Some(bot) = self.bots.get_mut(&id) else { continue };
+            if bot.is_failing && !failing_may_call {
+                self.call_turns.step_aside(id);
+                continue;
+            }
             bot.has_call_turn = false;
             if bot.calls >= self.limits.calls_per_bot {
                 continue;
             }
             let Some(call) = bot.ready_calls.pop_front() else { continue };
             bot.calls += 1;
+            self.failing.calls += usize::from(bot.is_failing);
             self.give_call_turn(id);
             return Some(call);
         }
         None
     }
 
-    /// A call of `bot` is no longer in flight.
-    pub fn call_ended(&mut self, bot: BotId) {
-        if let Some(state) = self.bots.get_mut(&bot) {
-            state.calls = state.calls.saturating_sub(1);
+    /// A call of `bot` is no longer in flight. `failed` says whether it got no usable answer; `None` if nothing
+    /// was asked of the endpoint.
+    pub fn call_ended(&mut self, id: BotId, failed: Option<bool>) {
+        let Some(bot) = self.bots.get_mut(&id) else { return };
+        if bot.calls > 0 {
+            bot.calls -= 1;
+            if bot.is_failing {
+                self.failing.calls -= 1;
+            }
         }
-        self.give_call_turn(bot);
-        self.forget_if_idle(bot);
+        if let Some(failed) = failed {
+            self.judge(id, failed);
+        }
+        self.give_call_turn(id);
+        self.forget_if_idle(id);
+    }
+
+    fn judge(&mut self, id: BotId, is_failing: bool) {
+        let Some(bot) = self.bots.get_mut(&id) else { return };
+        if std::mem::replace(&mut bot.is_failing, is_failing) == is_failing {
+            return;
+        }
+        let (events, calls) = (bot.open, bot.calls);
+        if is_failing {
+            self.failing =
+                UnderWay { events: self.failing.events + events, calls: self.failing.calls + calls };
+            return;
+        }
+        self.failing = UnderWay { events: self.failing.events - events, calls: self.failing.calls - calls };
+        self.event_turns.come_back(id);
+        self.call_turns.come_back(id);
     }
 
     /// An event is finished, or dead-lettered: its lane goes on.
@@ -368,7 +373,7 @@ impl Lanes {
     /// rows again.
     pub fn let_go(&mut self, is_leaving: impl Fn(BotId) -> bool) -> Vec<EventId> {
         self.lane_wants.retain(|(bot, _)| !is_leaving(*bot));
-        self.hungry.retain(|bot| !is_leaving(*bot));
+        self.event_turns.retain(|bot| !is_leaving(bot));
         let leaving: Vec<BotId> = self.bots.keys().copied().filter(|bot| is_leaving(*bot)).collect();
         let mut dropped = Vec::new();
         for id in leaving {
@@ -381,42 +386,59 @@ impl Lanes {
         dropped
     }
 
-    /// What should be read from the database now, given that the process may hold so many more events.
-    pub fn take_wants(&mut self, mut places: usize) -> Wants {
+    /// What should be read from the database now. What does not fit into one page is asked for after it.
+    pub fn take_wants(&mut self) -> Wants {
         let mut wants = Wants::default();
-        while places > 0 {
+        let mut rows_left = PAGE_ROWS_MAX;
+        while rows_left > 0 {
             let Some((bot, conversation)) = self.lane_wants.pop_front() else { break };
-            let rows_max = self.room(bot).clamp(1, LANE_PAGE_ROWS_MAX).min(places);
-            places -= rows_max;
+            if !self.has_room(bot) {
+                self.leave_lane(bot, conversation);
+                continue;
+            }
+            let rows_max = self.room(bot).clamp(1, LANE_PAGE_ROWS_MAX).min(rows_left);
+            rows_left -= rows_max;
             wants.lanes.push(LaneWant { bot, conversation, rows_max });
         }
-        while places > 0 && self.waiting < self.limits.waiting_total {
-            let Some(id) = self.hungry.pop_front() else { break };
-            let rows_max = self.room(id).max(1).min(places);
-            let Some(bot) = self.bots.get_mut(&id) else { continue };
-            places -= rows_max;
-            bot.is_hungry = false;
-            bot.refilling = true;
-            bot.more = false;
-            wants.bots.push(BotWant { bot: id, after: bot.last_read, rows_max, held: bot.held() });
+        while rows_left > 0 {
+            let Some(want) = self.next_bot_want(rows_left) else { break };
+            rows_left -= want.rows_max;
+            wants.bots.push(want);
         }
         wants
     }
 
-    /// Whether rows would be asked for, if there were room for them.
-    pub fn has_wants(&self) -> bool {
-        !(self.hungry.is_empty() && self.lane_wants.is_empty())
+    fn next_bot_want(&mut self, rows_left: usize) -> Option<BotWant> {
+        loop {
+            // Without a place for anything, the starving wait.
+            let starving = if self.has_place() { self.starving.pop_front() } else { None };
+            let (id, level) = match starving {
+                Some(id) => (id, Hunger::Starving),
+                None => (self.hungry.pop_front()?, Hunger::Hungry),
+            };
+            let rows_max = self.room(id).max(self.spare(id)).min(rows_left);
+            let Some(bot) = self.bots.get_mut(&id).filter(|bot| bot.hunger == level) else { continue };
+            bot.hunger = Hunger::None;
+            if rows_max > 0 && bot.more {
+                bot.refilling = true;
+                bot.more = false;
+                return Some(BotWant { bot: id, after: bot.last_read, rows_max, held: bot.held() });
+            }
+            if level == Hunger::Starving {
+                self.note_hunger(id);
+            }
+            self.forget_if_idle(id);
+        }
     }
 
     /// Rows of a lane that was asked for, in order, up to the first that is parked; `more` if there are
-    /// others. Returns those that are now held, at most `places`.
+    /// others. Returns those that are now held.
     pub fn pulled(
         &mut self,
         bot: BotId,
         conversation: Conversation,
         rows: &[Ticket],
         more: bool,
-        places: usize,
     ) -> Vec<EventId> {
         let is_pulling =
             self.bots.get(&bot).and_then(|bot| bot.lanes.get(&conversation)).is_some_and(|lane| lane.pulling);
@@ -424,8 +446,9 @@ impl Lanes {
             return Vec::new();
         }
         let mut taken = Vec::new();
-        for ticket in rows.iter().take(places) {
-            if !taken.is_empty() && !self.has_room(bot) {
+        for ticket in rows {
+            let has_room = if taken.is_empty() { self.has_room(bot) } else { self.room(bot) > 0 };
+            if !has_room {
                 break;
             }
             taken.push(ticket.event);
@@ -439,7 +462,10 @@ impl Lanes {
         if !taken.is_empty() {
             lane.get_mut().pulling = false;
             state.ready_lanes.push_back(conversation);
-        } else if missed || !rows.is_empty() {
+        } else if !rows.is_empty() {
+            lane.remove();
+            state.more = true;
+        } else if missed {
             self.lane_wants.push_back((bot, conversation));
         } else {
             lane.remove();
@@ -449,9 +475,8 @@ impl Lanes {
     }
 
     /// Heads of a bot that was asked for; `more` if there may be others. Returns those that are now
-    /// held, at most `places`. If none could be taken beside what the bot holds, it asks again when something
-    /// of that ends.
-    pub fn refilled(&mut self, bot: BotId, rows: &[Ticket], more: bool, places: usize) -> Vec<EventId> {
+    /// held. If none could be taken beside what the bot holds, it asks again when something of that ends.
+    pub fn refilled(&mut self, bot: BotId, rows: &[Ticket], more: bool) -> Vec<EventId> {
         let Some(state) = self.bots.get_mut(&bot) else { return Vec::new() };
         state.refilling = false;
         state.more |= more;
@@ -460,11 +485,11 @@ impl Lanes {
         let loaded = Neighbours { earlier: false, later: true };
         let mut taken = Vec::new();
         for row in rows.iter().filter(|row| !released.contains(&row.event)) {
-            if taken.len() >= places || !self.has_room(bot) {
+            if !self.has_room(bot) {
                 self.bots.entry(bot).or_default().more = true;
                 break;
             }
-            if matches!(self.offer(*row, loaded, true), Offered::Held { .. }) {
+            if matches!(self.offer(*row, loaded), Offered::Held { .. }) {
                 taken.push(row.event);
             }
         }
@@ -476,14 +501,37 @@ impl Lanes {
         taken
     }
 
-    fn room(&self, bot: BotId) -> usize {
-        let waiting = self.bots.get(&bot).map_or(0, |bot| bot.waiting);
-        let of_bot = self.limits.waiting_per_bot.saturating_sub(waiting);
-        of_bot.min(self.limits.waiting_total.saturating_sub(self.waiting))
+    /// Events that have begun.
+    fn open(&self) -> usize {
+        self.held.len() - self.waiting
     }
 
+    /// How many more events of a bot may wait.
+    fn room(&self, id: BotId) -> usize {
+        let bot = self.bots.get(&id);
+        if bot.is_some_and(|bot| bot.is_failing) {
+            return 0;
+        }
+        let free = self.limits.waiting_total.saturating_sub(self.waiting);
+        self.limits.waiting_per_bot.min(free).saturating_sub(bot.map_or(0, |bot| bot.waiting))
+    }
+
+    /// How many more events of a bot could begin at once.
+    fn spare(&self, id: BotId) -> usize {
+        let Some(bot) = self.bots.get(&id) else { return self.limits.calls_per_bot };
+        if bot.is_failing && self.failing.events >= self.limits.failing_total {
+            return 0;
+        }
+        self.limits.calls_per_bot.saturating_sub(bot.open + bot.ready_lanes.len())
+    }
+
+    fn has_place(&self) -> bool {
+        self.held.len() < self.limits.waiting_total.saturating_add(self.limits.open_total)
+    }
+
+    /// Whether the head of another lane of this bot may be held.
     fn has_room(&self, bot: BotId) -> bool {
-        self.room(bot) > 0
+        self.room(bot) > 0 || self.has_place() && self.spare(bot) > 0
     }
 
     fn hold(&mut self, ticket: Ticket) {
@@ -508,6 +556,9 @@ impl Lanes {
             bot.released.push(event);
         }
         bot.ready_calls.retain(|(other, _)| *other != event);
+        if bot.is_failing {
+            self.failing.events -= 1;
+        }
         Some(ticket)
     }
 
@@ -521,7 +572,7 @@ impl Lanes {
         let Some(bot) = self.bots.get_mut(&id) else { return };
         if !bot.has_event_turn && !bot.ready_lanes.is_empty() && bot.open < self.limits.calls_per_bot {
             bot.has_event_turn = true;
-            self.event_turns.push_back(id);
+            self.event_turns.line_up(id);
         }
     }
 
@@ -529,16 +580,41 @@ impl Lanes {
         let Some(bot) = self.bots.get_mut(&id) else { return };
         if !bot.has_call_turn && !bot.ready_calls.is_empty() && bot.calls < self.limits.calls_per_bot {
             bot.has_call_turn = true;
-            self.call_turns.push_back(id);
+            self.call_turns.line_up(id);
         }
     }
 
-    /// A bot asks for rows when at least half of its room is free, so that it reads pages.
-    fn note_hunger(&mut self, id: BotId) {
+    /// Forgets a lane that holds nothing: its rows are found again when the bot has room.
+    fn leave_lane(&mut self, id: BotId, conversation: Conversation) {
         let Some(bot) = self.bots.get_mut(&id) else { return };
-        let has_appetite = bot.waiting * 2 <= self.limits.waiting_per_bot;
-        if bot.more && has_appetite && !bot.refilling && !bot.is_hungry {
-            bot.is_hungry = true;
+        if bot.lanes.get(&conversation).is_some_and(|lane| lane.pulling) {
+            bot.lanes.remove(&conversation);
+            bot.more = true;
+            self.note_hunger(id);
+        }
+    }
+
+    /// A bot asks for rows when it could run one and holds none, or when at least half of its room is free, so
+    /// that it reads pages.
+    fn note_hunger(&mut self, id: BotId) {
+        let has_spare = self.spare(id) > 0;
+        let Some(bot) = self.bots.get_mut(&id) else { return };
+        if !bot.more || bot.refilling {
+            return;
+        }
+        let is_idle = bot.ready_lanes.is_empty() && bot.open < self.limits.calls_per_bot;
+        if is_idle && has_spare {
+            if bot.hunger != Hunger::Starving {
+                bot.hunger = Hunger::Starving;
+                self.starving.push_back(id);
+            }
+        } else if is_idle {
+            // Only the share of the failing ones keeps it from running; it asks when it is its turn.
+            if !std::mem::replace(&mut bot.has_event_turn, true) {
+                self.event_turns.step_aside(id);
+            }
+        } else if bot.hunger == Hunger::None && bot.waiting * 2 <= self.limits.waiting_per_bot {
+            bot.hunger = Hunger::Hungry;
             self.hungry.push_back(id);
         }
     }
@@ -547,35 +623,6 @@ impl Lanes {
         if self.bots.get(&id).is_some_and(Bot::is_idle) {
             self.bots.remove(&id);
         }
-    }
-}
-
-impl Bot {
-    /// Keeps only what has begun.
-    fn let_go(&mut self) -> Vec<EventId> {
-        self.ready_lanes.clear();
-        self.more = false;
-        self.is_hungry = false;
-        self.refilling = false;
-        let mut dropped = Vec::new();
-        self.lanes.retain(|_, lane| {
-            dropped.extend(std::mem::take(&mut lane.queue).into_iter().map(|(_, event)| event));
-            *lane = Lane { running: lane.running, ..Lane::default() };
-            lane.running.is_some()
-        });
-        dropped
-    }
-
-    fn begin_next(&mut self) -> Option<EventId> {
-        while let Some(conversation) = self.ready_lanes.pop_front() {
-            let Some(lane) = self.lanes.get_mut(&conversation) else { continue };
-            let Some((_, event)) = lane.queue.pop_first() else { continue };
-            lane.running = Some(event);
-            self.open += 1;
-            self.waiting -= 1;
-            return Some(event);
-        }
-        None
     }
 }
 

@@ -39,7 +39,7 @@ use crate::{
         rows::{BotsRead, LanesRead, ShardTakenOver, TakeOverShard},
         settled::EventsSettled,
     },
-    room::{Place, Room},
+    room::Room,
     store::InboxEvent,
     tenure::Tenure,
 };
@@ -71,7 +71,6 @@ pub(crate) struct EventActor {
     recent: Recent<Instant>,
     phase: Phase,
     awaits_permit: bool,
-    awaits_room: bool,
 }
 
 /// What an EventActor works with.
@@ -85,7 +84,7 @@ pub(crate) struct Links {
     pub(crate) replies: Mailbox<ReplyActor>,
     /// What this process may work on.
     pub(crate) tenure: Tenure,
-    /// Events in memory, of all shards.
+    /// Whom to tell what is held.
     pub(crate) room: Room,
     /// Calls in flight, of all shards.
     pub(crate) permits: Arc<Semaphore>,
@@ -97,7 +96,6 @@ pub(crate) struct Links {
 struct Held {
     event: Arc<InboxEvent>,
     turn: Option<Arc<EventTurn>>,
-    place: Place,
 }
 
 enum Phase {
@@ -130,7 +128,6 @@ impl EventActor {
             recent: Recent::new(RECENT_MAX),
             phase: Phase::TakingOver,
             awaits_permit: false,
-            awaits_room: false,
         }
     }
 
@@ -170,7 +167,12 @@ impl EventActor {
             self.begin(event, context);
         }
         self.start_calls(context);
-        self.ask_for_rows(context);
+        self.ask_for_rows();
+        self.report();
+    }
+
+    fn report(&self) {
+        self.room.report(self.shard, self.lanes.held(), self.lanes.is_crowded());
     }
 
     fn answer_drain(&mut self) {
@@ -189,6 +191,7 @@ impl Actor for EventActor {
 
     fn started(&mut self, context: &mut Self::Context) {
         fail_points::place("EventActor.started");
+        self.report();
         self.take_over(context);
         Self::renew_client_regularly(context);
     }
@@ -223,13 +226,12 @@ impl Handler<ProcessEvents> for EventActor {
                 continue;
             }
             self.count_if_late(&taken.event);
-            let place = self.room.take();
-            let offered = self.lanes.offer(taken.event.ticket(), taken.neighbours, place.is_some());
+            let offered = self.lanes.offer(taken.event.ticket(), taken.neighbours);
             let Offered::Held { evicted } = offered else { continue };
-            let freed = evicted.and_then(|event| self.events.remove(&event)).map(|held| held.place);
-            if let Some(place) = place.or(freed) {
-                self.hold(taken.event, place);
+            if let Some(event) = evicted {
+                self.events.remove(&event);
             }
+            self.hold(taken.event);
         }
         self.pump(context);
     }
@@ -244,10 +246,9 @@ impl Handler<LanesRead> for EventActor {
         }
         for page in pages {
             let tickets: Vec<Ticket> = page.events.iter().map(InboxEvent::ticket).collect();
-            let places = self.room.take_up_to(tickets.len());
             let (bot, conversation) = (page.want.bot, page.want.conversation);
-            let taken = self.lanes.pulled(bot, conversation, &tickets, page.more, places.len());
-            self.hold_taken(page.events, &taken, places);
+            let taken = self.lanes.pulled(bot, conversation, &tickets, page.more);
+            self.hold_taken(page.events, &taken);
         }
         self.pump(context);
     }
@@ -264,9 +265,8 @@ impl Handler<BotsRead> for EventActor {
         // A bot that is being given up takes nothing more in.
         for page in pages.into_iter().filter(|page| mine.hold(page.bot)) {
             let tickets: Vec<Ticket> = page.events.iter().map(InboxEvent::ticket).collect();
-            let places = self.room.take_up_to(tickets.len());
-            let taken = self.lanes.refilled(page.bot, &tickets, page.more, places.len());
-            self.hold_taken(page.events, &taken, places);
+            let taken = self.lanes.refilled(page.bot, &tickets, page.more);
+            self.hold_taken(page.events, &taken);
         }
         self.pump(context);
     }
@@ -275,10 +275,10 @@ impl Handler<BotsRead> for EventActor {
 impl Handler<CallEnded> for EventActor {
     type Result = ();
 
-    fn handle(&mut self, CallEnded { event, service }: CallEnded, context: &mut Context<Self>) {
+    fn handle(&mut self, CallEnded { event, service, failed }: CallEnded, context: &mut Context<Self>) {
         fail_points::place("EventActor.CallEnded");
         if let Some(call) = self.calls.remove(&(event, service)) {
-            self.lanes.call_ended(call.bot);
+            self.lanes.call_ended(call.bot, failed);
         }
         self.answer_drain();
         self.pump(context);

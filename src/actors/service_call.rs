@@ -102,8 +102,13 @@ impl Assignment {
         let panicked = panicked.then(|| {
             DeadLetter::of_event(self.turn.key, "panicked", "a handler panicked at this event".into())
         });
+        let failed = match record.outcome {
+            CallOutcome::Succeeded => Some(false),
+            CallOutcome::Failed | CallOutcome::Waiting { .. } => Some(true),
+            CallOutcome::Removed => None,
+        };
         self.flag.send(ServiceCallFinished { turn: Arc::clone(&self.turn), record, panicked });
-        self.owner.do_send(CallEnded { event: self.turn.event, service: self.service });
+        self.owner.do_send(CallEnded { event: self.turn.event, service: self.service, failed });
     }
 
     fn attempt_number(&self) -> u32 {

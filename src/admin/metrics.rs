@@ -44,6 +44,7 @@ pub(super) fn install() -> PrometheusHandle {
         metrics::Unit::Seconds,
         "Duration of work on the inbox, by job"
     );
+    describe_gauge!("outhook_events_in_memory", "Events that wait or are under way, by shard of bots");
     describe_gauge!("outhook_partitions", "Partitions of bots that this daemon works for");
     describe_gauge!("outhook_up", "1 for each actor that runs");
     describe_gauge!("outhook_mailbox_depth", "Messages that wait, by actor");

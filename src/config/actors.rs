@@ -23,7 +23,7 @@ const HOUR: Duration = Duration::from_secs(3600);
 pub(crate) struct Actors {
     /// How many event actors there are; 0 = one per core ([`Actors::event_pool_size`]).
     pub(crate) event_pool: usize,
-    /// How many events that could run are held in memory; beyond it intake pauses.
+    /// How many events wait in memory, of all bots; beyond it an event is only a row.
     pub(crate) in_memory_events: usize,
     /// How many calls of one bot are in flight at once.
     pub(crate) calls_per_bot: usize,

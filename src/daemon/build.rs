@@ -64,7 +64,7 @@ impl Parts {
             egress: Arc::new(Egress::from(&config.egress)),
             tls: client_config(),
             retry: RetryPolicy::from(&config.retry),
-            room: Room::new(config.actors.in_memory_events),
+            room: Room::new(config.actors.event_pool_size()),
             permits: Arc::new(Semaphore::new(config.http.max_calls)),
             trials: Trials::default(),
             blame: Blame::default(),
@@ -102,11 +102,15 @@ impl Parts {
 
     fn event_actor(&self, actors: &Actors, shard: usize, generation: u64) -> EventActor {
         let config = &self.config.actors;
+        let shards = actors.events.len();
         let limits = Limits {
             calls_per_bot: config.calls_per_bot,
             waiting_per_bot: config.waiting_per_bot,
-            // The other half is for events whose calls have begun.
-            waiting_total: (config.in_memory_events / 2 / actors.events.len()).max(1),
+            waiting_total: config.in_memory_events / shards,
+            // How many calls there may be is for the permits to say, which all share; here is only a bound.
+            open_total: self.config.http.max_calls,
+            // Half of all calls.
+            failing_total: (self.config.http.max_calls / 2 / shards).max(1),
         };
         let (egress, tls) = (Arc::clone(&self.egress), Arc::clone(&self.tls));
         let tools = CallTools {

@@ -72,4 +72,6 @@ pub(crate) struct CallEnded {
     pub(crate) event: EventId,
     /// The service.
     pub(crate) service: ServiceId,
+    /// Whether it got no usable answer; `None` if nothing was asked of the endpoint.
+    pub(crate) failed: Option<bool>,
 }

@@ -2,50 +2,31 @@
 
 use std::sync::Arc;
 
-use actix::{ActorFutureExt, AsyncContext, Context, WrapFuture};
 use outhook_core::{identity::EventId, partition::Partitions};
 
 use super::{EventActor, Held, Phase};
 use crate::{
     messages::{partitions::LetGo, rows::WantRows},
-    room::Place,
     store::InboxEvent,
 };
 
 impl EventActor {
-    pub(super) fn hold(&mut self, event: InboxEvent, place: Place) {
-        let held = Held { event: Arc::new(event), turn: None, place };
+    pub(super) fn hold(&mut self, event: InboxEvent) {
+        let held = Held { event: Arc::new(event), turn: None };
         self.events.insert(held.event.id, held);
     }
 
-    pub(super) fn ask_for_rows(&mut self, context: &mut Context<Self>) {
-        let places = self.room.left();
-        let wants = self.lanes.take_wants(places);
+    pub(super) fn ask_for_rows(&mut self) {
+        let wants = self.lanes.take_wants();
         if !wants.is_empty() {
             self.queue.send(WantRows { shard: self.shard, wants });
         }
-        if self.lanes.has_wants() && places == 0 {
-            self.await_room(context);
-        }
-    }
-
-    fn await_room(&mut self, context: &mut Context<Self>) {
-        if std::mem::replace(&mut self.awaits_room, true) {
-            return;
-        }
-        let room = self.room.clone();
-        let freed = async move { room.freed().await };
-        context.spawn(freed.into_actor(self).map(|(), actor, context| {
-            actor.awaits_room = false;
-            actor.pump(context);
-        }));
     }
 
     /// Keeps of the rows that were read those that the lanes have taken.
-    pub(super) fn hold_taken(&mut self, rows: Vec<InboxEvent>, taken: &[EventId], places: Vec<Place>) {
-        let taken = rows.into_iter().filter(|row| taken.contains(&row.id));
-        for (row, place) in taken.zip(places) {
-            self.hold(row, place);
+    pub(super) fn hold_taken(&mut self, rows: Vec<InboxEvent>, taken: &[EventId]) {
+        for row in rows.into_iter().filter(|row| taken.contains(&row.id)) {
+            self.hold(row);
         }
     }
 

@@ -1,0 +1,45 @@
+//! Whose turn it is.
+
+use std::collections::VecDeque;
+
+use crate::identity::BotId;
+
+/// Bots in line. Those that may not go yet stand aside, in order.
+#[derive(Debug, Default)]
+pub(super) struct Turns {
+    line: VecDeque<BotId>,
+    aside: VecDeque<BotId>,
+}
+
+impl Turns {
+    pub(super) fn line_up(&mut self, bot: BotId) {
+        self.line.push_back(bot);
+    }
+
+    /// Whose turn it is; those that stood aside come first, if they may go now.
+    pub(super) fn next(&mut self, aside_may_go: bool) -> Option<BotId> {
+        let aside = if aside_may_go { self.aside.pop_front() } else { None };
+        aside.or_else(|| self.line.pop_front())
+    }
+
+    pub(super) fn has_next(&self, aside_may_go: bool) -> bool {
+        !self.line.is_empty() || aside_may_go && !self.aside.is_empty()
+    }
+
+    pub(super) fn step_aside(&mut self, bot: BotId) {
+        self.aside.push_back(bot);
+    }
+
+    /// A bot has no reason to stand aside any more.
+    pub(super) fn come_back(&mut self, bot: BotId) {
+        if let Some(at) = self.aside.iter().position(|other| *other == bot) {
+            self.aside.remove(at);
+            self.line.push_back(bot);
+        }
+    }
+
+    pub(super) fn retain(&mut self, stays: impl Fn(BotId) -> bool) {
+        self.line.retain(|bot| stays(*bot));
+        self.aside.retain(|bot| stays(*bot));
+    }
+}
