@@ -21,20 +21,17 @@
 //!   database has just said that the event has no predecessor.
 
 mod bot;
+mod rows;
 mod turns;
 
 use std::collections::{HashMap, VecDeque, hash_map::Entry};
 
+pub use self::rows::{BotWant, LANE_PAGE_ROWS_MAX, LaneWant, Wants};
 use self::{
-    bot::{Admission, Bot, Hunger, Lane},
+    bot::{Admission, Bot, Lane},
     turns::Turns,
 };
 use crate::identity::{BotId, Conversation, EventId, MessageId, ServiceId};
-
-/// The most events that one lane asks for at a time.
-pub const LANE_PAGE_ROWS_MAX: usize = 16;
-/// The most events that all lanes together ask for at a time.
-const PAGE_ROWS_MAX: usize = 1000;
 
 /// How much may be held and done at a time.
 #[derive(Debug, Clone, Copy)]
@@ -85,46 +82,6 @@ pub enum Offered {
     Known,
     /// It stays a row, to be asked for again.
     Left,
-}
-
-/// Rows of a lane that are wanted, in order of their message.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct LaneWant {
-    /// The bot.
-    pub bot: BotId,
-    /// Its conversation.
-    pub conversation: Conversation,
-    /// How many rows at most.
-    pub rows_max: usize,
-}
-
-/// Heads of any lanes of a bot that are wanted.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct BotWant {
-    /// The bot.
-    pub bot: BotId,
-    /// Conversations are asked for in turn, beginning behind this one.
-    pub after: Conversation,
-    /// How many rows at most.
-    pub rows_max: usize,
-    /// Events of the bot that are held already.
-    pub held: Vec<EventId>,
-}
-
-/// What should be read from the database.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Wants {
-    /// Lanes that ran empty and have more rows.
-    pub lanes: Vec<LaneWant>,
-    /// Bots that have room again and have more rows.
-    pub bots: Vec<BotWant>,
-}
-
-impl Wants {
-    /// Whether nothing is wanted.
-    pub fn is_empty(&self) -> bool {
-        self.lanes.is_empty() && self.bots.is_empty()
-    }
 }
 
 /// The lanes of a shard of bots.
@@ -386,121 +343,6 @@ impl Lanes {
         dropped
     }
 
-    /// What should be read from the database now. What does not fit into one page is asked for after it.
-    pub fn take_wants(&mut self) -> Wants {
-        let mut wants = Wants::default();
-        let mut rows_left = PAGE_ROWS_MAX;
-        while rows_left > 0 {
-            let Some((bot, conversation)) = self.lane_wants.pop_front() else { break };
-            if !self.has_room(bot) {
-                self.leave_lane(bot, conversation);
-                continue;
-            }
-            let rows_max = self.room(bot).clamp(1, LANE_PAGE_ROWS_MAX).min(rows_left);
-            rows_left -= rows_max;
-            wants.lanes.push(LaneWant { bot, conversation, rows_max });
-        }
-        while rows_left > 0 {
-            let Some(want) = self.next_bot_want(rows_left) else { break };
-            rows_left -= want.rows_max;
-            wants.bots.push(want);
-        }
-        wants
-    }
-
-    fn next_bot_want(&mut self, rows_left: usize) -> Option<BotWant> {
-        loop {
-            // Without a place for anything, the starving wait.
-            let starving = if self.has_place() { self.starving.pop_front() } else { None };
-            let (id, level) = match starving {
-                Some(id) => (id, Hunger::Starving),
-                None => (self.hungry.pop_front()?, Hunger::Hungry),
-            };
-            let rows_max = self.room(id).max(self.spare(id)).min(rows_left);
-            let Some(bot) = self.bots.get_mut(&id).filter(|bot| bot.hunger == level) else { continue };
-            bot.hunger = Hunger::None;
-            if rows_max > 0 && bot.more {
-                bot.refilling = true;
-                bot.more = false;
-                return Some(BotWant { bot: id, after: bot.last_read, rows_max, held: bot.held() });
-            }
-            if level == Hunger::Starving {
-                self.note_hunger(id);
-            }
-            self.forget_if_idle(id);
-        }
-    }
-
-    /// Rows of a lane that was asked for, in order, up to the first that is parked; `more` if there are
-    /// others. Returns those that are now held.
-    pub fn pulled(
-        &mut self,
-        bot: BotId,
-        conversation: Conversation,
-        rows: &[Ticket],
-        more: bool,
-    ) -> Vec<EventId> {
-        let is_pulling =
-            self.bots.get(&bot).and_then(|bot| bot.lanes.get(&conversation)).is_some_and(|lane| lane.pulling);
-        if !is_pulling {
-            return Vec::new();
-        }
-        let mut taken = Vec::new();
-        for ticket in rows {
-            let has_room = if taken.is_empty() { self.has_room(bot) } else { self.room(bot) > 0 };
-            if !has_room {
-                break;
-            }
-            taken.push(ticket.event);
-            self.hold(*ticket);
-        }
-        let Some(state) = self.bots.get_mut(&bot) else { return taken };
-        let Entry::Occupied(mut lane) = state.lanes.entry(conversation) else { return taken };
-        let missed = std::mem::take(&mut lane.get_mut().missed);
-        lane.get_mut().more = more || missed || taken.len() < rows.len();
-        lane.get_mut().queue.extend(rows.iter().take(taken.len()).map(|row| (row.message, row.event)));
-        if !taken.is_empty() {
-            lane.get_mut().pulling = false;
-            state.ready_lanes.push_back(conversation);
-        } else if !rows.is_empty() {
-            lane.remove();
-            state.more = true;
-        } else if missed {
-            self.lane_wants.push_back((bot, conversation));
-        } else {
-            lane.remove();
-        }
-        self.after_release(bot);
-        taken
-    }
-
-    /// Heads of a bot that was asked for; `more` if there may be others. Returns those that are now
-    /// held. If none could be taken beside what the bot holds, it asks again when something of that ends.
-    pub fn refilled(&mut self, bot: BotId, rows: &[Ticket], more: bool) -> Vec<EventId> {
-        let Some(state) = self.bots.get_mut(&bot) else { return Vec::new() };
-        state.refilling = false;
-        state.more |= more;
-        state.last_read = rows.last().map_or(state.last_read, |row| row.conversation);
-        let released = std::mem::take(&mut state.released);
-        let loaded = Neighbours { earlier: false, later: true };
-        let mut taken = Vec::new();
-        for row in rows.iter().filter(|row| !released.contains(&row.event)) {
-            if !self.has_room(bot) {
-                self.bots.entry(bot).or_default().more = true;
-                break;
-            }
-            if matches!(self.offer(*row, loaded), Offered::Held { .. }) {
-                taken.push(row.event);
-            }
-        }
-        let holds_nothing = self.bots.get(&bot).is_some_and(|state| state.lanes.is_empty());
-        if holds_nothing || !taken.is_empty() {
-            self.note_hunger(bot);
-        }
-        self.forget_if_idle(bot);
-        taken
-    }
-
     /// Events that have begun.
     fn open(&self) -> usize {
         self.held.len() - self.waiting
@@ -581,41 +423,6 @@ impl Lanes {
         if !bot.has_call_turn && !bot.ready_calls.is_empty() && bot.calls < self.limits.calls_per_bot {
             bot.has_call_turn = true;
             self.call_turns.line_up(id);
-        }
-    }
-
-    /// Forgets a lane that holds nothing: its rows are found again when the bot has room.
-    fn leave_lane(&mut self, id: BotId, conversation: Conversation) {
-        let Some(bot) = self.bots.get_mut(&id) else { return };
-        if bot.lanes.get(&conversation).is_some_and(|lane| lane.pulling) {
-            bot.lanes.remove(&conversation);
-            bot.more = true;
-            self.note_hunger(id);
-        }
-    }
-
-    /// A bot asks for rows when it could run one and holds none, or when at least half of its room is free, so
-    /// that it reads pages.
-    fn note_hunger(&mut self, id: BotId) {
-        let has_spare = self.spare(id) > 0;
-        let Some(bot) = self.bots.get_mut(&id) else { return };
-        if !bot.more || bot.refilling {
-            return;
-        }
-        let is_idle = bot.ready_lanes.is_empty() && bot.open < self.limits.calls_per_bot;
-        if is_idle && has_spare {
-            if bot.hunger != Hunger::Starving {
-                bot.hunger = Hunger::Starving;
-                self.starving.push_back(id);
-            }
-        } else if is_idle {
-            // Only the share of the failing ones keeps it from running; it asks when it is its turn.
-            if !std::mem::replace(&mut bot.has_event_turn, true) {
-                self.event_turns.step_aside(id);
-            }
-        } else if bot.hunger == Hunger::None && bot.waiting * 2 <= self.limits.waiting_per_bot {
-            bot.hunger = Hunger::Hungry;
-            self.hungry.push_back(id);
         }
     }
 
