@@ -60,8 +60,7 @@ fn signature_bytes(text: &[u8]) -> usize {
 
 /// A secret as it is, and as it may be written by somebody who was sent it.
 fn forms(secret: &str) -> Vec<Vec<u8>> {
-    let json = serde_json::Value::from(secret).to_string();
-    let json = json[1..json.len() - 1].to_owned();
+    let json = json_inside(secret);
     let slashed = json.replace('/', "\\/");
     let form: String = form_urlencoded::byte_serialize(secret.as_bytes()).collect();
     let url = form.replace('+', "%20");
@@ -72,6 +71,7 @@ fn forms(secret: &str) -> Vec<Vec<u8>> {
         ascii(&json, |unit| format!("\\u{unit:04X}")),
         lower_case_escapes(&form),
         lower_case_escapes(&url),
+        json_inside(&json),
         slashed,
         json,
         form,
@@ -82,6 +82,12 @@ fn forms(secret: &str) -> Vec<Vec<u8>> {
     forms.sort_unstable();
     forms.dedup();
     forms.into_iter().map(String::into_bytes).collect()
+}
+
+/// A text within a JSON text.
+fn json_inside(text: &str) -> String {
+    let quoted = serde_json::Value::from(text).to_string();
+    quoted[1..quoted.len() - 1].to_owned()
 }
 
 /// Everything beyond ASCII escaped, as many JSON writers do.
@@ -156,6 +162,7 @@ mod tests {
             r#"t\u00f8 \"k/e+n\\ of some length"#,
             r#"t\u00f8 \"k\/e+n\\ of some length"#,
             r#"t\u00F8 \"k/e+n\\ of some length"#,
+            r#"tø \\\"k/e+n\\\\ of some length"#,
             "t%C3%B8+%22k%2Fe%2Bn%5C+of+some+length",
             "t%c3%b8%20%22k%2fe%2bn%5c%20of%20some%20length",
         ] {
