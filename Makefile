@@ -2,7 +2,7 @@
 
 CARGO ?= cargo
 
-.PHONY: help test test-kill unit lint docs deny audit bench demo ci
+.PHONY: help test test-kill unit fuzz lint docs deny audit bench demo ci
 
 help: ## Lists the targets.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -10,9 +10,12 @@ help: ## Lists the targets.
 # One set of features for all, so that the product is built once.
 TESTED = --features fail-points
 
+# Everything but the tests of the whole product.
+PARTS = --workspace --lib --bins --test fuzz_corpora
+
 test: ## Every test. Installs RabbitMQ and PostgreSQL if they are missing; starts private ones.
 	tests/services.sh
-	CARGO="$(CARGO)" tests/run "$(TESTED) --workspace --lib --bins" "$(TESTED) --test main"
+	CARGO="$(CARGO)" tests/run "$(TESTED) $(PARTS)" "$(TESTED) --test main"
 
 # What the environment does not say.
 test-kill: export OUTHOOK_KILLS ?= 20
@@ -22,7 +25,11 @@ test-kill: ## The daemon killed 20 times during 20,000 events; CONTRIBUTING.md t
 	$(CARGO) test $(TESTED) --test main kills:: -- --nocapture --test-threads=1
 
 unit: ## The tests that need no services.
-	$(CARGO) test $(TESTED) --workspace --lib --bins
+	$(CARGO) test $(TESTED) $(PARTS)
+
+fuzz: export FUZZ_SECONDS ?= 60
+fuzz: ## Every fuzz target of the core for FUZZ_SECONDS; needs a nightly compiler and cargo-fuzz.
+	core/fuzz/run
 
 lint: ## Formatting, and clippy with warnings denied.
 	$(CARGO) fmt --all -- --check

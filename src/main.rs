@@ -13,6 +13,7 @@ mod fail_points;
 mod handlers;
 mod health;
 mod http;
+mod logging;
 mod mailbox;
 mod messages;
 mod room;

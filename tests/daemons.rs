@@ -32,7 +32,7 @@ impl Fleet {
         let db = setup::tables(&config).await;
         for bot in 1..=bots {
             setup::insert_bot(&db, bot).await;
-            setup::insert_service(&db, bot, &endpoint.url("/hook"), 1, "token").await;
+            setup::insert_service(&db, bot, &endpoint.url("/hook"), 1, setup::TOKEN).await;
         }
         Self { config, queue, db }
     }

@@ -14,7 +14,7 @@ use self::step::Step;
 use super::support::*;
 
 const SIGABRT: i32 = 6;
-const TOKEN: &str = "admin-token";
+const TOKEN: &str = "s3cr3tm4rk-admin";
 
 /// So many cases run beside each other.
 const BESIDE: usize = 3;
@@ -149,8 +149,8 @@ impl Stage {
             .text("zulip.external_host", "chat.example.org");
         let db = setup::tables(&config).await;
         setup::insert_bot(&db, 1).await;
-        setup::insert_service(&db, 1, &endpoint.url("/hook"), 1, "token").await;
-        setup::insert_service(&db, 1, &endpoint.url("/hook"), 1, "token").await;
+        setup::insert_service(&db, 1, &endpoint.url("/hook"), 1, setup::TOKEN).await;
+        setup::insert_service(&db, 1, &endpoint.url("/hook"), 1, setup::TOKEN).await;
         let old = format!(
             "INSERT INTO outhook_event (bot_id, message_id, replay, conversation, state, taken_at, finished_at)
              VALUES (1, {OLD}, 0, 1, 1, 1, 1)"
@@ -326,12 +326,12 @@ async fn failed_work(storage: Storage) -> (Config, Db, Outhook, Endpoint) {
     let config = storage.config().await;
     let db = setup::tables(&config).await;
     setup::insert_bot(&db, 1).await;
-    setup::insert_service(&db, 1, &endpoint.url("/hook"), 1, "token").await;
+    setup::insert_service(&db, 1, &endpoint.url("/hook"), 1, setup::TOKEN).await;
     let outhook = Outhook::start(&config).await;
     setup::send(&config, &[channel_event(1, 1, 1, "t", "x"), channel_event(2, 2, 1, "t", "x")]).await;
     setup::all_finished(&db).await;
     setup::insert_bot(&db, 2).await;
-    setup::insert_service(&db, 2, &endpoint.url("/hook"), 1, "token").await;
+    setup::insert_service(&db, 2, &endpoint.url("/hook"), 1, setup::TOKEN).await;
     (config, db, outhook, endpoint)
 }
 

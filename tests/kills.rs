@@ -99,7 +99,7 @@ async fn make_bots(db: &Db, plan: &Plan, endpoint: &Endpoint) -> HashMap<i64, Ve
     for bot in &plan.bots {
         setup::insert_bot(db, bot.id).await;
         for mood in &bot.moods {
-            setup::insert_service(db, bot.id, &endpoint.url(mood.path()), GENERIC, "token").await;
+            setup::insert_service(db, bot.id, &endpoint.url(mood.path()), GENERIC, setup::TOKEN).await;
         }
     }
     let mut services: HashMap<i64, Vec<Service>> = HashMap::new();

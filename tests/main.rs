@@ -21,4 +21,5 @@ mod processed;
 mod reconnect;
 mod replays;
 mod replies;
+mod secrets;
 mod support;

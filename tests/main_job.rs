@@ -58,7 +58,7 @@ struct Called {
 
 impl Called {
     fn token(&self) -> String {
-        format!("token-of-{}", self.name)
+        format!("{}-of-{}", setup::TOKEN, self.name)
     }
 
     /// Messages in several conversations; Slack's format knows channels only.
@@ -347,7 +347,7 @@ impl Zulip {
              GRANT UPDATE (flags) ON zulip.zerver_usermessage TO {role}"
         ))
         .await;
-        Self { db, url: url.replacen("//postgres@", &format!("//{role}@"), 1) }
+        Self { db, url: url.replacen("//postgres:", &format!("//{role}:"), 1) }
     }
 
     async fn service(&self, bot: i64, url: &str, token: &str, interface: i16) {
@@ -637,8 +637,8 @@ async fn an_event_that_is_made_due_again_while_it_is_worked_on_repeats_no_finish
     let db = setup::tables(&config).await;
     for bot in 1..=5 {
         setup::insert_bot(&db, bot).await;
-        setup::insert_service(&db, bot, &good.url("/hook"), 1, "token").await;
-        setup::insert_service(&db, bot, &bad.url("/hook"), 1, "token").await;
+        setup::insert_service(&db, bot, &good.url("/hook"), 1, setup::TOKEN).await;
+        setup::insert_service(&db, bot, &bad.url("/hook"), 1, setup::TOKEN).await;
     }
     let outhook = Outhook::start(&config).await;
     let events: Vec<Value> = (1..=300).map(|n| channel_event(n % 5 + 1, n, n, "t", "x")).collect();

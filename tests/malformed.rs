@@ -225,7 +225,7 @@ async fn insert_accounts(db: &Db, url: &str) {
 
 async fn insert_called_bot(db: &Db, bot: i64, url: &str) {
     setup::insert_bot(db, bot).await;
-    setup::insert_service(db, bot, url, 1, "token").await;
+    setup::insert_service(db, bot, url, 1, setup::TOKEN).await;
 }
 
 async fn gated_endpoint(gate: &Gate) -> Endpoint {

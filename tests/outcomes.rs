@@ -328,7 +328,7 @@ impl Table {
         for (bot, _, case) in self.numbered() {
             setup::insert_bot(&db, bot).await;
             if let Some(url) = &case.url {
-                setup::insert_service(&db, bot, url, case.interface, "token").await;
+                setup::insert_service(&db, bot, url, case.interface, setup::TOKEN).await;
             }
         }
         let mut outhook = Outhook::start(config).await;

@@ -13,7 +13,7 @@ use super::support::*;
 const BESIDE: usize = 3;
 
 /// What must not be in any line about a panic.
-const SECRETS: [&str; 2] = ["tomato soup", "token-of-the-service"];
+const SECRETS: [&str; 2] = ["tomato soup", setup::TOKEN];
 
 /// Bots, by what they are for.
 const PLAIN: i64 = 1;
@@ -314,7 +314,7 @@ async fn an_actor_that_is_built_anew_during_a_drain_begins_nothing() {
     let db = setup::tables(&config).await;
     for bot in [1, 2] {
         setup::insert_bot(&db, bot).await;
-        setup::insert_service(&db, bot, &endpoint.url("/hook"), 1, "token").await;
+        setup::insert_service(&db, bot, &endpoint.url("/hook"), 1, setup::TOKEN).await;
     }
     let mut outhook = Outhook::start(&config).await;
     setup::send(&config, &[channel_event(1, 1, 1, "t", "x"), channel_event(2, 2, 1, "t", "x")]).await;

@@ -126,7 +126,7 @@ async fn a_bots_events_wait_for_nobody_elses_trial() {
     let db = setup::tables(&config).await;
     for (bot, url) in [(1, hung.url("/hook")), (2, endpoint.url("/hook"))] {
         setup::insert_bot(&db, bot).await;
-        setup::insert_service(&db, bot, &url, 1, "token").await;
+        setup::insert_service(&db, bot, &url, 1, setup::TOKEN).await;
     }
     let mut outhook = Outhook::start(&config).await;
     let backlog: Vec<Value> = (1..=BACKLOG).map(|n| channel_event(1, n, n, "t", "x")).collect();

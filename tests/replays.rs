@@ -360,7 +360,7 @@ async fn a_wrong_use_of_the_commands_ends_with_64() {
 /// Makes a callable bot of this id.
 async fn insert_bot_at(scene: &Scene, bot: i64, endpoint: &Endpoint) {
     setup::insert_bot(&scene.db, bot).await;
-    setup::insert_service(&scene.db, bot, &endpoint.url("/hook"), 1, "token").await;
+    setup::insert_service(&scene.db, bot, &endpoint.url("/hook"), 1, setup::TOKEN).await;
 }
 
 /// The ids of the dead letters that are listed, and their bots.

@@ -1,31 +1,126 @@
 //! What of an endpoint's answer may be kept for the operator to see.
 
+use base64::{Engine, engine::general_purpose::STANDARD_NO_PAD};
+use url::form_urlencoded;
+
 /// The most bytes of an answer that are kept.
 pub const EXCERPT_BYTES_MAX: usize = 1024;
 
 const HIDDEN: &[u8] = b"[hidden]";
 
-/// The first bytes of `body`, at most [`EXCERPT_BYTES_MAX`], with every occurrence of a secret
-/// replaced: first replaced, then cut, so none survives in halves.
+/// A shorter part of a secret in base64 may stand there by chance.
+const BASE64_BYTES_MIN: usize = 8;
+
+/// How a signature of Standard Webhooks begins, also within a URL or a form.
+const SIGNATURES: [&[u8]; 3] = [b"v1,", b"v1%2C", b"v1%2c"];
+
+/// An HMAC-SHA256 in base64 has 43 characters and a filler.
+const SIGNATURE_BYTES_MIN: usize = 43;
+
+/// The first bytes of `body`, at most [`EXCERPT_BYTES_MAX`], with every occurrence of a secret, and every
+/// signature, replaced: first replaced, then cut, so none survives in halves.
+///
+/// A secret is also known in the forms in which an endpoint may give it back: as part of a JSON text, of a
+/// URL or a form, and in base64.
 pub fn excerpt(body: &[u8], secrets: &[&str]) -> Vec<u8> {
-    let mut kept = secrets.iter().fold(body.to_vec(), |text, secret| without(&text, secret.as_bytes()));
+    let forms: Vec<Vec<u8>> = secrets.iter().flat_map(|secret| forms(secret)).collect();
+    let mut kept = Vec::with_capacity(body.len().min(EXCERPT_BYTES_MAX) + HIDDEN.len());
+    let mut hidden_to = 0;
+    for (at, byte) in body.iter().enumerate() {
+        if kept.len() >= EXCERPT_BYTES_MAX {
+            break;
+        }
+        let was_hidden = at < hidden_to;
+        hidden_to = hidden_to.max(at + secret_bytes(&body[at..], &forms));
+        if at >= hidden_to {
+            kept.push(*byte);
+        } else if !was_hidden {
+            kept.extend_from_slice(HIDDEN);
+        }
+    }
     kept.truncate(EXCERPT_BYTES_MAX);
     kept
 }
 
-fn without(text: &[u8], secret: &[u8]) -> Vec<u8> {
-    if secret.is_empty() {
-        return text.to_vec();
+/// How many bytes of a secret `text` begins with.
+fn secret_bytes(text: &[u8], forms: &[Vec<u8>]) -> usize {
+    let known = forms.iter().filter(|form| text.starts_with(form)).map(Vec::len).max();
+    known.unwrap_or(0).max(signature_bytes(text))
+}
+
+fn signature_bytes(text: &[u8]) -> usize {
+    let Some(start) = SIGNATURES.iter().find(|start| text.starts_with(start)) else { return 0 };
+    // With what JSON and percent-encoding make of base64.
+    let is_part = |byte: &&u8| byte.is_ascii_alphanumeric() || b"+/=\\%".contains(byte);
+    match text[start.len()..].iter().take_while(is_part).count() {
+        length @ SIGNATURE_BYTES_MIN.. => start.len() + length,
+        _ => 0,
     }
-    let mut clean = Vec::with_capacity(text.len());
-    let mut rest = text;
-    while let Some(at) = rest.windows(secret.len()).position(|window| window == secret) {
-        clean.extend_from_slice(&rest[..at]);
-        clean.extend_from_slice(HIDDEN);
-        rest = &rest[at + secret.len()..];
+}
+
+/// A secret as it is, and as it may be written by somebody who was sent it.
+fn forms(secret: &str) -> Vec<Vec<u8>> {
+    let json = json_inside(secret);
+    let slashed = json.replace('/', "\\/");
+    let form: String = form_urlencoded::byte_serialize(secret.as_bytes()).collect();
+    let url = form.replace('+', "%20");
+    let mut forms = vec![
+        secret.to_owned(),
+        ascii(&slashed, |unit| format!("\\u{unit:04x}")),
+        ascii(&json, |unit| format!("\\u{unit:04x}")),
+        ascii(&json, |unit| format!("\\u{unit:04X}")),
+        lower_case_escapes(&form),
+        lower_case_escapes(&url),
+        json_inside(&json),
+        slashed,
+        json,
+        form,
+        url,
+    ];
+    forms.extend((0..3).map(|before| base64_inside(secret, before)));
+    forms.retain(|form| !form.is_empty());
+    forms.sort_unstable();
+    forms.dedup();
+    forms.into_iter().map(String::into_bytes).collect()
+}
+
+/// A text within a JSON text.
+fn json_inside(text: &str) -> String {
+    let quoted = serde_json::Value::from(text).to_string();
+    quoted[1..quoted.len() - 1].to_owned()
+}
+
+/// Everything beyond ASCII escaped, as many JSON writers do.
+fn ascii(json: &str, escape: impl Fn(u16) -> String) -> String {
+    let mut text = String::with_capacity(json.len());
+    for letter in json.chars() {
+        if letter.is_ascii() {
+            text.push(letter);
+        } else {
+            text.extend(letter.encode_utf16(&mut [0; 2]).iter().map(|unit| escape(*unit)));
+        }
     }
-    clean.extend_from_slice(rest);
-    clean
+    text
+}
+
+fn lower_case_escapes(encoded: &str) -> String {
+    let mut parts = encoded.split('%');
+    let mut text = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let (digits, rest) = part.split_at(part.len().min(2));
+        text += &format!("%{}{rest}", digits.to_lowercase());
+    }
+    text
+}
+
+/// What of a secret's base64 does not depend on its neighbours, with so many bytes `before` it; nothing if
+/// that is too little.
+fn base64_inside(secret: &str, before: usize) -> String {
+    const BITS: usize = 6;
+    let bytes = [vec![0; before].as_slice(), secret.as_bytes()].concat();
+    let encoded = STANDARD_NO_PAD.encode(&bytes);
+    let inside = (before * 8).div_ceil(BITS)..bytes.len() * 8 / BITS;
+    encoded.get(inside).filter(|inside| inside.len() >= BASE64_BYTES_MIN).unwrap_or_default().to_owned()
 }
 
 #[cfg(test)]
@@ -54,5 +149,51 @@ mod tests {
         let secret = "s".repeat(32);
         let body = [secret.as_bytes(), &[b'x'; EXCERPT_BYTES_MAX - 20], secret.as_bytes()].concat();
         assert!(!excerpt(&body, &[&secret]).windows(4).any(|window| window == b"ssss"));
+    }
+
+    #[test]
+    fn a_secret_is_known_in_every_form_in_which_it_may_come_back() {
+        let secret = "tø \"k/e+n\\ of some length";
+        let json = r#"tø \"k/e+n\\ of some length"#;
+        for form in [
+            secret,
+            json,
+            r#"tø \"k\/e+n\\ of some length"#,
+            r#"t\u00f8 \"k/e+n\\ of some length"#,
+            r#"t\u00f8 \"k\/e+n\\ of some length"#,
+            r#"t\u00F8 \"k/e+n\\ of some length"#,
+            r#"tø \\\"k/e+n\\\\ of some length"#,
+            "t%C3%B8+%22k%2Fe%2Bn%5C+of+some+length",
+            "t%c3%b8%20%22k%2fe%2bn%5c%20of%20some%20length",
+        ] {
+            assert_eq!(excerpt(form.as_bytes(), &[secret]), HIDDEN, "{form}");
+        }
+    }
+
+    #[test]
+    fn a_secret_is_known_in_base64_alone_or_behind_something() {
+        let secret = "k3yOfThirtyTwoLettersAndDigits12";
+        for before in ["", "a", "ab", "abc", "bot@example.org:"] {
+            let encoded = STANDARD_NO_PAD.encode(format!("{before}{secret}"));
+            let shown = excerpt(encoded.as_bytes(), &[secret]);
+            let shown = String::from_utf8_lossy(&shown).into_owned();
+            assert!(shown.contains("[hidden]") && shown.len() < encoded.len(), "{shown}");
+        }
+    }
+
+    #[test]
+    fn a_signature_is_shown_in_no_form_and_other_words_are() {
+        let signature = "v1,K5oZfzN95Z9UVu1EsfQmfVNQhnkZ2pj9o9NDN/H/pI4=";
+        let escaped = signature.replace('/', "\\/");
+        for form in [signature, &escaped, "v1%2CK5oZfzN95Z9UVu1EsfQmfVNQhnkZ2pj9o9NDN%2FH%2FpI4%3D"] {
+            let text = format!("<{form}>");
+            assert_eq!(excerpt(text.as_bytes(), &[]), b"<[hidden]>", "{form}");
+        }
+        assert_eq!(excerpt(b"v1,2 and v1,", &[]), b"v1,2 and v1,");
+    }
+
+    #[test]
+    fn secrets_that_overlap_are_hidden_to_the_last_byte() {
+        assert_eq!(excerpt(b"-abcd-aaaaa-", &["abc", "bcd", "aa"]), b"-[hidden]-[hidden]-");
     }
 }

@@ -298,11 +298,12 @@ impl Tried {
 
 /// Reads what an endpoint answered, by the outcome table and the handler.
 pub(crate) fn read_attempt(attempt: Attempt, handler: &dyn handlers::Handler, secrets: &[&str]) -> Tried {
+    let kept = |body: &[u8]| Some(excerpt(body, secrets)).filter(|kept| !kept.is_empty());
     let (status, shown) = match &attempt {
-        Attempt::Answered { status, body, .. } => (Some(*status), Some(excerpt(body, secrets))),
+        Attempt::Answered { status: status @ 200..=299, .. } => (Some(*status), None),
+        Attempt::Answered { status, body, .. } => (Some(*status), kept(body)),
         Attempt::Failed { .. } => (None, None),
     };
-    let shown = shown.filter(|shown| !shown.is_empty());
     match judge(attempt) {
         Verdict::Success { body } => match Answer::read(&body) {
             Ok(answer) => {
@@ -311,7 +312,7 @@ pub(crate) fn read_attempt(attempt: Attempt, handler: &dyn handlers::Handler, se
             }
             Err(failure) => {
                 let verdict = Verdict::Final(Failure { status, ..failure });
-                Tried { verdict, excerpt: shown, reply: None }
+                Tried { verdict, excerpt: kept(&body), reply: None }
             }
         },
         verdict => Tried { verdict, excerpt: shown, reply: None },

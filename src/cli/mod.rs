@@ -20,7 +20,7 @@ use clap::{Parser, Subcommand};
 use crate::{
     config::Config,
     exit::{Exit, Failed},
-    fail_points,
+    fail_points, logging,
     store::{self, Store},
     supervise,
 };
@@ -109,13 +109,9 @@ fn execute(cli: Cli) -> Result<Exit, Failed> {
     }
 }
 
-/// What libraries say at the level of information is of no use to an operator.
-const QUIET: &str = "sqlx=warn,sea_orm_migration=warn,actix_server=warn,lapin=warn,tracing=warn";
-
-/// Logs to standard error. `RUST_LOG` wins over the given filter.
+/// Logs to standard error, panics too.
 fn start_logging(filter: &str) {
-    let wanted = std::env::var("RUST_LOG").unwrap_or_else(|_| filter.to_owned());
-    env_logger::Builder::new().parse_filters(&format!("{QUIET},{wanted}")).format_timestamp_millis().init();
+    logging::start(filter);
     supervise::log_panics();
 }
 

@@ -88,13 +88,20 @@ fn is_scheme(text: &str) -> bool {
     text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte))
 }
 
-/// Hides `…password=` parameters, which PostgreSQL URLs may have.
+/// Hides parameters such as `password=`, `sslpassword=` and the misspelt `passwd=`, which PostgreSQL URLs may have.
 fn mask_query(text: &str) -> String {
-    const PARAMETER: &str = "password=";
+    const PART_OF_NAME: &str = "pass";
     // Lower case in ASCII only, so that offsets stay the same.
-    let Some(at) = text.to_ascii_lowercase().find(PARAMETER) else { return text.to_owned() };
-    let value = at + PARAMETER.len();
-    let end = text[value..].find('&').map_or(text.len(), |length| value + length);
+    let Some(at) = text.to_ascii_lowercase().find(PART_OF_NAME) else { return text.to_owned() };
+    let after = |from: usize, is_end: fn(char) -> bool| {
+        text[from..].find(is_end).map_or(text.len(), |length| from + length)
+    };
+    let name = after(at, |c| !c.is_ascii_alphanumeric() && c != '-' && c != '_');
+    if !text[name..].starts_with('=') {
+        return format!("{}{}", &text[..name], mask_query(&text[name..]));
+    }
+    let value = name + 1;
+    let end = after(value, |c| c == '&');
     format!("{}***{}", &text[..value], mask_query(&text[end..]))
 }
 
@@ -129,6 +136,8 @@ mod tests {
             "mysql:user:hunter2@host",
             "postgres://host/db?password=hunter2",
             "postgres://host:5432/db?user=u&PASSWORD=a@hunter2&sslmode=require",
+            "postgres://host:5432/db?passwd=hunter2",
+            "postgres://host:5432/db?sslmode=require&ssl-passphrase=hunter2",
             "postgres://user:password=a&hunter2@host/db",
             "postgres://user:hunter2@host/db?sslpassword=hunter2&password=hunter2",
         ] {

@@ -79,7 +79,7 @@ impl NotCallable {
 }
 
 /// A bot to create in outhook's own tables.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(crate) struct NewBot {
     /// Address; also what its owner is found by.
     pub(crate) email: String,
@@ -92,7 +92,7 @@ pub(crate) struct NewBot {
 }
 
 /// A service to create in outhook's own tables.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(crate) struct NewService {
     /// The bot.
     pub(crate) bot: BotId,

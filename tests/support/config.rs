@@ -10,7 +10,7 @@ use tempfile::TempDir;
 use tokio::io::AsyncWriteExt as _;
 use tokio::process::Command;
 
-use super::{PATIENCE, free_port};
+use super::{PATIENCE, free_port, secrets};
 
 /// A `config.toml` in a temporary folder; what is set last wins.
 pub struct Config {
@@ -210,12 +210,14 @@ impl CliOutput {
     }
 }
 
+/// Nothing that a command shows may hold a secret.
 impl From<Output> for CliOutput {
     fn from(output: Output) -> Self {
-        Self {
-            status: output.status.code().unwrap_or(-1),
-            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
-            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
-        }
+        let [stdout, stderr] = [output.stdout, output.stderr].map(|shown| {
+            let shown = String::from_utf8_lossy(&shown).into_owned();
+            secrets::assert_none("a command", &shown);
+            shown
+        });
+        Self { status: output.status.code().unwrap_or(-1), stdout, stderr }
     }
 }

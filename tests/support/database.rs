@@ -5,7 +5,7 @@ use sea_orm::{
 };
 use serde_json::{Map, Value};
 
-use super::Config;
+use super::{Config, secrets};
 
 /// A connection of the test's own to the database of a configuration.
 pub struct Db(DatabaseConnection);
@@ -51,8 +51,15 @@ impl Db {
 
 fn row(result: &QueryResult) -> Map<String, Value> {
     let columns = result.column_names().into_iter().enumerate();
-    columns.map(|(index, name)| (name, cell(result, index))).collect()
+    let row: Map<String, Value> = columns.map(|(index, name)| (name, cell(result, index))).collect();
+    for (name, value) in row.iter().filter(|(name, _)| TOLD.contains(&name.as_str())) {
+        secrets::assert_none(name, value.as_str().unwrap_or_default());
+    }
+    row
 }
+
+/// Columns in which the product tells of failures.
+const TOLD: [&str; 2] = ["detail", "excerpt"];
 
 fn cell(row: &QueryResult, index: usize) -> Value {
     read::<i64>(row, index)

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use super::PATIENCE;
+use super::{PATIENCE, secrets};
 
 /// Sends one request, and returns the status and the body of the response.
 pub async fn request(
@@ -18,7 +18,9 @@ pub async fn request(
 ) -> io::Result<(u16, String)> {
     let exchange = exchange(address, head(address, method, path, headers, body.len()), body);
     let response = tokio::time::timeout(PATIENCE, exchange).await??;
-    parse(&String::from_utf8_lossy(&response)).ok_or(io::ErrorKind::InvalidData.into())
+    let response = String::from_utf8_lossy(&response);
+    secrets::assert_none("the admin server", &response);
+    parse(&response).ok_or(io::ErrorKind::InvalidData.into())
 }
 
 /// HTTP/1.0, so that the end of the connection is the end of the body.

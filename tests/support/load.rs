@@ -53,7 +53,7 @@ impl Load {
         let endpoint = Endpoint::start(|request, _| answer(request)).await;
         for (bot, path) in BOTS {
             setup::insert_bot(&scene.db, bot).await;
-            setup::insert_service(&scene.db, bot, &endpoint.url(path), GENERIC, "a-token").await;
+            setup::insert_service(&scene.db, bot, &endpoint.url(path), GENERIC, setup::TOKEN).await;
         }
         Self { endpoint, last_message: Arc::default() }
     }

@@ -21,6 +21,7 @@ mod process;
 mod queue;
 mod rabbitmq;
 mod scene;
+pub mod secrets;
 mod server_process;
 pub mod setup;
 
@@ -33,7 +34,7 @@ pub use self::outhook::Outhook;
 pub use self::ports::{RefusedPort, free_port};
 pub use self::postgres::Postgres;
 pub use self::queue::Queue;
-pub use self::rabbitmq::{Rabbit, Vhost};
+pub use self::rabbitmq::{BROKER_PASSWORD, Rabbit, Vhost};
 pub use self::scene::*;
 
 use std::sync::atomic::{AtomicUsize, Ordering};

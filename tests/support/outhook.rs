@@ -10,11 +10,12 @@ use tokio::process::{Child, Command};
 use tokio::task::JoinHandle;
 
 use super::server_process::Leash;
-use super::{Config, PATIENCE, eventually, http, process};
+use super::{Config, PATIENCE, eventually, http, process, secrets};
 
 type Lines = Arc<Mutex<Vec<String>>>;
 
-/// A running `outhook`; killed when dropped, and when the test process ends. A test that fails shows its log.
+/// A running `outhook`; killed when dropped, and when the test process ends. A test that fails shows its log; one
+/// whose log shows a secret fails.
 pub struct Outhook {
     child: Child,
     leash: Option<Leash>,
@@ -174,6 +175,8 @@ impl Drop for Outhook {
     fn drop(&mut self) {
         if std::thread::panicking() {
             eprintln!("--- outhook's log ---\n{}\n---", self.log().join("\n"));
+        } else {
+            self.lines.lock().unwrap().iter().for_each(|line| secrets::assert_none("outhook's log", line));
         }
     }
 }

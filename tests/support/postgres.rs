@@ -13,6 +13,9 @@ use tokio::sync::OnceCell;
 use super::server_process::{ServerProcess, folder_with};
 use super::{PATIENCE, free_port, unique};
 
+/// The server lets everybody in, but a URL without a password would not show whether passwords are hidden.
+const PASSWORD: &str = "s3cr3tm4rk-database";
+
 /// A PostgreSQL of the tests' own, on a free port, with fsync on.
 pub struct Postgres {
     process: ServerProcess,
@@ -69,7 +72,7 @@ impl Postgres {
     }
 
     fn url(&self, database: &str) -> String {
-        format!("postgres://postgres@127.0.0.1:{}/{database}", self.port)
+        format!("postgres://postgres:{PASSWORD}@127.0.0.1:{}/{database}", self.port)
     }
 
     async fn connect(&self, patience: Duration) -> Result<DatabaseConnection, DbErr> {

@@ -12,6 +12,9 @@ use tokio::time::timeout;
 use super::server_process::{ServerProcess, folder_with};
 use super::{Queue, free_port, unique};
 
+/// The password of the broker's only user.
+pub const BROKER_PASSWORD: &str = "s3cr3tm4rk-broker";
+
 /// How long a broker that is up may take to answer.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -116,7 +119,7 @@ impl Rabbit {
     }
 
     fn url_of(&self, vhost: &str) -> String {
-        format!("amqp://guest:guest@127.0.0.1:{}/{vhost}", self.ports.amqp)
+        format!("amqp://guest:{BROKER_PASSWORD}@127.0.0.1:{}/{vhost}", self.ports.amqp)
     }
 }
 
@@ -163,6 +166,7 @@ fn environment(folder: &Path, ports: Ports) -> Vec<(&'static str, String)> {
 fn write_configuration(folder: &Path, port: u16) {
     let settings = format!(
         "listeners.tcp.local = 127.0.0.1:{port}\n\
+         default_pass = {BROKER_PASSWORD}\n\
          vm_memory_high_watermark.absolute = 1GB\n\
          disk_free_limit.absolute = 16MB\n"
     );

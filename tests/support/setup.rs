@@ -2,7 +2,10 @@
 
 use serde_json::Value;
 
-use super::{Config, Db, PATIENCE, eventually, unique};
+use super::{Config, Db, PATIENCE, eventually, secrets, unique};
+
+/// The token of a service about whose token a test says nothing.
+pub const TOKEN: &str = "s3cr3tm4rk-token";
 
 /// What the bot said in a conversation: a row of the outbox.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,7 +64,8 @@ pub async fn insert_bot(db: &Db, bot: i64) {
         "INSERT INTO zerver_userprofile
             (id, realm_id, delivery_email, email, full_name, is_bot, bot_type, api_key, is_active)
          VALUES ({bot}, 1, 'bot{bot}@example.org', 'bot{bot}@example.org', 'Bot {bot}', TRUE, 3,
-            'api-key-of-bot-{bot}', TRUE)"
+            '{}', TRUE)",
+        secrets::secret(&format!("key-{bot}"))
     );
     db.exec(&sql).await;
 }

@@ -1,0 +1,48 @@
+//! Bodies of 2xx answers.
+
+use std::mem::discriminant;
+
+use outhook_core::answer::{Answer, Reply, text, truthy};
+use outhook_core::outcome::Fault;
+use serde_json::{Map, Value, json};
+
+/// More would mean that a fault quotes the answer, which may be a secret or without end.
+const FAULT_BYTES_MAX: usize = 200;
+
+pub fn hold(bytes: &[u8]) {
+    let is_blank = bytes.iter().all(u8::is_ascii_whitespace);
+    let is_empty_text = serde_json::from_slice::<String>(bytes).is_ok_and(|text| text.is_empty());
+    let object = serde_json::from_slice::<Map<String, Value>>(bytes).ok();
+    match Answer::read(bytes) {
+        Ok(Answer::Nothing) => assert!(is_blank || is_empty_text),
+        Ok(Answer::Object(read)) => {
+            read.values().for_each(value);
+            assert_eq!(Some(read), object);
+        }
+        Err(failure) => {
+            assert!(!is_blank && !is_empty_text && object.is_none(), "{failure:?}");
+            assert_eq!((failure.fault, failure.status), (Fault::BadAnswer, None));
+            assert!(failure.detail.len() <= FAULT_BYTES_MAX, "{failure:?}");
+        }
+    }
+}
+
+/// What a handler makes of a value in the answer.
+fn value(value: &Value) {
+    let words = text(value);
+    match (value, &words) {
+        (Value::Null, None) => {}
+        (Value::String(said), Some(words)) => assert_eq!(said, words),
+        (_, Some(words)) => {
+            let read: Value = serde_json::from_str(words).unwrap();
+            assert_eq!(discriminant(&read), discriminant(value), "{words}");
+        }
+        (_, None) => panic!("{value} is not told"),
+    }
+    let falsehoods = [json!(null), json!(false), json!(0), json!(0.0), json!(""), json!([]), json!({})];
+    assert_eq!(truthy(value), !falsehoods.contains(value), "{value}");
+    if let Some(words) = words {
+        let is_blank = words.trim().is_empty();
+        assert_eq!(Reply::new(words, None).is_none(), is_blank);
+    }
+}

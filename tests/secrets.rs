@@ -1,0 +1,184 @@
+//! Tokens, API keys, passwords and signatures are shown nowhere. The harness looks for them in everything that any
+//! test has the product show (`support/secrets.rs`); here they are tempted out.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::json;
+use url::form_urlencoded;
+
+use super::support::secrets::{find, secret};
+use super::support::*;
+
+const GENERIC: i16 = 1;
+const SLACK: i16 = 2;
+
+/// A bot each: the path of its endpoint, and its interface.
+const BOTS: [(&str, i16); 5] =
+    [("/text", GENERIC), ("/json", GENERIC), ("/form", SLACK), ("/again", GENERIC), ("/garbage", GENERIC)];
+
+/// Says everything that it was sent.
+fn tell_all(request: &Request) -> Answer {
+    let body = String::from_utf8_lossy(&request.body);
+    let token = form_field(request, "token").or_else(|| request.json()["token"].as_str().map(str::to_owned));
+    let head: Vec<String> =
+        request.headers.iter().map(|(name, value)| format!("{name}: {value}\n")).collect();
+    let text = format!("{}\n{}\n{body}", token.clone().unwrap(), head.concat());
+    let (status, body) = match request.path.split(['/', '?']).nth(1).unwrap() {
+        "text" | "form" => (400, text),
+        "json" => (404, json!({ "token": token, "head": request.headers, "body": body }).to_string()),
+        "again" => (503, text),
+        _ => (200, text),
+    };
+    Answer::Http { status, headers: vec![], body: body.into_bytes() }
+}
+
+/// A Zulip that refuses every reply, and quotes who wanted to post it.
+fn refuse(request: &Request) -> Answer {
+    let msg = format!("what is {}?", request.header("authorization").unwrap_or_default());
+    let body = json!({ "result": "error", "msg": msg, "code": "BAD_REQUEST" });
+    Answer::Http { status: 400, headers: vec![], body: body.to_string().into_bytes() }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn at_the_level_of_traces_nothing_secret_is_told_of_endpoints_that_tell_all() {
+    let endpoint = Endpoint::start(|request, _| tell_all(request)).await;
+    let zulip = Endpoint::start(|request, _| refuse(request)).await;
+    let queue = Rabbit::shared().await.queue().await;
+    let config = Storage::Postgres.config().await.queue(&queue.url, &queue.name);
+    let config = config
+        .text("reply.to", "zulip")
+        .text("reply.site", &zulip.url(""))
+        .text("zulip.external_host", "chat.example.org")
+        .set("retry.max_retries", "1")
+        .admin_token(&secret("admin"))
+        .environment("RUST_LOG", "trace");
+    let db = setup::tables(&config).await;
+    let mut events = vec![];
+    for (bot, (path, interface)) in (1..).zip(BOTS) {
+        setup::insert_bot(&db, bot).await;
+        // A URL may hold a secret too.
+        let url = endpoint.url(&format!("{path}/{}?key={}", secret("path"), secret("query")));
+        setup::insert_service(&db, bot, &url, interface, &secret("\"tøken/\" & so on")).await;
+        events.push(channel_event(bot, 9000 + bot, 7, "kitchen", "soup?"));
+    }
+    let outhook = Outhook::start(&config).await;
+    setup::send(&config, &events).await;
+    queue.publish(b"not an event").await;
+    setup::all_finished(&db).await;
+    let posted = || async {
+        (db.count("SELECT count(*) FROM outhook_reply WHERE state = 0").await == 0).then_some(())
+    };
+    eventually("all replies to be refused", PATIENCE, posted).await;
+
+    for request in endpoint.requests() {
+        assert!(find(&format!("{:?}", request.headers)).is_some(), "it is signed");
+    }
+    let calls = db.rows("SELECT excerpt, detail FROM outhook_call").await;
+    assert_eq!(calls.len(), BOTS.len());
+    assert!(calls.iter().all(|call| call["excerpt"].as_str().unwrap().contains("[hidden]")), "{calls:#?}");
+    let replies = db.rows("SELECT detail FROM outhook_reply").await;
+    assert_eq!(replies.len(), BOTS.len());
+    assert!(
+        replies.iter().all(|reply| reply["detail"].as_str().unwrap().contains("[hidden]")),
+        "{replies:#?}"
+    );
+    outhook.wait_for_log("TRACE").await;
+    look_around(&outhook, &config).await;
+}
+
+/// What an operator looks at.
+async fn look_around(outhook: &Outhook, config: &Config) {
+    let wrong = format!("Bearer {}", secret("wrong"));
+    for path in ["/", "/metrics", "/health/live", "/health/ready"] {
+        outhook.get(path).await;
+    }
+    assert_eq!(outhook.post("/v1/events", &[("authorization", wrong.as_str())], b"{}").await.0, 401);
+    let letters = || async { Some(setup::dead_letters(config).await).filter(|letters| !letters.is_empty()) };
+    let letter = eventually("a dead letter", PATIENCE, letters).await[0]["id"].to_string();
+    for command in [
+        &["bots", "list"][..],
+        &["bots", "list", "--json"],
+        &["deliveries"],
+        &["deliveries", "--json"],
+        &["dead-letters", "list"],
+        &["dead-letters", "show", letter.as_str()],
+    ] {
+        config.cli(command).await.success();
+    }
+    // This Zulip does not even tell its version.
+    assert_eq!(config.cli(&["check"]).await.status, 69);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn credentials_that_are_refused_are_not_told() {
+    let database =
+        Postgres::shared().await.database().await.replacen("//postgres:", "//nobody_of_this_name:", 1);
+    // A misspelt option is one more place for a password.
+    let database = Config::postgres(&format!("{database}?passwd={}", secret("option")));
+    let queue = Rabbit::shared().await.queue().await;
+    let broker = Config::sqlite().queue(&queue.url.replace(BROKER_PASSWORD, &secret("wrong")), &queue.name);
+    for config in [database, broker] {
+        let config = config.environment("RUST_LOG", "trace");
+        let output = config.cli(&["check"]).await;
+        assert_eq!(output.status, 69, "{output:#?}");
+        let mut outhook = Outhook::run(&config);
+        assert_eq!(outhook.wait().await.code(), Some(69));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_configuration_that_is_refused_is_told_without_its_secrets() {
+    let password = secret("typed");
+    for (key, value) in [
+        ("queue.url", format!("amqp://user:{password}@broker:port/")),
+        ("queue.url", format!("amqp://user:{password}")),
+        ("queue.url", format!("amqp://user:12#{password}@broker")),
+        ("database.url", format!("postgres://user:{password}@host:99999/zulip")),
+        ("database.url", format!("postgres://host/zulip?passwd={password}#")),
+        ("database.url", format!("mysql://user:{password}@host/zulip")),
+        ("admin.token", password.clone()),
+    ] {
+        let variable = format!("OUTHOOK__{}", key.replace('.', "__").to_uppercase());
+        for config in [
+            Config::sqlite().text(key, &value),
+            Config::sqlite().set(key, &format!("\"{value}")),
+            Config::sqlite().environment(&variable, &value),
+        ] {
+            let output = config.cli(&["check"]).await;
+            assert_eq!(output.status, 64, "{key} = {value}: {output:#?}");
+        }
+    }
+}
+
+#[test]
+fn the_scanner_knows_a_secret_in_every_form() {
+    let token = secret("token");
+    let encoded = |before: &str| STANDARD.encode(format!("{before}{token} and more"));
+    let hexadecimal: String = token.bytes().map(|byte| format!("{byte:02x}")).collect();
+    for shown in [
+        token.clone(),
+        format!("amqp://guest:{token}@broker"),
+        json!({ "quoted": json!({ "token": token }).to_string() }).to_string(),
+        form_urlencoded::byte_serialize(format!("a & {token}").as_bytes()).collect(),
+        format!("{:?}", token.as_bytes()),
+        token.as_bytes().escape_ascii().to_string(),
+        hexadecimal,
+        encoded(""),
+        format!("Basic {}", encoded("a")),
+        format!("Basic {}", encoded("ab")),
+        "key=q8ZfT3mWx7LpR2nVb6KsY1cJd9HgA4eU;".to_owned(),
+        "webhook-signature: v1,K5oZfzN95Z9UVu1EsfQmfVNQhnkZ2pj9o9NDN/H/pI4=".to_owned(),
+    ] {
+        assert_eq!(find(&format!("a line\n<{shown}>\nanother")), Some(&*format!("<{shown}>")));
+    }
+    for harmless in [
+        "bot 58 message 9001: lunch succeeded (attempt 1)",
+        "msg_58_9001_0_3",
+        "amqp://guest:***@127.0.0.1:5672/%2f",
+        "token=[hidden] v1,2",
+        "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
+        "9f86d081884c7d659a2feaa0c55ad015",
+    ] {
+        assert_eq!(find(harmless), None);
+    }
+}
