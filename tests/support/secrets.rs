@@ -70,6 +70,6 @@ fn has_signature(line: &str) -> bool {
     let is_base64 = |byte: &u8| byte.is_ascii_alphanumeric() || b"+/".contains(byte);
     line.match_indices("v1,").any(|(at, start)| {
         let rest = line.as_bytes()[at + start.len()..].iter();
-        rest.take_while(|byte| is_base64(*byte)).count() >= SIGNATURE_BYTES
+        rest.take_while(|byte| is_base64(byte)).count() >= SIGNATURE_BYTES
     })
 }

@@ -13,7 +13,7 @@ pub fn hold(bytes: &[u8]) {
 
     let kept = excerpt(body, &secrets);
     shows_none(&kept, &secrets.map(str::to_owned));
-    if kept == &body[..body.len().min(EXCERPT_BYTES_MAX)] {
+    if *kept == body[..body.len().min(EXCERPT_BYTES_MAX)] {
         return;
     }
     // An endpoint that echoes what it was sent does so as JSON, most often.
