@@ -58,6 +58,12 @@ pub enum Fault {
     BadInterface,
     /// The handler panicked.
     Panicked,
+    /// Not called: the endpoint has failed too often in a row.
+    Breaker,
+    /// Not called: the endpoint asked for no calls until later.
+    RetryAfter,
+    /// Not called: the service is paused.
+    Paused,
 }
 
 impl Fault {
@@ -79,7 +85,15 @@ impl Fault {
             Self::Unsupported => "unsupported",
             Self::BadInterface => "bad_interface",
             Self::Panicked => "panicked",
+            Self::Breaker => "breaker",
+            Self::RetryAfter => "retry_after",
+            Self::Paused => "paused",
         }
+    }
+
+    /// Whether the conversation is told of a call that failed for good by this.
+    pub const fn is_told(self) -> bool {
+        !matches!(self, Self::Paused)
     }
 
     /// Whether another attempt may end better.
@@ -129,6 +143,9 @@ impl Failure {
             (Fault::Blocked, _) => "its endpoint is at an address that this server may not call".into(),
             (Fault::Unsupported, _) => "its Slack-format interface has no direct messages".into(),
             (Fault::BadInterface, _) => "its interface is of an unknown kind".into(),
+            (Fault::Breaker, _) => "its endpoint has been failing for a while".into(),
+            (Fault::RetryAfter, _) => "its endpoint asked not to be called for a while".into(),
+            (Fault::Paused, _) => "its endpoint is not called for the time being".into(),
             (Fault::NotHttp | Fault::Status | Fault::BadAnswer | Fault::Panicked, _) => {
                 "its endpoint's answer could not be understood".into()
             }
