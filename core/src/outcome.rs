@@ -91,11 +91,6 @@ impl Fault {
         }
     }
 
-    /// Whether the conversation is told of a call that failed for good by this.
-    pub const fn is_told(self) -> bool {
-        !matches!(self, Self::Paused)
-    }
-
     /// Whether another attempt may end better.
     const fn may_pass(self) -> bool {
         matches!(
@@ -128,7 +123,15 @@ pub struct Failure {
     pub detail: String,
 }
 
+/// The status by which an endpoint says that it is gone for good.
+const GONE: u16 = 410;
+
 impl Failure {
+    /// Whether the endpoint says that it is gone for good.
+    pub fn is_gone(&self) -> bool {
+        self.fault == Fault::Status && self.status == Some(GONE)
+    }
+
     /// The failure as half a sentence for the conversation: `…, so it got no answer.` can follow.
     /// It names no URL, no address and nothing that the endpoint wrote.
     pub fn told(&self) -> String {
