@@ -231,9 +231,10 @@ impl Known {
         self.has_changed = true;
         let Some(closed) = self.gate.closed() else { return GateChange::Opened };
         self.detail = match closed.reason {
-            Reason::Breaker => {
-                format!("{} calls in a row failed, the last with: {failure}", self.gate.failures())
-            }
+            Reason::Breaker => match self.gate.failures() {
+                1 => format!("a call failed with: {failure}"),
+                failures => format!("{failures} calls in a row failed, the last with: {failure}"),
+            },
             Reason::RetryAfter => "the endpoint asked for no calls until then (Retry-After)".into(),
         };
         GateChange::Closed { gate: self.gate, detail: self.detail.clone() }
