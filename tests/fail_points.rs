@@ -30,7 +30,7 @@ const MESSAGES: i64 = 4;
 const OLD: i64 = 900;
 
 /// Steps that only commands take.
-const OF_COMMANDS: [Step; 3] = [Step::Replay, Step::ReplayLetter, Step::DropLetters];
+const OF_COMMANDS: [Step; 4] = [Step::Replay, Step::ReplayLetter, Step::DropLetters, Step::ChangePause];
 
 /// `reply.in_flight`.
 const REPLIES_IN_FLIGHT: usize = 4;
@@ -356,6 +356,13 @@ async fn commands_are_whole(storage: Storage) {
         // Dropped by the first already, there is nothing left for the second.
         assert_eq!(again.status, if moment == "after" { 64 } else { 0 }, "{}", again.stderr);
         assert!(setup::dead_letters(&config).await.is_empty());
+
+        let paused = abort_command(&config, &point(Step::ChangePause), &["services", "pause", "1"]).await;
+        let told = if moment == "after" { "service 1 was paused already" } else { "service 1 is paused" };
+        assert_eq!(paused.success().stdout.trim(), told);
+        let resumed = abort_command(&config, &point(Step::ChangePause), &["services", "resume", "1"]).await;
+        let told = if moment == "after" { "service 1 was not paused" } else { "service 1 is called again" };
+        assert_eq!(resumed.success().stdout.trim(), told);
     }
 }
 

@@ -90,6 +90,7 @@ fn configured(config: Config, zulip: &Endpoint) -> Config {
         .set("queue.prefetch", "50")
         .text("http.timeout", "500ms")
         .set("retry.max_retries", "3")
+        .set("breaker.failures", "1000000")
         .text("retry.initial_delay", "20ms")
         .text("retry.max_delay", "100ms")
         .text("log.filter", "info")

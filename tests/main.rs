@@ -9,6 +9,7 @@ mod database_faults;
 mod drain;
 mod egress;
 mod fail_points;
+mod gate;
 mod handlers;
 mod kills;
 mod main_job;

@@ -634,6 +634,7 @@ async fn an_event_that_is_made_due_again_while_it_is_worked_on_repeats_no_finish
     let good = Endpoint::json(json!({})).await;
     let bad = Endpoint::start(|_, _| Answer::status(503)).await;
     let config = Storage::Postgres.config().await.set("retry.max_retries", "3");
+    let config = config.set("breaker.failures", "1000000");
     let db = setup::tables(&config).await;
     for bot in 1..=5 {
         setup::insert_bot(&db, bot).await;

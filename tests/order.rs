@@ -204,18 +204,19 @@ async fn conversations_are_called_beside_each_other_and_messages_of_one_are_not(
     assert_eq!(messages(&endpoint.requests()), [1, 2, 3, 4, 5, 6, 7, 8]);
 }
 
-/// An endpoint asks for a pause longer than everything else takes.
+/// An endpoint fails once, and the wait for the retry is longer than everything else takes.
 async fn a_retry_holds_back_only_its_conversation(inlet: Inlet, storage: Storage) {
     const PAUSE: Duration = Duration::from_secs(5);
     let endpoint = Endpoint::start(|request, _| {
         if message_of(request) == 1 && request.header("outhook-attempt") == Some("1") {
-            let headers = vec![("retry-after".to_owned(), PAUSE.as_secs().to_string())];
-            return Answer::Http { status: 503, headers, body: vec![] };
+            return Answer::status(503);
         }
         echo(request)
     })
     .await;
-    let scene = Scene::start(inlet, storage.config().await).await;
+    let pause = format!("{}s", PAUSE.as_secs());
+    let config = storage.config().await.text("retry.initial_delay", &pause).text("retry.max_delay", &pause);
+    let scene = Scene::start(inlet, config.set("retry.jitter", "0.0")).await;
     let bot = scene.bot_at("soup", &endpoint.url("/hook")).await;
     let other = scene.bot_at("salad", &endpoint.url("/hook")).await;
     let of_bot = |message, stream| channel_event(bot, message, stream, "Kitchen", "soup?");

@@ -293,6 +293,17 @@ impl Lanes {
         self.call_turns.come_back(id);
     }
 
+    /// Calls that were given out by [`Lanes::next_call`] and, reported as no longer in flight, had to wait: they are the
+    /// next of their bots, in this order.
+    pub fn ready_again(&mut self, calls: &[(EventId, ServiceId)]) {
+        for (event, service) in calls.iter().rev() {
+            let Some(ticket) = self.held.get(event).copied() else { continue };
+            let Some(bot) = self.bots.get_mut(&ticket.bot) else { continue };
+            bot.ready_calls.push_front((*event, *service));
+            self.give_call_turn(ticket.bot);
+        }
+    }
+
     /// An event is finished, or dead-lettered: its lane goes on.
     pub fn finished(&mut self, event: EventId) {
         let Some(ticket) = self.close(event) else { return };

@@ -15,6 +15,8 @@
 //! | [`answer`] | how the JSON of an answer is read |
 //! | [`recent`] | which events were finished just now, and which come late |
 //! | [`retry`] | when a call is made again, and when it is given up |
+//! | [`gate`] | whether a service may be called now |
+//! | [`rate`] | how many calls of a bot may be made in a second |
 //! | [`quota`] | how many unfinished events a bot may have |
 //! | [`egress`] | which URLs and addresses may be dialled |
 //! | [`excerpt`] | what of an answer may be kept |
@@ -24,10 +26,12 @@ pub mod completion;
 pub mod egress;
 pub mod event;
 pub mod excerpt;
+pub mod gate;
 pub mod identity;
 pub mod lanes;
 pub mod outcome;
 pub mod partition;
 pub mod quota;
+pub mod rate;
 pub mod recent;
 pub mod retry;

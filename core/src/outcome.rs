@@ -58,6 +58,12 @@ pub enum Fault {
     BadInterface,
     /// The handler panicked.
     Panicked,
+    /// Not called: the endpoint has failed too often in a row.
+    Breaker,
+    /// Not called: the endpoint asked for no calls until later.
+    RetryAfter,
+    /// Not called: the service is paused.
+    Paused,
 }
 
 impl Fault {
@@ -79,6 +85,9 @@ impl Fault {
             Self::Unsupported => "unsupported",
             Self::BadInterface => "bad_interface",
             Self::Panicked => "panicked",
+            Self::Breaker => "breaker",
+            Self::RetryAfter => "retry_after",
+            Self::Paused => "paused",
         }
     }
 
@@ -114,7 +123,15 @@ pub struct Failure {
     pub detail: String,
 }
 
+/// The status by which an endpoint says that it is gone for good.
+const GONE: u16 = 410;
+
 impl Failure {
+    /// Whether the endpoint says that it is gone for good.
+    pub fn is_gone(&self) -> bool {
+        self.fault == Fault::Status && self.status == Some(GONE)
+    }
+
     /// The failure as half a sentence for the conversation: `…, so it got no answer.` can follow.
     /// It names no URL, no address and nothing that the endpoint wrote.
     pub fn told(&self) -> String {
@@ -129,6 +146,9 @@ impl Failure {
             (Fault::Blocked, _) => "its endpoint is at an address that this server may not call".into(),
             (Fault::Unsupported, _) => "its Slack-format interface has no direct messages".into(),
             (Fault::BadInterface, _) => "its interface is of an unknown kind".into(),
+            (Fault::Breaker, _) => "its endpoint has been failing for a while".into(),
+            (Fault::RetryAfter, _) => "its endpoint asked not to be called for a while".into(),
+            (Fault::Paused, _) => "its endpoint is not called for the time being".into(),
             (Fault::NotHttp | Fault::Status | Fault::BadAnswer | Fault::Panicked, _) => {
                 "its endpoint's answer could not be understood".into()
             }

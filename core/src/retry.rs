@@ -43,8 +43,12 @@ impl RetryPolicy {
             return Next::Exhausted;
         }
         let delay = millis(delay(self, attempt));
-        let at = now.saturating_add(delay).max(not_before.unwrap_or(Millis::MIN));
-        if at > taken.saturating_add(millis(self.give_up_after)) { Next::TooLate } else { Next::At(at) }
+        self.put_off(taken, now.saturating_add(delay).max(not_before.unwrap_or(Millis::MIN)))
+    }
+
+    /// What becomes of a call, for an event taken at `taken`, that may not be made before `due`. It spends no attempt.
+    pub fn put_off(&self, taken: Millis, due: Millis) -> Next {
+        if due > taken.saturating_add(millis(self.give_up_after)) { Next::TooLate } else { Next::At(due) }
     }
 
     fn interval(&self, attempt: u32) -> Duration {
@@ -108,6 +112,14 @@ mod tests {
         assert_eq!(policy().next(1, 0, 299_001, None), Next::TooLate);
         assert_eq!(policy().next(1, 0, 0, Some(300_000)), Next::At(300_000));
         assert_eq!(policy().next(1, 0, 0, Some(300_001)), Next::TooLate);
+    }
+
+    #[test]
+    fn a_call_that_is_put_off_spends_no_attempt_and_is_given_up_only_instead_of_a_wait_that_is_too_long() {
+        assert_eq!(policy().put_off(0, 300_000), Next::At(300_000));
+        assert_eq!(policy().put_off(0, 300_001), Next::TooLate);
+        assert_eq!(policy().next(5, 0, 250_000, None), Next::TooLate, "its own wait is a minute");
+        assert_eq!(policy().put_off(0, 251_000), Next::At(251_000));
     }
 
     proptest! {

@@ -6,6 +6,7 @@
 
 mod begin;
 mod calls;
+mod gates;
 mod rows;
 
 use std::{
@@ -24,7 +25,7 @@ use outhook_core::{
 };
 use tokio::sync::{Semaphore, oneshot};
 
-use self::calls::RunningCall;
+use self::{calls::RunningCall, gates::HeldBack};
 use super::{flag::FlagActor, queue::QueueActor, reply::ReplyActor, service_call::CallTools};
 use crate::{
     blame::Blame,
@@ -56,6 +57,7 @@ pub(crate) struct EventActor {
     lanes: Lanes,
     events: HashMap<EventId, Held>,
     calls: HashMap<(EventId, ServiceId), RunningCall>,
+    held_back: HeldBack,
     tools: Rc<CallTools>,
     room: Room,
     permits: Arc<Semaphore>,
@@ -114,6 +116,7 @@ impl EventActor {
             lanes: Lanes::new(limits),
             events: HashMap::new(),
             calls: HashMap::new(),
+            held_back: HeldBack::default(),
             tools: Rc::new(tools),
             room: links.room,
             permits: links.permits,
@@ -154,6 +157,7 @@ impl EventActor {
         context.run_later(KEEP_ALIVE, |actor, context| {
             fail_points::place("EventActor.timer");
             actor.tools.client.renew();
+            actor.tools.gates.tidy();
             Self::renew_client_regularly(context);
         });
     }
@@ -280,6 +284,7 @@ impl Handler<CallEnded> for EventActor {
         if let Some(call) = self.calls.remove(&(event, service)) {
             self.lanes.call_ended(call.bot, failed);
         }
+        self.go_on_after_call(service);
         self.answer_drain();
         self.pump(context);
     }

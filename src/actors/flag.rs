@@ -301,7 +301,9 @@ fn settlement(batch: &[Entry]) -> Settlement {
         settlement
             .begun
             .extend(entry.begun.iter().map(|(service, name)| (entry.event, *service, name.clone())));
-        settlement.calls.extend(entry.call.clone());
+        if let Some(call) = entry.call.clone() {
+            settlement.add_call(call);
+        }
         settlement.letters.extend(entry.letter.clone().map(|letter| (entry.event, letter)));
         settlement.events.extend(entry.end.clone().map(|end| (entry.event, entry.key, end)));
     }

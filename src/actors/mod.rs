@@ -3,6 +3,7 @@
 mod due_timer;
 pub(crate) mod event;
 pub(crate) mod flag;
+pub(crate) mod gates;
 pub(crate) mod history;
 pub(crate) mod lease;
 pub(crate) mod queue;

@@ -1,6 +1,8 @@
 //! ServiceCallActor: makes one call and ends. It owns its request, so it is aborted together with the
 //! EventActor that spawned it.
 
+mod unmade;
+
 use std::{panic::AssertUnwindSafe, rc::Rc, sync::Arc, time::Instant};
 
 use actix::{Actor, ActorContext, ActorFutureExt, AsyncContext, Context, Recipient, WrapFuture};
@@ -9,6 +11,7 @@ use outhook_core::{
     answer::{Answer, Reply},
     egress::Egress,
     excerpt::excerpt,
+    gate::Signal,
     identity::{MessageId, Millis, ServiceId},
     outcome::{Attempt, Failure, Fault, Verdict, judge},
     retry::{Next, RetryPolicy},
@@ -16,7 +19,11 @@ use outhook_core::{
 use secrecy::ExposeSecret;
 use tokio::{sync::OwnedSemaphorePermit, task::JoinHandle};
 
-use super::{EVENT_LOG, flag::FlagActor};
+use super::{
+    EVENT_LOG,
+    flag::FlagActor,
+    gates::{Gates, Pass},
+};
 use crate::{
     directory::Directory,
     fail_points::{self, Step},
@@ -24,7 +31,7 @@ use crate::{
     http::{Outbound, WebhookClient},
     mailbox::Mailbox,
     messages::completion::{CallEnded, EventTurn, ServiceCallFinished},
-    store::{Bot, CallOutcome, CallRecord, DeadLetter, InboxEvent, NewReply, Service, now},
+    store::{Bot, CallOutcome, CallRecord, DeadLetter, GateChange, InboxEvent, NewReply, Service, now},
     tenure::Tenure,
     trial::{
         self, Trials,
@@ -32,6 +39,8 @@ use crate::{
     },
     zulip::{Destination, Site},
 };
+
+const WAITED_TOO_LONG: &str = "retry.give_up_after has passed";
 
 /// What every call of a thread works with.
 pub(crate) struct CallTools {
@@ -47,6 +56,8 @@ pub(crate) struct CallTools {
     pub(crate) egress: Arc<Egress>,
     /// When to try again.
     pub(crate) retry: RetryPolicy,
+    /// What is known of the endpoints of this shard.
+    pub(crate) gates: Gates,
     /// What is known of the Zulip server.
     pub(crate) site: Arc<Site>,
     /// Whether replies are wanted at all.
@@ -69,6 +80,8 @@ pub(crate) struct Assignment {
     pub(crate) turn: Arc<EventTurn>,
     /// The service to call.
     pub(crate) service: ServiceId,
+    /// Its way through the gate of the service.
+    pub(crate) pass: Pass,
     /// Counts the call as in flight until dropped.
     pub(crate) _permit: OwnedSemaphorePermit,
     /// The thread's tools.
@@ -103,17 +116,24 @@ impl Assignment {
             DeadLetter::of_event(self.turn.key, "panicked", "a handler panicked at this event".into())
         });
         let failed = match record.outcome {
+            _ if record.attempts == self.attempts_before() => None,
             CallOutcome::Succeeded => Some(false),
             CallOutcome::Failed | CallOutcome::Waiting { .. } => Some(true),
             CallOutcome::Removed => None,
         };
+        // Before its end is told, so that those who waited for a probe find that it is over.
+        self.pass.give_back();
         self.flag.send(ServiceCallFinished { turn: Arc::clone(&self.turn), record, panicked });
         self.owner.do_send(CallEnded { event: self.turn.event, service: self.service, failed });
     }
 
-    fn attempt_number(&self) -> u32 {
+    fn attempts_before(&self) -> u32 {
         let made = self.event.calls.iter().find(|call| call.service == self.service);
-        made.map_or(0, |call| call.attempts) + 1
+        made.map_or(0, |call| call.attempts)
+    }
+
+    fn attempt_number(&self) -> u32 {
+        self.attempts_before() + 1
     }
 
     fn record(&self, service_name: &str, outcome: CallOutcome) -> CallRecord {
@@ -130,6 +150,7 @@ impl Assignment {
             duration_ms: 0,
             ended_at: now(),
             reply: None,
+            gate: None,
         }
     }
 
@@ -146,21 +167,16 @@ impl Assignment {
         let Some(service) = bot.services.iter().find(|service| service.id == self.service) else {
             return self.removed();
         };
+        if let Some(unmade) = self.unmade(service) {
+            return unmade;
+        }
         let began = Instant::now();
         let result = self.try_once(&bot, service).await;
         let took = began.elapsed();
         metrics::histogram!("outhook_call_seconds").record(took.as_secs_f64());
-        let record = self.conclude(&bot, service, result);
+        let gate = self.change_gate(&result.verdict);
+        let record = CallRecord { gate, ..self.conclude(service, result) };
         CallRecord { duration_ms: i32::try_from(took.as_millis()).unwrap_or(i32::MAX), ..record }
-    }
-
-    fn removed(&self) -> CallRecord {
-        let removed = self.record("", CallOutcome::Removed);
-        CallRecord {
-            attempts: self.attempt_number() - 1,
-            detail: Some("the service is gone".into()),
-            ..removed
-        }
     }
 
     /// One attempt, from the URL to the reply.
@@ -213,14 +229,27 @@ impl Assignment {
         })
     }
 
-    fn conclude(&self, bot: &Bot, service: &Service, tried: Tried) -> CallRecord {
+    /// What the attempt means for the other calls of the service.
+    fn change_gate(&self, verdict: &Verdict) -> Option<GateChange> {
+        let signal = Signal::of(verdict);
+        match verdict {
+            Verdict::Success { .. } => self.pass.ended(signal, ""),
+            Verdict::Retry { failure, .. } => self.pass.ended(signal, &failure.detail),
+            Verdict::Final(failure) => {
+                let change = self.pass.ended(signal, &failure.detail);
+                if failure.is_gone() { Some(self.pass.gone(&failure.detail)) } else { change }
+            }
+        }
+    }
+
+    fn conclude(&self, service: &Service, tried: Tried) -> CallRecord {
         let Tried { verdict, excerpt, reply } = tried;
         let key = self.turn.key;
         match verdict {
             Verdict::Success { .. } => {
                 count("succeeded");
                 log::info!(target: EVENT_LOG, "{key}: {} succeeded (attempt {})", shown(service), self.attempt_number());
-                let reply = reply.and_then(|reply| self.outgoing(bot, reply));
+                let reply = reply.and_then(|reply| self.outgoing(reply));
                 CallRecord { reply, ..self.record(&service.name, CallOutcome::Succeeded) }
             }
             Verdict::Retry { failure, not_before } => match self.next(not_before) {
@@ -230,21 +259,25 @@ impl Assignment {
                     let record = self.record(&service.name, CallOutcome::Waiting { due });
                     with_failure(record, failure, excerpt)
                 }
-                Next::Exhausted => self.fail(bot, service, failure, excerpt, "all retries are used up"),
-                Next::TooLate => self.fail(bot, service, failure, excerpt, "retry.give_up_after has passed"),
+                Next::Exhausted => self.fail(service, failure, excerpt, "all retries are used up"),
+                Next::TooLate => self.fail(service, failure, excerpt, WAITED_TOO_LONG),
             },
-            Verdict::Final(failure) => self.fail(bot, service, failure, excerpt, ""),
+            Verdict::Final(failure) if failure.is_gone() => {
+                self.fail(service, failure, excerpt, "the service is paused until it is resumed")
+            }
+            Verdict::Final(failure) => self.fail(service, failure, excerpt, ""),
         }
     }
 
+    /// Its gate may be closed for longer than the call would wait by itself.
     fn next(&self, not_before: Option<Millis>) -> Next {
+        let not_before = not_before.max(self.pass.closed_until());
         self.tools.retry.next(self.attempt_number(), self.event.taken_at, now(), not_before)
     }
 
-    /// A failure for good is told in the conversation and logged as a warning.
+    /// A failure for good of the attempt that was just made.
     fn fail(
         &self,
-        bot: &Bot,
         service: &Service,
         mut failure: Failure,
         excerpt: Option<Vec<u8>>,
@@ -252,25 +285,34 @@ impl Assignment {
     ) -> CallRecord {
         count("failed");
         let attempts = self.attempt_number();
-        let told = told_line(&failure, attempts);
+        let reply = self.told(&failure, attempts);
         if !why_now.is_empty() {
             failure.detail = format!("{}; {why_now}", failure.detail);
         }
-        log::warn!(
-            target: EVENT_LOG,
-            "{}: {} failed for good after {attempts} attempt(s): {}",
-            self.turn.key, shown(service), failure.detail
-        );
-        let reply = self.outgoing(bot, Reply { content: told, widget: None });
+        self.warn(service, &failure, attempts);
         CallRecord {
             reply,
             ..with_failure(self.record(&service.name, CallOutcome::Failed), failure, excerpt)
         }
     }
 
-    fn outgoing(&self, bot: &Bot, reply: Reply) -> Option<NewReply> {
+    /// The line of the bot that tells of it in the conversation.
+    fn told(&self, failure: &Failure, attempts: u32) -> Option<NewReply> {
+        self.outgoing(Reply { content: told_line(failure, attempts), widget: None })
+    }
+
+    fn warn(&self, service: &Service, failure: &Failure, attempts: u32) {
+        let key = self.turn.key;
+        log::warn!(
+            target: EVENT_LOG,
+            "{key}: {} failed for good after {attempts} attempt(s): {}",
+            shown(service), failure.detail
+        );
+    }
+
+    fn outgoing(&self, reply: Reply) -> Option<NewReply> {
         self.tools.has_outbox.then(|| NewReply {
-            bot: bot.id,
+            bot: self.turn.key.bot,
             conversation: self.turn.conversation,
             destination: Destination::of_event(&self.event.payload).to_json(),
             content: reply.content,

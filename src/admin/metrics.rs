@@ -26,7 +26,12 @@ pub(super) fn install() -> PrometheusHandle {
     describe_counter!("outhook_events_finished_total", "Events each of whose calls has finished");
     describe_counter!("outhook_events_parked_total", "Times an event was put aside until a retry");
     describe_counter!("outhook_dead_letters_total", "Deliveries set aside, by reason");
-    describe_counter!("outhook_calls_total", "Attempts to call an endpoint, by outcome");
+    describe_counter!(
+        "outhook_calls_total",
+        "Calls that were made, or put off or paused instead, by outcome"
+    );
+    describe_counter!("outhook_gate_closings_total", "Times a service was closed to calls, by reason");
+    describe_gauge!("outhook_gates_closed", "Services that are closed to calls, or to be probed, by reason");
     describe_counter!("outhook_replies_total", "Attempts to post a reply, by outcome");
     describe_counter!("outhook_batches_total", "Commits of outcomes, by why the batch was cut");
     describe_counter!(

@@ -1,5 +1,7 @@
 //! `outhook services`
 
+mod list;
+
 use clap::{Args, Subcommand};
 use outhook_core::egress::Egress;
 use serde_json::json;
@@ -7,22 +9,22 @@ use serde_json::json;
 use super::{
     bots::needs_own_tables,
     open_store,
-    output::{say, say_json, table},
+    output::{say, say_json},
     random_key,
 };
 use crate::{
     config::Config,
     exit::{Exit, Failed},
     handlers,
-    store::NewService,
+    store::{NewService, Pausing},
 };
 
-/// Services of bots of outhook's own tables.
+/// The endpoints of bots.
 #[derive(Debug, Subcommand)]
 pub(super) enum Services {
     /// Creates a service and prints its id.
     Add(Add),
-    /// Lists the services.
+    /// Lists the services, and whether they are called.
     List {
         /// One JSON object a line.
         #[arg(long)]
@@ -30,6 +32,16 @@ pub(super) enum Services {
     },
     /// Removes a service. Its calls that are not finished count as finished.
     Remove {
+        /// Its id.
+        id: i64,
+    },
+    /// Calls a service no more until it is resumed: its calls fail at once.
+    Pause {
+        /// Its id.
+        id: i64,
+    },
+    /// Ends a pause, also that of an endpoint that said that it is gone.
+    Resume {
         /// Its id.
         id: i64,
     },
@@ -68,8 +80,10 @@ impl Services {
     pub(super) async fn execute(self, config: Config) -> Result<Exit, Failed> {
         match self {
             Self::Add(add) => add.execute(config).await,
-            Self::List { json } => list(config, json).await,
+            Self::List { json } => list::execute(config, json).await,
             Self::Remove { id } => remove(config, id).await,
+            Self::Pause { id } => pause(config, id).await,
+            Self::Resume { id } => resume(config, id).await,
         }
     }
 }
@@ -104,41 +118,38 @@ impl Add {
     }
 }
 
-async fn list(config: Config, json: bool) -> Result<Exit, Failed> {
-    let store = open_store(&config).await?;
-    let services = store.list_services().await?;
-    store.close().await;
-    let mut lines = table(["ID", "BOT", "NAME", "INTERFACE", "URL"]);
-    for service in &services {
-        let name = handlers::of_interface(service.interface).map_or("unknown", |handler| handler.name());
-        if json {
-            say_json(&json!({
-                "id": service.id, "bot_id": service.bot_id, "name": service.name,
-                "interface": name, "url": service.url,
-            }))?;
-        }
-        lines.add_row([
-            &service.id.to_string(),
-            &service.bot_id.to_string(),
-            &service.name,
-            name,
-            &service.url,
-        ]);
-    }
-    if !json {
-        say(lines.to_string())?;
-    }
-    Ok(Exit::Success)
-}
-
 async fn remove(config: Config, id: i64) -> Result<Exit, Failed> {
     needs_own_tables(&config)?;
     let store = open_store(&config).await?;
     let is_removed = store.remove_service(id).await?;
     store.close().await;
-    if is_removed {
-        Ok(Exit::Success)
-    } else {
-        Err(Failed::usage(format!("there is no service with the id {id}")))
+    if is_removed { Ok(Exit::Success) } else { Err(unknown(id)) }
+}
+
+async fn pause(config: Config, id: i64) -> Result<Exit, Failed> {
+    let store = open_store(&config).await?;
+    let paused = store.pause_service(id).await?;
+    store.close().await;
+    match paused {
+        Pausing::Unknown => return Err(unknown(id)),
+        Pausing::Changed => say(format!("service {id} is paused"))?,
+        Pausing::Unchanged => say(format!("service {id} was paused already"))?,
     }
+    Ok(Exit::Success)
+}
+
+async fn resume(config: Config, id: i64) -> Result<Exit, Failed> {
+    let store = open_store(&config).await?;
+    let resumed = store.resume_service(id).await?;
+    store.close().await;
+    match resumed {
+        Pausing::Unknown => return Err(unknown(id)),
+        Pausing::Changed => say(format!("service {id} is called again"))?,
+        Pausing::Unchanged => say(format!("service {id} was not paused"))?,
+    }
+    Ok(Exit::Success)
+}
+
+fn unknown(id: i64) -> Failed {
+    Failed::usage(format!("there is no service with the id {id}"))
 }

@@ -5,6 +5,7 @@
 //! | `event_pool` | 0 event actors | 0 to 64; 0 = one per core |
 //! | `in_memory_events` | 20000 events | 1 to 1000000 |
 //! | `calls_per_bot` | 8 calls | 1 to 1000 |
+//! | `rate_per_bot` | 0 calls a second | 0 to 100000; 0 = no limit |
 //! | `waiting_per_bot` | 64 events | 1 to 100000 |
 //! | `bots_cached` | 10000 bots | 1 to 1000000 |
 //! | `mailbox_log_interval` | `"10s"` | `"100ms"` to `"1h"` |
@@ -27,6 +28,8 @@ pub(crate) struct Actors {
     pub(crate) in_memory_events: usize,
     /// How many calls of one bot are in flight at once.
     pub(crate) calls_per_bot: usize,
+    /// How many calls of one bot are made in a second; 0 = no limit.
+    pub(crate) rate_per_bot: u32,
     /// How many events of one bot wait in memory; beyond it an event is only a row.
     pub(crate) waiting_per_bot: usize,
     /// How many bots are kept with their services, each for at most 5 s.
@@ -42,6 +45,7 @@ impl Actors {
             event_pool: section.integer("event_pool", 0, 0..=EVENT_POOL_MAX),
             in_memory_events: section.integer("in_memory_events", 20_000, 1..=1_000_000),
             calls_per_bot: section.integer("calls_per_bot", 8, 1..=1000),
+            rate_per_bot: section.integer("rate_per_bot", 0, 0..=100_000),
             waiting_per_bot: section.integer("waiting_per_bot", 64, 1..=100_000),
             bots_cached: section.integer("bots_cached", 10_000, 1..=1_000_000),
             mailbox_log_interval: section.duration("mailbox_log_interval", interval, intervals),

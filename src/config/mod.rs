@@ -16,6 +16,7 @@ mod value;
 
 pub(crate) mod actors;
 pub(crate) mod admin;
+pub(crate) mod breaker;
 pub(crate) mod connection_url;
 pub(crate) mod database;
 pub(crate) mod drain;
@@ -37,6 +38,7 @@ pub(crate) use self::fault::Faults;
 
 use self::actors::Actors;
 use self::admin::Admin;
+use self::breaker::Breaker;
 use self::database::Database;
 use self::drain::Drain;
 use self::egress::Egress;
@@ -63,6 +65,8 @@ pub(crate) struct Config {
     pub(crate) http: Http,
     /// When a call is made again.
     pub(crate) retry: Retry,
+    /// When a service is left alone.
+    pub(crate) breaker: Breaker,
     /// Where calls may go.
     pub(crate) egress: Egress,
     /// Where replies go.
@@ -125,6 +129,7 @@ impl Config {
             actors: reader.section("actors", Actors::read),
             http: reader.section("http", Http::read),
             retry: reader.section("retry", Retry::read),
+            breaker: reader.section("breaker", Breaker::read),
             egress: reader.section("egress", Egress::read),
             reply: reader.section("reply", Reply::read),
             zulip: reader.section("zulip", |section| Zulip::read(section, tables)),

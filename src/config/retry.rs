@@ -38,10 +38,8 @@ pub(crate) struct Retry {
 
 impl Retry {
     pub(super) fn read(section: &mut Section) -> Self {
-        let delays = Duration::ZERO..=DAY;
-        let initial_delay = section.duration("initial_delay", INITIAL_DELAY, delays.clone());
-        let max_delay = section.duration("max_delay", MAX_DELAY, delays);
-        let (initial_delay, max_delay) = ordered(initial_delay, max_delay, section);
+        let (initial, max) = (("initial_delay", INITIAL_DELAY), ("max_delay", MAX_DELAY));
+        let (initial_delay, max_delay) = section.ordered(initial, max, Duration::ZERO..=DAY);
         Self {
             max_retries: section.integer("max_retries", 5, 0..=100),
             initial_delay,
@@ -55,22 +53,6 @@ impl Retry {
             ),
         }
     }
-}
-
-/// A default gives way to the other key, so that one of the two can be changed alone.
-fn ordered(initial: Duration, max: Duration, section: &mut Section) -> (Duration, Duration) {
-    if max >= initial {
-        return (initial, max);
-    }
-    if max == MAX_DELAY {
-        return (initial, initial);
-    }
-    if initial != INITIAL_DELAY {
-        let [shown, limit] = [max, initial].map(humantime::format_duration);
-        let allowed = format!("at least retry.initial_delay, which is {limit}");
-        section.reject("max_delay", &format!("\"{shown}\""), &allowed);
-    }
-    (max, max)
 }
 
 impl From<&Retry> for RetryPolicy {

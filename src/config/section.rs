@@ -151,6 +151,30 @@ impl Section {
         accepted
     }
 
+    /// Two durations, each with its key and default, of which the second is not shorter than the first. A default gives
+    /// way to the other key, so that one of the two can be changed alone.
+    pub(super) fn ordered(
+        &mut self,
+        (first_key, first_default): (&'static str, Duration),
+        (second_key, second_default): (&'static str, Duration),
+        range: RangeInclusive<Duration>,
+    ) -> (Duration, Duration) {
+        let first = self.duration(first_key, first_default, range.clone());
+        let second = self.duration(second_key, second_default, range);
+        if second >= first {
+            return (first, second);
+        }
+        if second == second_default {
+            return (first, first);
+        }
+        if first != first_default {
+            let [shown, limit] = [second, first].map(humantime::format_duration);
+            let allowed = format!("at least {}, which is {limit}", self.full(first_key));
+            self.reject(second_key, &format!("\"{shown}\""), &allowed);
+        }
+        (second, second)
+    }
+
     /// Records a fault that only shows when several keys are looked at together.
     pub(super) fn reject(&mut self, key: &str, shown: &str, allowed: &str) {
         let (key, value, allowed) = (self.full(key), shown.to_owned(), allowed.to_owned());

@@ -52,6 +52,7 @@ const EDGES: &[(&str, [&str; 2], [&str; 2])] = &[
     ("actors.event_pool", ["0", "64"], ["-1", "65"]),
     ("actors.in_memory_events", ["1", "1000000"], ["0", "1000001"]),
     ("actors.calls_per_bot", ["1", "1000"], ["0", "1001"]),
+    ("actors.rate_per_bot", ["0", "100000"], ["-1", "100001"]),
     ("actors.waiting_per_bot", ["1", "100000"], ["0", "100001"]),
     ("actors.bots_cached", ["1", "1000000"], ["0", "1000001"]),
     ("actors.mailbox_log_interval", ["'100ms'", "'1h'"], ["'99ms'", "'1h 1ns'"]),
@@ -65,6 +66,9 @@ const EDGES: &[(&str, [&str; 2], [&str; 2])] = &[
     ("retry.max_delay", ["'0s'", "'1d'"], ["'-1s'", "'1d 1ns'"]),
     ("retry.jitter", ["0", "1.0"], ["-0.01", "1.01"]),
     ("retry.give_up_after", ["'0s'", "'30d'"], ["'-1s'", "'30d 1ns'"]),
+    ("breaker.failures", ["1", "1000000"], ["0", "1000001"]),
+    ("breaker.open", ["'1ms'", "'1d'"], ["'999us'", "'1d 1ns'"]),
+    ("breaker.max_open", ["'1ms'", "'1d'"], ["'0s'", "'1d 1ns'"]),
     ("egress.ports", ["[1]", "[65535]"], ["[0]", "[65536]"]),
     ("reply.in_flight", ["1", "1000"], ["0", "1001"]),
     ("reply.give_up_after", ["'0s'", "'30d'"], ["'-1s'", "'30d 1ns'"]),
@@ -176,7 +180,6 @@ fn keys_and_sections_of_other_versions_are_unknown() {
     for key in ["egress.resolver", "egress.proxy", "egress.ca_file"] {
         assert!(told(&assignment(key, "''")).starts_with(&format!("{key}: unknown key")));
     }
-    assert!(told("[breaker]").starts_with("breaker: unknown section"));
     assert_eq!(
         told("[processed]\nvia = 'api'"),
         "processed.via = \"api\": must be \"database\", the only one available"
@@ -371,6 +374,22 @@ fn a_default_delay_gives_way_to_the_other_one() {
     assert_eq!(
         told("[retry]\ninitial_delay = '2m'\nmax_delay = '30s'"),
         "retry.max_delay = \"30s\": must be at least retry.initial_delay, which is 2m"
+    );
+}
+
+#[test]
+fn a_breaker_stays_open_no_shorter_at_most_than_at_first() {
+    let times = |file| {
+        let breaker = valid(file).breaker;
+        (breaker.open, breaker.max_open)
+    };
+    let [short, long] = [Duration::from_secs(1), Duration::from_secs(120)];
+    assert_eq!(times("[breaker]\nmax_open = '1s'"), (short, short));
+    assert_eq!(times("[breaker]\nopen = '2m'"), (long, long));
+    assert_eq!(times("[breaker]\nopen = '1s'\nmax_open = '1s'"), (short, short));
+    assert_eq!(
+        told("[breaker]\nopen = '10s'\nmax_open = '9s'"),
+        "breaker.max_open = \"9s\": must be at least breaker.open, which is 10s"
     );
 }
 

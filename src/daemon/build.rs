@@ -3,7 +3,7 @@
 use std::{rc::Rc, sync::Arc};
 
 use actix::Arbiter;
-use outhook_core::{egress::Egress, lanes::Limits, retry::RetryPolicy};
+use outhook_core::{egress::Egress, gate::GatePolicy, lanes::Limits, rate::RateLimit, retry::RetryPolicy};
 use tokio::sync::Semaphore;
 
 use super::Actors;
@@ -11,6 +11,7 @@ use crate::{
     actors::{
         event::{self, EventActor},
         flag::{self, FlagActor},
+        gates::Gates,
         history::HistoryActor,
         lease::{self, LeaseActor},
         queue::{self, QueueActor},
@@ -120,6 +121,7 @@ impl Parts {
             client: WebhookClient::new(&self.config.http, egress, tls, self.site.user_agent()),
             egress: Arc::clone(&self.egress),
             retry: self.retry.clone(),
+            gates: self.gates(shard),
             site: Arc::clone(&self.site),
             has_outbox: !matches!(self.config.reply.to, ReplyTo::None),
         };
@@ -133,6 +135,19 @@ impl Parts {
             blame: self.blame.clone(),
         };
         EventActor::new(shard, generation, limits, tools, links)
+    }
+
+    /// The gates of a shard, all open.
+    fn gates(&self, shard: usize) -> Gates {
+        let breaker = &self.config.breaker;
+        let policy = GatePolicy {
+            failures: breaker.failures,
+            open: breaker.open,
+            max_open: breaker.max_open,
+            max_retry_after: self.retry.give_up_after,
+        };
+        let rate = RateLimit::per_second(self.config.actors.rate_per_bot);
+        Gates::new(format!("event-{shard}"), policy, rate)
     }
 
     fn flag_actor(&self, actors: &Actors) -> FlagActor {

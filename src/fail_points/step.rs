@@ -49,12 +49,14 @@ pub(crate) enum Step {
     ReplayLetter,
     /// Dead letters are deleted, by a command.
     DropLetters,
+    /// A service is paused or resumed, by a command.
+    ChangePause,
 }
 
 impl Step {
     /// All of them.
     #[cfg(test)]
-    pub(crate) const ALL: [Self; 23] = [
+    pub(crate) const ALL: [Self; 24] = [
         Self::Join,
         Self::Bury,
         Self::ClaimPartitions,
@@ -78,6 +80,7 @@ impl Step {
         Self::Replay,
         Self::ReplayLetter,
         Self::DropLetters,
+        Self::ChangePause,
     ];
 
     /// Its name in that of a fail point.
@@ -106,6 +109,7 @@ impl Step {
             Self::Replay => "replay",
             Self::ReplayLetter => "replay-letter",
             Self::DropLetters => "drop-letters",
+            Self::ChangePause => "change-pause",
         }
     }
 }

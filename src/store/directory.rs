@@ -1,16 +1,19 @@
 //! Bots and their services.
 
-use entity::zulip::{BOT_TYPE_OUTGOING_WEBHOOK, realm, service, user_profile};
-use outhook_core::identity::{BotId, ServiceId};
+use entity::{
+    outhook::gate,
+    zulip::{BOT_TYPE_OUTGOING_WEBHOOK, realm, service, user_profile},
+};
+use outhook_core::identity::{BotId, Millis, ServiceId};
 use sea_orm::{
-    ActiveModelTrait, ActiveValue::Set, ColumnTrait, ConnectionTrait, EntityTrait, FromQueryResult,
-    QueryFilter, QueryOrder,
+    ActiveEnum, ActiveModelTrait, ActiveValue::Set, ColumnTrait, ConnectionTrait, DbErr, EntityTrait,
+    FromQueryResult, QueryFilter, QueryOrder,
 };
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use super::{Store, StoreError, sql::statement};
+use super::{Store, StoreError, StoredGate, sql::statement};
 use crate::trial::work::exposed;
 
 /// A bot that may be called, with its services.
@@ -51,6 +54,9 @@ pub(crate) struct Service {
     pub(crate) token: SecretString,
     /// Which handler speaks with it.
     pub(crate) interface: i16,
+    /// What keeps it from being called, if anything does. No part of an event's own work.
+    #[serde(skip)]
+    pub(crate) gate: Option<StoredGate>,
 }
 
 /// Why a bot may not be called.
@@ -134,6 +140,14 @@ pub(crate) struct ServiceRow {
     pub(crate) url: String,
     /// Number of its interface.
     pub(crate) interface: i16,
+    /// Why it is not called as its events come, as in [`gate::Reason`].
+    pub(crate) reason: Option<i16>,
+    /// Until when.
+    pub(crate) closed_until: Option<Millis>,
+    /// Since when.
+    pub(crate) since: Option<Millis>,
+    /// Why, in words.
+    pub(crate) detail: Option<String>,
 }
 
 #[derive(FromQueryResult)]
@@ -158,6 +172,24 @@ struct Endpoint {
     base_url: String,
     token: String,
     interface: i16,
+    reason: Option<i16>,
+    closed_until: Option<Millis>,
+    detail: Option<String>,
+    failures: Option<i32>,
+    openings: Option<i32>,
+}
+
+impl Endpoint {
+    fn gate(&mut self) -> Result<Option<StoredGate>, DbErr> {
+        let Some(reason) = self.reason else { return Ok(None) };
+        Ok(Some(StoredGate {
+            reason: gate::Reason::try_from_value(&reason)?,
+            until: self.closed_until,
+            detail: self.detail.take().unwrap_or_default(),
+            failures: self.failures.unwrap_or(0).unsigned_abs(),
+            openings: self.openings.unwrap_or(0).unsigned_abs(),
+        }))
+    }
 }
 
 impl Store {
@@ -199,13 +231,16 @@ impl Store {
     }
 
     async fn find_services(&self, bot: BotId) -> Result<Vec<Service>, StoreError> {
-        let sql = "SELECT CAST(id AS BIGINT) AS id, name, base_url, token, interface
-            FROM zerver_service WHERE user_profile_id = $1 ORDER BY id";
+        let sql = "SELECT CAST(s.id AS BIGINT) AS id, s.name, s.base_url, s.token, s.interface,
+                g.reason, g.closed_until, g.detail, g.failures, g.openings
+            FROM zerver_service s LEFT JOIN outhook_gate g ON g.service_id = s.id
+            WHERE s.user_profile_id = $1 ORDER BY s.id";
         let rows = self.db().query_all_raw(statement(self.backend(), sql, [bot.into()])).await?;
         let mut services = Vec::with_capacity(rows.len());
         for row in rows {
-            let row = Endpoint::from_query_result(&row, "")?;
+            let mut row = Endpoint::from_query_result(&row, "")?;
             services.push(Service {
+                gate: row.gate()?,
                 id: row.id,
                 name: row.name,
                 base_url: row.base_url,
@@ -227,8 +262,9 @@ impl Store {
 
     /// All services of such bots.
     pub(crate) async fn list_services(&self) -> Result<Vec<ServiceRow>, StoreError> {
-        let sql = "SELECT CAST(id AS BIGINT) AS id, CAST(user_profile_id AS BIGINT) AS bot_id, name,
-                base_url AS url, interface FROM zerver_service ORDER BY id";
+        let sql = "SELECT CAST(s.id AS BIGINT) AS id, CAST(s.user_profile_id AS BIGINT) AS bot_id, s.name,
+                s.base_url AS url, s.interface, g.reason, g.closed_until, g.since, g.detail
+            FROM zerver_service s LEFT JOIN outhook_gate g ON g.service_id = s.id ORDER BY s.id";
         Ok(ServiceRow::find_by_statement(statement(self.backend(), sql, [])).all(self.db()).await?)
     }
 
@@ -312,6 +348,7 @@ impl Store {
     /// Removes a service from outhook's own tables; `false` if there was none.
     pub(crate) async fn remove_service(&self, service: ServiceId) -> Result<bool, StoreError> {
         let result = service::Entity::delete_by_id(service).exec(self.db()).await?;
+        gate::Entity::delete_by_id(service).exec(self.db()).await?;
         Ok(result.rows_affected > 0)
     }
 }

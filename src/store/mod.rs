@@ -8,6 +8,7 @@
 //! | `settle` | one transaction for the outcomes of many calls |
 //! | `outbox` | replies to post |
 //! | `directory` | bots and their services, read and (own tables only) written |
+//! | `gates` | what keeps services from being called, and pausing them |
 //! | `ledger` | what commands and pages show |
 //! | `replays` | making the calls of finished events again |
 //! | `letters` | dead letters, until they are replayed or dropped |
@@ -24,6 +25,7 @@ mod connect;
 mod daemons;
 mod directory;
 mod error;
+mod gates;
 mod history;
 mod inbox;
 mod ledger;
@@ -49,8 +51,9 @@ use crate::{
 
 pub(crate) use connect::{OpenError, open};
 pub(crate) use daemons::{Session, Sighting};
-pub(crate) use directory::{Bot, NewBot, NewService, NotCallable, Service};
+pub(crate) use directory::{Bot, NewBot, NewService, NotCallable, Service, ServiceRow};
 pub(crate) use error::StoreError;
+pub(crate) use gates::{GateChange, Pausing, StoredGate, reason_name};
 pub(crate) use history::{HistoryPlace, Pruned};
 pub(crate) use inbox::{BotPage, DeadLetter, InboxEvent, Intake, LanePage, NewEvent, Stored, Taken};
 pub(crate) use ledger::{BotSummary, CallRow, DeliveryFilter};

@@ -1,7 +1,7 @@
 //! One transaction for the outcomes of many calls: ledger, replies, next tries, dead letters and
 //! processed flags, all or nothing.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 
 use entity::{
     outhook::{call, event},
@@ -11,7 +11,8 @@ use outhook_core::identity::{Conversation, EventId, EventKey, Millis, ServiceId}
 use sea_orm::{ActiveEnum, ConnectionTrait, DatabaseTransaction, DbBackend, DbErr, Value};
 
 use super::{
-    DeadLetter, Store, StoreError,
+    DeadLetter, GateChange, Store, StoreError,
+    gates::{change_gates, merge},
     inbox::insert_dead_letters,
     sql::{NO_NUMBER, among, bigints, byte_strings, clean, ids, integers, now, statement, texts},
 };
@@ -24,6 +25,8 @@ pub(crate) struct Settlement {
     pub(crate) begun: Vec<(EventId, ServiceId, String)>,
     /// Calls that ended, for good or until their next try.
     pub(crate) calls: Vec<CallRecord>,
+    /// Gates that these calls have opened or closed.
+    pub(crate) gates: BTreeMap<ServiceId, GateChange>,
     /// Payloads set aside although their events end as others do.
     pub(crate) letters: Vec<(EventId, DeadLetter)>,
     /// Events that none is working on any more.
@@ -57,6 +60,8 @@ pub(crate) struct CallRecord {
     pub(crate) ended_at: Millis,
     /// What to say in the conversation.
     pub(crate) reply: Option<NewReply>,
+    /// How it has changed the gate of its service.
+    pub(crate) gate: Option<GateChange>,
 }
 
 /// How a call stands.
@@ -134,6 +139,14 @@ impl CallOutcome {
 }
 
 impl Settlement {
+    /// Adds a call that ended later than those before.
+    pub(crate) fn add_call(&mut self, mut call: CallRecord) {
+        if let Some(change) = call.gate.take() {
+            merge(&mut self.gates, call.service, change);
+        }
+        self.calls.push(call);
+    }
+
     fn finished(&self) -> Vec<(EventId, EventKey)> {
         let is_finished = |end: &EventEnd| matches!(end, EventEnd::Finished);
         self.events.iter().filter(|(_, _, end)| is_finished(end)).map(|(id, key, _)| (*id, *key)).collect()
@@ -154,6 +167,7 @@ impl Store {
             let (dropped, replies) = record_calls(&transaction, settlement.calls).await?;
             let replies_count = replies.len();
             insert_replies(&transaction, replies).await?;
+            change_gates(&transaction, settlement.gates).await?;
             for (event, letter) in settlement.letters {
                 insert_dead_letters(&transaction, Some(event), vec![letter]).await?;
             }

@@ -55,6 +55,23 @@ fn calls_of_an_event_count_each_by_itself() {
 }
 
 #[test]
+fn calls_that_had_to_wait_go_before_the_others_of_their_bot_in_their_order() {
+    let mut lanes = lanes_with([ticket(1, 7, 1), ticket(2, 8, 2)]);
+    for event in [1, 2] {
+        assert_eq!(lanes.next_event(), Some(event));
+        lanes.opened(event, &[4, 5]);
+    }
+    for call in [(1, 4), (1, 5)] {
+        assert_eq!(lanes.next_call(), Some(call));
+        lanes.call_ended(1, None);
+    }
+    lanes.ready_again(&[(1, 4), (1, 5), (9, 9)]);
+    assert_eq!((lanes.next_call(), lanes.next_call(), lanes.next_call()), (Some((1, 4)), Some((1, 5)), None));
+    lanes.call_ended(1, None);
+    assert_eq!(lanes.next_call(), Some((2, 4)));
+}
+
+#[test]
 fn what_has_begun_of_a_bot_that_is_let_go_ends_and_nothing_else_of_it_is_kept() {
     let mut lanes = lanes_with([ticket(1, 7, 1), ticket(2, 7, 2), ticket(3, 8, 3)]);
     assert_eq!(lanes.next_event(), Some(1));

@@ -4,5 +4,6 @@ pub mod call;
 pub mod daemon;
 pub mod dead_letter;
 pub mod event;
+pub mod gate;
 pub mod partition;
 pub mod reply;

@@ -71,6 +71,7 @@ impl EventActor {
         if turn.turn.under_way().is_empty() {
             return self.end_without_call(event, None);
         }
+        self.tools.gates.adopt(&bot);
         self.lanes.opened(event, turn.turn.under_way());
         held.turn = Some(Arc::new(turn));
         self.start_calls(context);

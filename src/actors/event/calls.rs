@@ -42,16 +42,22 @@ impl EventActor {
     ) {
         let Some(held) = self.events.get(&event) else { return };
         let Some(turn) = &held.turn else { return };
+        let bot = held.event.key.bot;
+        let pass = match self.tools.gates.enter(bot, service) {
+            Ok(pass) => pass,
+            Err(wait) => return self.hold_back((bot, (event, service)), wait, context),
+        };
         let assignment = Assignment {
             event: Arc::clone(&held.event),
             turn: Arc::clone(turn),
             service,
+            pass,
             _permit: permit,
             tools: Rc::clone(&self.tools),
             flag: self.flag.clone(),
             owner: context.address().recipient(),
         };
-        let call = RunningCall { bot: held.event.key.bot, task: assignment.spawn() };
+        let call = RunningCall { bot, task: assignment.spawn() };
         self.calls.insert((event, service), call);
     }
 

@@ -49,6 +49,7 @@ impl EventActor {
         let clear = self.leaving.without(Partitions::of_bots(bots));
         self.leaving = self.leaving.without(clear);
         if !clear.is_empty() {
+            self.tools.gates.forget(clear);
             self.replies.send(LetGo { partitions: clear });
         }
     }

@@ -87,6 +87,10 @@ fn config(folder: &Path, token: &str) -> Result<Config, Failed> {
         max_retries = 2
         initial_delay = "100ms"
         max_delay = "500ms"
+        give_up_after = "10s"
+        [breaker]
+        open = "1s"
+        max_open = "2s"
         [egress]
         allow = ["127.0.0.1/32"]
         [drain]

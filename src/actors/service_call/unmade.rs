@@ -1,0 +1,75 @@
+//! Calls that are not made: the service is gone or paused, or its gate is closed. They spend no attempt.
+
+use outhook_core::{
+    outcome::{Failure, Fault},
+    retry::Next,
+};
+
+use super::{Assignment, WAITED_TOO_LONG, count, shown, with_failure};
+use crate::{
+    actors::{EVENT_LOG, gates::Refusal},
+    store::{CallOutcome, CallRecord, Service, StoredGate},
+};
+
+impl Assignment {
+    pub(super) fn removed(&self) -> CallRecord {
+        CallRecord {
+            detail: Some("the service is gone".into()),
+            ..self.without_attempt("", CallOutcome::Removed)
+        }
+    }
+
+    /// What comes of the call if it is not to be made now.
+    pub(super) fn unmade(&self, service: &Service) -> Option<CallRecord> {
+        let is_paused = service.gate.as_ref().is_some_and(StoredGate::is_paused);
+        if is_paused || self.tools.gates.is_gone(service.id) {
+            return Some(self.paused(service));
+        }
+        self.pass.refusal().map(|refusal| self.refused(service, refusal))
+    }
+
+    /// An operator knows of the pause, and the conversation need not.
+    fn paused(&self, service: &Service) -> CallRecord {
+        count("paused");
+        let detail = "the service is paused until it is resumed".to_owned();
+        log::info!(target: EVENT_LOG, "{}: {} is not called: {detail}", self.turn.key, shown(service));
+        self.unattempted(service, CallOutcome::Failed, Fault::Paused, detail)
+    }
+
+    fn refused(&self, service: &Service, refusal: &Refusal) -> CallRecord {
+        let (fault, detail) = (refusal.closed.reason.fault(), refusal.detail.clone());
+        match self.tools.retry.put_off(self.event.taken_at, refusal.closed.until) {
+            Next::At(due) => {
+                count("put_off");
+                log::debug!(target: EVENT_LOG, "{}: {} is put off: {detail}", self.turn.key, shown(service));
+                self.unattempted(service, CallOutcome::Waiting { due }, fault, detail)
+            }
+            Next::TooLate | Next::Exhausted => self.given_up(service, fault, detail),
+        }
+    }
+
+    /// The wait would be too long.
+    fn given_up(&self, service: &Service, fault: Fault, detail: String) -> CallRecord {
+        count("failed");
+        let attempts = self.attempts_before();
+        let failure = Failure { fault, status: None, detail: format!("{detail}; {WAITED_TOO_LONG}") };
+        self.warn(service, &failure, attempts);
+        let reply = self.told(&failure, attempts);
+        CallRecord { reply, ..self.unattempted(service, CallOutcome::Failed, fault, failure.detail) }
+    }
+
+    fn unattempted(
+        &self,
+        service: &Service,
+        outcome: CallOutcome,
+        fault: Fault,
+        detail: String,
+    ) -> CallRecord {
+        let failure = Failure { fault, status: None, detail };
+        with_failure(self.without_attempt(&service.name, outcome), failure, None)
+    }
+
+    fn without_attempt(&self, service_name: &str, outcome: CallOutcome) -> CallRecord {
+        CallRecord { attempts: self.attempts_before(), ..self.record(service_name, outcome) }
+    }
+}

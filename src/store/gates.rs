@@ -1,0 +1,228 @@
+//! What keeps services from being called, as it is written down. Services that may be called have no row.
+
+use std::collections::{BTreeMap, btree_map::Entry};
+
+use entity::outhook::gate::Reason;
+use outhook_core::{
+    gate::{self, Closed, Gate},
+    identity::{Millis, ServiceId},
+};
+use sea_orm::{ActiveEnum, ConnectionTrait, DatabaseTransaction, DbErr, Value};
+
+use super::{
+    Store, StoreError,
+    sql::{clean, now, statement},
+};
+use crate::fail_points::Step;
+
+/// What keeps a service from being called.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct StoredGate {
+    /// Why.
+    pub(crate) reason: Reason,
+    /// Until when; `None` until an operator resumes it.
+    pub(crate) until: Option<Millis>,
+    /// Why, in words.
+    pub(crate) detail: String,
+    /// Failures in a row.
+    pub(crate) failures: u32,
+    /// How often the breaker closed the gate without an answer in between.
+    pub(crate) openings: u32,
+}
+
+impl StoredGate {
+    /// Whether only an operator opens it.
+    pub(crate) fn is_paused(&self) -> bool {
+        matches!(self.reason, Reason::Paused | Reason::Gone)
+    }
+
+    /// A gate that goes on from here, unless it is paused.
+    pub(crate) fn restored(&self) -> Option<Gate> {
+        let reason = match self.reason {
+            Reason::Breaker => gate::Reason::Breaker,
+            Reason::RetryAfter => gate::Reason::RetryAfter,
+            Reason::Paused | Reason::Gone => return None,
+        };
+        Some(Gate::restored(Closed { until: self.until?, reason }, self.failures, self.openings))
+    }
+}
+
+/// The stable name under which a reason is shown.
+pub(crate) const fn reason_name(reason: Reason) -> &'static str {
+    match reason {
+        Reason::Breaker => "breaker",
+        Reason::RetryAfter => "retry_after",
+        Reason::Paused => "paused",
+        Reason::Gone => "gone",
+    }
+}
+
+/// How a call has changed the gate of its service.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum GateChange {
+    /// Calls may be made as they come.
+    Opened,
+    /// None may be made for a while.
+    Closed {
+        /// The gate, closed.
+        gate: Gate,
+        /// Why, in words.
+        detail: String,
+    },
+    /// None may be made until an operator resumes the service: its endpoint said that it is gone.
+    Gone {
+        /// That, in words.
+        detail: String,
+    },
+}
+
+/// What became of the wish to pause a service, or to resume it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Pausing {
+    /// There is no such service.
+    Unknown,
+    /// It is as wished now.
+    Changed,
+    /// It was so before.
+    Unchanged,
+}
+
+/// Adds a change to others that came before it: the last one counts, but only an operator ends a pause.
+pub(super) fn merge(changes: &mut BTreeMap<ServiceId, GateChange>, service: ServiceId, change: GateChange) {
+    match changes.entry(service) {
+        Entry::Vacant(free) => {
+            free.insert(change);
+        }
+        Entry::Occupied(known) if matches!(known.get(), GateChange::Gone { .. }) => {}
+        Entry::Occupied(mut known) => {
+            known.insert(change);
+        }
+    }
+}
+
+/// Reasons that only an operator takes back.
+const PAUSED: &str = "(2, 3)";
+
+impl Store {
+    /// Pauses a service until it is resumed.
+    pub(crate) async fn pause_service(&self, service: ServiceId) -> Result<Pausing, StoreError> {
+        self.change_pause(service, true).await
+    }
+
+    /// Ends a pause, whoever began it.
+    pub(crate) async fn resume_service(&self, service: ServiceId) -> Result<Pausing, StoreError> {
+        self.change_pause(service, false).await
+    }
+
+    async fn change_pause(&self, service: ServiceId, pauses: bool) -> Result<Pausing, StoreError> {
+        self.on_main(move |store| async move {
+            let transaction = store.begin().await?;
+            if !exists(&transaction, service).await? {
+                transaction.rollback().await?;
+                return Ok(Pausing::Unknown);
+            }
+            let changed = if pauses {
+                let row = Row { reason: Reason::Paused, gate: None, detail: "paused by command" };
+                write(&transaction, service, row).await?
+            } else {
+                let sql = format!("DELETE FROM outhook_gate WHERE service_id = $1 AND reason IN {PAUSED}");
+                let delete = statement(store.backend(), sql, [service.into()]);
+                transaction.execute_raw(delete).await?.rows_affected()
+            };
+            Self::commit(transaction, Step::ChangePause).await?;
+            Ok(if changed > 0 { Pausing::Changed } else { Pausing::Unchanged })
+        })
+        .await
+    }
+}
+
+async fn exists(transaction: &DatabaseTransaction, service: ServiceId) -> Result<bool, DbErr> {
+    let sql = "SELECT 1 FROM zerver_service WHERE id = $1";
+    let query = statement(transaction.get_database_backend(), sql, [service.into()]);
+    Ok(transaction.query_one_raw(query).await?.is_some())
+}
+
+/// Writes down how calls have changed gates. A pause stays.
+pub(super) async fn change_gates(
+    transaction: &DatabaseTransaction,
+    changes: BTreeMap<ServiceId, GateChange>,
+) -> Result<(), DbErr> {
+    for (service, change) in changes {
+        match change {
+            GateChange::Opened => forget(transaction, service).await?,
+            GateChange::Closed { gate, detail } => {
+                let Some(closed) = gate.closed() else { continue };
+                let reason = match closed.reason {
+                    gate::Reason::Breaker => Reason::Breaker,
+                    gate::Reason::RetryAfter => Reason::RetryAfter,
+                };
+                write(transaction, service, Row { reason, gate: Some(gate), detail: &detail }).await?;
+            }
+            GateChange::Gone { detail } => {
+                write(transaction, service, Row { reason: Reason::Gone, gate: None, detail: &detail })
+                    .await?;
+            }
+        }
+    }
+    Ok(())
+}
+
+async fn forget(transaction: &DatabaseTransaction, service: ServiceId) -> Result<(), DbErr> {
+    let sql = format!("DELETE FROM outhook_gate WHERE service_id = $1 AND reason NOT IN {PAUSED}");
+    let delete = statement(transaction.get_database_backend(), sql, [service.into()]);
+    transaction.execute_raw(delete).await?;
+    Ok(())
+}
+
+struct Row<'a> {
+    reason: Reason,
+    gate: Option<Gate>,
+    detail: &'a str,
+}
+
+/// Returns how many rows were written: none if the service is paused.
+async fn write(transaction: &DatabaseTransaction, service: ServiceId, row: Row<'_>) -> Result<u64, DbErr> {
+    let sql = format!(
+        "INSERT INTO outhook_gate (service_id, reason, closed_until, since, detail, failures, openings)
+         VALUES ($1, $2, $3, $4, $5, $6, $7)
+         ON CONFLICT (service_id) DO UPDATE SET reason = excluded.reason, closed_until = excluded.closed_until,
+             since = excluded.since, detail = excluded.detail, failures = excluded.failures,
+             openings = excluded.openings
+         WHERE outhook_gate.reason NOT IN {PAUSED}"
+    );
+    let gate = row.gate.unwrap_or_default();
+    let values: [Value; 7] = [
+        service.into(),
+        row.reason.to_value().into(),
+        gate.closed().map(|closed| closed.until).into(),
+        now().into(),
+        clean(row.detail).into(),
+        as_i32(gate.failures()).into(),
+        as_i32(gate.openings()).into(),
+    ];
+    let upsert = statement(transaction.get_database_backend(), sql, values);
+    Ok(transaction.execute_raw(upsert).await?.rows_affected())
+}
+
+fn as_i32(number: u32) -> i32 {
+    i32::try_from(number).unwrap_or(i32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_several_changes_the_last_one_counts_but_none_ends_a_pause() {
+        let closed = || GateChange::Closed { gate: Gate::default(), detail: String::new() };
+        let gone = || GateChange::Gone { detail: String::new() };
+        let mut changes = BTreeMap::new();
+        for change in [closed(), GateChange::Opened] {
+            merge(&mut changes, 1, change);
+        }
+        for change in [closed(), gone(), closed(), GateChange::Opened] {
+            merge(&mut changes, 2, change);
+        }
+        assert_eq!(changes, BTreeMap::from([(1, GateChange::Opened), (2, gone())]));
+    }
+}
