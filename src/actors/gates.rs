@@ -1,8 +1,8 @@
 //! The gates of the services of one shard of bots, and the paces of these bots. EventActor and its calls share them;
 //! all of these live in one thread.
 //!
-//! What is remembered is bounded: a gate that is open and has seen no failure takes no memory, and neither does one that
-//! nobody asked about for long. What closed a gate is committed with the outcome of the call that did it, so a new
+//! What is remembered is bounded: a gate that is open and has seen no failure takes no memory for long, and neither does
+//! one of which nothing was heard for long. What closed a gate is committed with the outcome of the call that did it, so a new
 //! generation, or another daemon, takes it from there ([`Gates::adopt`]).
 
 use std::{
@@ -23,7 +23,7 @@ use crate::store::{Bot, GateChange, now};
 
 /// How long memory knows better than the directory, which may be 5 s old, what has just been committed.
 const KNOWN_BETTER: Duration = Duration::from_secs(10);
-/// After so long without a call, failures are forgotten; a closed gate is still written down.
+/// After so long without news, failures are forgotten; that a gate has still to be probed is written down.
 const FORGOTTEN: Duration = Duration::from_secs(3600);
 
 /// See the module. Cheap to clone.
@@ -52,6 +52,7 @@ struct Known {
     has_changed: bool,
     /// Its endpoint said that it is gone.
     gone_at: Option<Instant>,
+    /// When something of it was last changed.
     touched: Instant,
 }
 
@@ -194,10 +195,12 @@ impl State {
             return None;
         }
         let known = self.known.entry(pass.service).or_insert_with(|| Known::new(pass.bot, Gate::default()));
-        let before = known.gate.closed();
+        let before = known.gate;
         known.gate.ended(pass.number, signal, now(), &self.policy);
-        known.touched = Instant::now();
-        if known.gate.closed() == before {
+        if known.gate != before {
+            known.touched = Instant::now();
+        }
+        if known.gate.closed() == before.closed() {
             if known.gate.is_plain() && !known.has_changed {
                 self.known.remove(&pass.service);
             }
@@ -242,7 +245,8 @@ impl Known {
 
     fn is_worth_remembering(&self) -> bool {
         let time = if self.gate.is_plain() { KNOWN_BETTER } else { FORGOTTEN };
-        self.gate.is_probing() || self.touched.elapsed() < time
+        let is_closed = self.gate.closed().is_some_and(|closed| closed.until > now());
+        is_closed || self.gate.is_probing() || self.touched.elapsed() < time
     }
 }
 
