@@ -15,6 +15,7 @@
 //! | [`answer`] | how the JSON of an answer is read |
 //! | [`recent`] | which events were finished just now, and which come late |
 //! | [`retry`] | when a call is made again, and when it is given up |
+//! | [`turns`] | who gets the next place when many want one |
 //! | [`quota`] | how many unfinished events a bot may have |
 //! | [`egress`] | which URLs and addresses may be dialled |
 //! | [`excerpt`] | what of an answer may be kept |
@@ -31,3 +32,4 @@ pub mod partition;
 pub mod quota;
 pub mod recent;
 pub mod retry;
+pub mod turns;
