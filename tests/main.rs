@@ -15,6 +15,7 @@ mod kills;
 mod main_job;
 mod malformed;
 mod order;
+mod outbox;
 mod outcomes;
 mod panics;
 mod poison;

@@ -17,7 +17,7 @@ use super::support::*;
 const EVENT_LOG: &str = "zerver.worker.outgoing_webhooks";
 
 /// Posts replies to the Zulip at this endpoint.
-fn replying_to(zulip: &Endpoint, config: Config) -> Config {
+pub(super) fn replying_to(zulip: &Endpoint, config: Config) -> Config {
     config
         .text("reply.to", "zulip")
         .text("reply.site", &zulip.url(""))
@@ -26,7 +26,7 @@ fn replying_to(zulip: &Endpoint, config: Config) -> Config {
 }
 
 /// Zulip's answer to a post that it took.
-fn taken() -> Answer {
+pub(super) fn taken() -> Answer {
     Answer::Json(json!({ "result": "success", "msg": "", "id": 1 }))
 }
 
@@ -35,7 +35,7 @@ fn refused(status: u16, code: &str) -> Answer {
     refused_until(status, code, None)
 }
 
-fn refused_until(status: u16, code: &str, retry_after: Option<u64>) -> Answer {
+pub(super) fn refused_until(status: u16, code: &str, retry_after: Option<u64>) -> Answer {
     let mut headers = vec![("content-type".to_owned(), "application/json".to_owned())];
     headers.extend(retry_after.map(|seconds| ("retry-after".to_owned(), seconds.to_string())));
     let body = json!({ "result": "error", "msg": "not this time", "code": code }).to_string();
@@ -47,7 +47,7 @@ async fn parrot() -> Endpoint {
     Endpoint::start(|request, _| Answer::Json(json!({ "content": request.json()["data"] }))).await
 }
 
-fn said(post: &Request) -> String {
+pub(super) fn said(post: &Request) -> String {
     form_field(post, "content").unwrap()
 }
 

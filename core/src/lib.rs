@@ -17,6 +17,7 @@
 //! | [`retry`] | when a call is made again, and when it is given up |
 //! | [`gate`] | whether a service may be called now |
 //! | [`rate`] | how many calls of a bot may be made in a second |
+//! | [`turns`] | who gets the next place when many want one |
 //! | [`quota`] | how many unfinished events a bot may have |
 //! | [`egress`] | which URLs and addresses may be dialled |
 //! | [`excerpt`] | what of an answer may be kept |
@@ -35,3 +36,4 @@ pub mod quota;
 pub mod rate;
 pub mod recent;
 pub mod retry;
+pub mod turns;

@@ -11,6 +11,7 @@ mod m20261101_000001_outhook_tables;
 mod m20261101_000002_own_tables;
 mod m20261124_000001_daemons;
 mod m20261124_000002_replays;
+mod m20261124_000003_outbox_turns;
 mod m20261125_000001_gates;
 
 use sea_orm_migration::{
@@ -41,6 +42,7 @@ impl MigratorTraitSelf for Migrator {
         }
         migrations.push(Box::new(m20261124_000001_daemons::Migration));
         migrations.push(Box::new(m20261124_000002_replays::Migration));
+        migrations.push(Box::new(m20261124_000003_outbox_turns::Migration));
         migrations.push(Box::new(m20261125_000001_gates::Migration));
         migrations
     }

@@ -1,5 +1,5 @@
 //! ReplyActor: posts the outbox, in order within a conversation, beside each other across, with a
-//! backoff of its own for each bot.
+//! backoff of its own for each bot. Bots take turns, so that one with many replies holds up nobody.
 //!
 //! It does one thing at a time with the outbox: what was posted is recorded before more is taken, so a
 //! reply never overtakes an earlier one of its conversation.
@@ -26,7 +26,7 @@ use crate::{
         partitions::{LetGo, MayWork},
         settled::RepliesCommitted,
     },
-    store::{Outgoing, PostResult, Store, StoreError, now},
+    store::{DueReplies, Outgoing, Places, PostResult, Store, StoreError, now},
     tenure::Tenure,
     zulip::{Posted, RestClient},
 };
@@ -49,6 +49,8 @@ pub(crate) struct ReplyActor {
     posted: Vec<(Outgoing, PostResult)>,
     /// Bots that Zulip has told to wait.
     waiting_bots: HashMap<BotId, Millis>,
+    /// The bot behind which the next turn begins.
+    last_bot: BotId,
     /// To be passed on once nothing of them is held.
     leaving: Partitions,
     is_freed: bool,
@@ -107,6 +109,7 @@ impl ReplyActor {
             leaving: Partitions::NONE,
             posted: Vec::new(),
             waiting_bots: HashMap::new(),
+            last_bot: 0,
             is_freed: false,
             is_due: true,
             is_busy: false,
@@ -173,21 +176,29 @@ impl ReplyActor {
         });
     }
 
-    fn take(&mut self, rows_max: usize, context: &mut Context<Self>) {
+    fn take(&mut self, free: usize, context: &mut Context<Self>) {
         self.is_due = false;
+        self.waiting_bots.retain(|_, until| *until > now());
+        let places = Places {
+            free,
+            in_flight: self.in_flight.clone(),
+            waiting: self.waiting_bots.keys().copied().collect(),
+            after: self.last_bot,
+        };
         let store = self.links.store.clone();
         // Until it is known what was taken.
         self.is_freed = false;
         self.step(
-            async move { store.take_due_replies(rows_max).await },
+            async move { store.take_due_replies(places).await },
             context,
-            |actor, (taken, next), context| {
+            |actor, DueReplies { replies, next, last }, context| {
                 actor.is_freed = true;
-                actor.waiting_bots.retain(|_, until| *until > now());
-                for reply in taken {
+                actor.last_bot = last;
+                for reply in replies {
                     actor.post(reply, context);
                 }
-                if let Some(due) = next {
+                let waits = actor.waiting_bots.values().copied();
+                if let Some(due) = waits.chain(next).min() {
                     actor.arm_due_timer(due, context);
                 }
                 Ok(())
@@ -268,7 +279,9 @@ impl ReplyActor {
         }
         count("retried");
         log::info!(target: EVENT_LOG, "a reply of bot {} is tried again: {detail}", reply.bot_id);
-        self.waiting_bots.insert(reply.bot_id, due);
+        // A post beside this one may have been told to wait longer.
+        let until = self.waiting_bots.entry(reply.bot_id).or_insert(due);
+        *until = due.max(*until);
         PostResult::Again { due, detail }
     }
 

@@ -7,6 +7,7 @@
 //! | `rows` | handing out the rows that may be worked on |
 //! | `settle` | one transaction for the outcomes of many calls |
 //! | `outbox` | replies to post |
+//! | `turns` | handing out the replies whose time has come, bots taking turns |
 //! | `directory` | bots and their services, read and (own tables only) written |
 //! | `gates` | what keeps services from being called, and pausing them |
 //! | `ledger` | what commands and pages show |
@@ -36,6 +37,7 @@ mod replays;
 mod rows;
 mod settle;
 mod sql;
+mod turns;
 mod wake;
 
 use std::{future::Future, sync::Arc, time::Duration};
@@ -64,6 +66,7 @@ pub(crate) use replays::{CallsAgain, FailedFilter, Replayed, ReplayedBefore};
 pub(crate) use settle::{CallOutcome, CallRecord, EventEnd, NewReply, Settled, Settlement};
 pub(crate) use sql::now;
 use sql::statement;
+pub(crate) use turns::{DueReplies, Places};
 pub(crate) use wake::Wake;
 
 /// How long a database may take to say good-bye.

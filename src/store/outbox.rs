@@ -9,7 +9,7 @@ use sea_orm::{ActiveEnum, ConnectionTrait, DatabaseTransaction, DbErr, FromQuery
 
 use super::{
     Store, StoreError,
-    sql::{among, clean, ids, in_partitions, members, now, statement},
+    sql::{clean, in_partitions, members, now, statement},
 };
 use crate::fail_points::Step;
 
@@ -58,29 +58,6 @@ pub(crate) enum PostResult {
 }
 
 impl Store {
-    /// Takes the replies of this daemon's bots whose time has come, at most one of each conversation, its oldest. Those
-    /// behind it are put back until [`Store::settle_replies`] calls them forward.
-    ///
-    /// Only the ReplyActor calls this, and never beside `settle_replies`: the two keep each other's
-    /// rows in order by taking turns.
-    /// Also says when the next reply's time comes. After an error it is unknown what was taken:
-    /// [`Store::free_replies`] sets it right.
-    pub(crate) async fn take_due_replies(
-        &self,
-        rows_max: usize,
-    ) -> Result<(Vec<Outgoing>, Option<Millis>), StoreError> {
-        self.on_main(move |store| async move {
-            let now = now();
-            let transaction = store.begin().await?;
-            let (replies, seen) = take_heads(&transaction, rows_max, now, store.partitions()).await?;
-            Self::commit(transaction, Step::TakeReplies).await?;
-            let next =
-                if seen == rows_max { Some(now) } else { store.earliest_due("outhook_reply", now).await? };
-            Ok((replies, next))
-        })
-        .await
-    }
-
     /// Records what came of posts, and calls the next reply of each conversation forward.
     pub(crate) async fn settle_replies(
         &self,
@@ -118,42 +95,6 @@ pub(super) async fn free_replies(
     let values = [now().into(), members(partitions)];
     transaction.execute_raw(statement(transaction.get_database_backend(), sql, values)).await?;
     Ok(())
-}
-
-/// The heads among the due replies, and how many were looked at.
-async fn take_heads(
-    transaction: &DatabaseTransaction,
-    rows_max: usize,
-    now: Millis,
-    partitions: Partitions,
-) -> Result<(Vec<Outgoing>, usize), DbErr> {
-    let backend = transaction.get_database_backend();
-    let mine = in_partitions("r.bot_id", 3);
-    let sql = format!(
-        "SELECT r.id, r.event_id, r.bot_id, r.conversation, r.destination, r.content, r.widget,
-            r.attempts, r.created_at,
-            EXISTS (SELECT 1 FROM outhook_reply n WHERE n.state = 0 AND n.bot_id = r.bot_id
-                AND n.conversation = r.conversation AND n.id < r.id) AS behind
-        FROM outhook_reply r WHERE r.due <= $1 AND r.state = 0 AND {mine} ORDER BY r.due, r.id LIMIT $2"
-    );
-    let values = [now.into(), super::inbox::as_i64(rows_max), members(partitions)];
-    let rows = transaction.query_all_raw(statement(backend, sql, values)).await?;
-    let mut seen = Vec::with_capacity(rows.len());
-    let mut heads = Vec::with_capacity(rows.len());
-    for row in &rows {
-        let behind: bool = row.try_get("", "behind")?;
-        let reply = Outgoing::from_query_result(row, "")?;
-        seen.push(reply.id);
-        if !behind {
-            heads.push(reply);
-        }
-    }
-    if !seen.is_empty() {
-        let among = among(backend, 1);
-        let sql = format!("UPDATE outhook_reply SET due = NULL WHERE id {among}");
-        transaction.execute_raw(statement(backend, sql, [ids(backend, &seen)])).await?;
-    }
-    Ok((heads, seen.len()))
 }
 
 async fn settle_reply(

@@ -308,7 +308,7 @@ fn round(bot: &str, after: &str, rows_max: &str, is_held: &str) -> String {
 }
 
 /// Below every conversation.
-const LOWEST: &str = "(-9223372036854775807 - 1)";
+pub(super) const LOWEST: &str = "(-9223372036854775807 - 1)";
 
 fn heads_of_one(backend: DbBackend, index: usize, want: &BotWant) -> Statement {
     let is_held = format!("e.id {}", among(backend, 4));
