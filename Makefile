@@ -2,7 +2,7 @@
 
 CARGO ?= cargo
 
-.PHONY: help test test-kill unit fuzz lint docs deny audit bench demo ci
+.PHONY: help test test-kill unit fuzz lint docs deny audit bench bench-isolation demo ci
 
 help: ## Lists the targets.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -48,6 +48,9 @@ audit: ## Known vulnerabilities; needs the network.
 
 bench: ## outhook beside a floor and a sequential worker; prints events per second and ratios.
 	benches/run
+
+bench-isolation: ## What bots that never answer cost the others: latencies with 0, 10, 25 and 50 % of all events to them.
+	benches/run isolation
 
 demo: ## The main job on an embedded database.
 	$(CARGO) run --release -- demo
