@@ -72,8 +72,8 @@ pub enum UrlFault {
     UserInfo,
     /// Its host is neither an address nor a name that may be looked up.
     #[error(
-        "the URL's host is no host name: each label must have 1 to {label} letters, digits, \"-\" or \"_\", \
-         and all of it at most {whole} characters",
+        "the URL's host is no host name: each label must have 1 to {label} letters, digits, \"_\" or, \
+         behind the first, \"-\", and all of it at most {whole} characters",
         label = LABEL_BYTES_MAX,
         whole = NAME_BYTES_MAX
     )]
@@ -171,8 +171,8 @@ impl Egress {
     }
 }
 
-/// Whether this may be the name of a host: labels of letters, digits, `-` and `_` that DNS can carry,
-/// with or without a last dot.
+/// Whether this may be the name of a host: labels of letters, digits, `-` (not first) and `_` that DNS can
+/// carry, with or without a last dot.
 pub fn is_name(text: &str) -> bool {
     let name = text.strip_suffix('.').unwrap_or(text);
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_".contains(&byte);

@@ -22,7 +22,7 @@ use crate::{
     config::{Config, queue::QueueUrl, reply::ReplyTo},
     directory::Directory,
     health::Health,
-    http::{WebhookClient, client_config},
+    http::{Dialler, Resolver, WebhookClient, client_config},
     messages::drain::Stop,
     room::Room,
     store::Store,
@@ -108,12 +108,14 @@ impl Parts {
             // The other half is for events whose calls have begun.
             waiting_total: (config.in_memory_events / 2 / actors.events.len()).max(1),
         };
-        let (egress, tls) = (Arc::clone(&self.egress), Arc::clone(&self.tls));
+        let (http, tls) = (&self.config.http, Arc::clone(&self.tls));
+        let resolver = Resolver::new(&self.config.egress.resolver, http.connect_timeout);
+        let dialler = Dialler::new(Arc::clone(&self.egress), resolver);
         let tools = CallTools {
             directory: self.directory.clone(),
             trials: self.trials.clone(),
             tenure: self.current.get(),
-            client: WebhookClient::new(&self.config.http, egress, tls, self.site.user_agent()),
+            client: WebhookClient::new(http, dialler, tls, self.site.user_agent()),
             egress: Arc::clone(&self.egress),
             retry: self.retry.clone(),
             site: Arc::clone(&self.site),

@@ -194,7 +194,8 @@ fn a_name_is_what_dns_can_hold() {
     for good in ["a", "a.b-c.d_e", "a.", "xn--bcher-kva.example", &label, &longest, &format!("{longest}.")] {
         assert!(is_name(good), "{good}");
     }
-    for bad in ["", ".", "a..", ".a", "a..b", "a b", "a*", "ü", &format!("{label}a"), &format!("{longest}a")]
+    for bad in
+        ["", ".", "a..", ".a", "a..b", "a b", "a*", "-a", "ü", &format!("{label}a"), &format!("{longest}a")]
     {
         assert!(!is_name(bad), "{bad}");
     }
