@@ -1,24 +1,61 @@
 //! Which URLs and which addresses may be dialled.
 //!
 //! A URL is checked once for its shape ([`Egress::endpoint`]); every address that is about to be
-//! dialled is checked by [`Egress::address`], whatever the URL looked like, because only that
+//! dialled is checked by [`Egress::permit`], whatever the URL looked like, because only that
 //! check can't be talked around by spelling, DNS or redirects.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
 
-use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use ipnet::IpNet;
 use thiserror::Error;
 use url::{Host, Url};
+
+mod ranges;
+#[cfg(test)]
+mod spellings;
+#[cfg(test)]
+mod tests;
+
+/// The most bytes of a host name, without its last dot (RFC 1035).
+const NAME_BYTES_MAX: usize = 253;
+
+/// The most bytes of one label of a host name (RFC 1035).
+const LABEL_BYTES_MAX: usize = 63;
 
 /// The operator's egress rules (`[egress]`).
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Egress {
     /// Networks beyond the public Internet that may be dialled.
-    pub allow: Vec<IpNet>,
-    /// Host names, in lower case, that may be dialled whatever their addresses are.
-    pub hosts: Vec<String>,
+    pub allow: Vec<Allowed<IpNet>>,
+    /// Host names, in ASCII and lower case, that may be dialled whatever their addresses are.
+    pub hosts: Vec<Allowed<String>>,
     /// Ports that may be dialled; empty = any.
     pub ports: Vec<u16>,
+}
+
+/// What `egress.allow` opens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Allowed<T> {
+    /// The network or the host name.
+    pub target: T,
+    /// The only port on which it is open; `None` = any.
+    pub port: Option<u16>,
+}
+
+impl<T> Allowed<T> {
+    fn is_open_on(&self, port: u16) -> bool {
+        self.port.is_none_or(|only| only == port)
+    }
+}
+
+impl<T: fmt::Display> fmt::Display for Allowed<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.port {
+            Some(port) => write!(f, "{}:{port}", self.target),
+            None => self.target.fmt(f),
+        }
+    }
 }
 
 /// Why a URL can't be used.
@@ -33,14 +70,43 @@ pub enum UrlFault {
     /// It carries a user name or password.
     #[error("the URL must not contain a user name or password")]
     UserInfo,
+    /// Its host is neither an address nor a name that may be looked up.
+    #[error(
+        "the URL's host is no host name: each label must have 1 to {label} letters, digits, \"_\" or, \
+         behind the first, \"-\", and all of it at most {whole} characters",
+        label = LABEL_BYTES_MAX,
+        whole = NAME_BYTES_MAX
+    )]
+    Host,
     /// The port is 0, or not one of `egress.ports`.
     #[error("port {0} is not allowed by egress.ports")]
     Port(u16),
 }
 
+/// Why an address may be dialled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Permit<'a> {
+    /// It is on the public Internet.
+    Public,
+    /// The operator allowed its network.
+    Network(&'a Allowed<IpNet>),
+    /// The operator allowed the host, wherever it is.
+    Host(&'a Allowed<String>),
+}
+
+impl fmt::Display for Permit<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Public => f.write_str("a public address"),
+            Self::Network(network) => write!(f, "allowed by {network} in egress.allow"),
+            Self::Host(host) => write!(f, "allowed by the host {host} in egress.allow"),
+        }
+    }
+}
+
 /// An address that may not be dialled, and the rule that says so.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
-#[error("{address} is {rule} and no network in egress.allow contains it")]
+#[error("{address} is {rule}, which egress.allow does not open")]
 pub struct Blocked {
     /// The address.
     pub address: IpAddr,
@@ -63,6 +129,9 @@ impl Egress {
         if !url.username().is_empty() || url.password().is_some() {
             return Err(UrlFault::UserInfo);
         }
+        if matches!(url.host(), Some(Host::Domain(name)) if !is_name(name)) {
+            return Err(UrlFault::Host);
+        }
         let port = url.port_or_known_default().unwrap_or(0);
         if port == 0 || !(self.ports.is_empty() || self.ports.contains(&port)) {
             return Err(UrlFault::Port(port));
@@ -70,28 +139,45 @@ impl Egress {
         Ok(url)
     }
 
-    /// Whether this address may be dialled.
+    /// Whether this address of a host may be dialled, and why. An IPv4-mapped IPv6 address is the
+    /// IPv4 address; all other forms that hold an IPv4 address are addresses of their own.
     ///
     /// # Errors
-    /// [`Blocked`] if it is not a public one and no allowed network contains it.
-    pub fn address(&self, address: IpAddr) -> Result<(), Blocked> {
-        let allowed = |address: IpAddr| self.allow.iter().any(|network| network.contains(&address));
-        if allowed(address) || allowed(address.to_canonical()) {
-            return Ok(());
+    /// [`Blocked`] if it is not a public one, and neither its network nor the host is allowed.
+    pub fn permit(&self, host: &str, address: SocketAddr) -> Result<Permit<'_>, Blocked> {
+        if let Some(allowed) = self.host(host, address.port()) {
+            return Ok(Permit::Host(allowed));
         }
-        match rule(address) {
-            Some(rule) => Err(Blocked { address, rule }),
-            None => Ok(()),
+        if let Some(allowed) = self.network(address) {
+            return Ok(Permit::Network(allowed));
         }
+        match ranges::rule(address.ip()) {
+            Some(rule) => Err(Blocked { address: address.ip(), rule }),
+            None => Ok(Permit::Public),
+        }
+    }
+
+    /// The entry that lets a host be dialled on this port whatever its addresses are. Names match
+    /// as a whole, in any case, with or without a last dot.
+    pub fn host(&self, name: &str, port: u16) -> Option<&Allowed<String>> {
+        let name = name.strip_suffix('.').unwrap_or(name);
+        self.hosts.iter().find(|host| host.target.eq_ignore_ascii_case(name) && host.is_open_on(port))
+    }
+
+    fn network(&self, address: SocketAddr) -> Option<&Allowed<IpNet>> {
+        let (ip, port) = (address.ip(), address.port());
+        let holds = |network: &IpNet| network.contains(&ip) || network.contains(&ip.to_canonical());
+        self.allow.iter().find(|network| holds(&network.target) && network.is_open_on(port))
     }
 }
 
-impl Egress {
-    /// Whether a host may be dialled whatever its addresses are.
-    pub fn host(&self, name: &str) -> bool {
-        let name = name.trim_end_matches('.');
-        self.hosts.iter().any(|host| host.eq_ignore_ascii_case(name))
-    }
+/// Whether this may be the name of a host: labels of letters, digits, `-` (not first) and `_` that DNS can
+/// carry, with or without a last dot.
+pub fn is_name(text: &str) -> bool {
+    let name = text.strip_suffix('.').unwrap_or(text);
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_".contains(&byte);
+    let is_label = |label: &str| (1..=LABEL_BYTES_MAX).contains(&label.len()) && label.bytes().all(is_plain);
+    name.len() <= NAME_BYTES_MAX && name.split('.').all(is_label)
 }
 
 /// The address that a URL's host spells out, if it does.
@@ -100,195 +186,5 @@ pub fn literal(url: &Url) -> Option<IpAddr> {
         Host::Ipv4(address) => Some(address.into()),
         Host::Ipv6(address) => Some(address.into()),
         Host::Domain(_) => None,
-    }
-}
-
-const fn v4(a: u8, b: u8, c: u8, d: u8, prefix: u8) -> Ipv4Net {
-    Ipv4Net::new_assert(Ipv4Addr::new(a, b, c, d), prefix)
-}
-
-const fn v6(segments: [u16; 8], prefix: u8) -> Ipv6Net {
-    let [a, b, c, d, e, f, g, h] = segments;
-    Ipv6Net::new_assert(Ipv6Addr::new(a, b, c, d, e, f, g, h), prefix)
-}
-
-/// What is not global unicast, by IANA's special-purpose registry for IPv4.
-const DENIED_V4: [(Ipv4Net, &str); 15] = [
-    (v4(0, 0, 0, 0, 8), "an address of \"this network\""),
-    (v4(10, 0, 0, 0, 8), "a private address"),
-    (v4(100, 64, 0, 0, 10), "a carrier-grade NAT address"),
-    (v4(127, 0, 0, 0, 8), "a loopback address"),
-    (v4(169, 254, 0, 0, 16), "a link-local address (cloud metadata services are there)"),
-    (v4(172, 16, 0, 0, 12), "a private address"),
-    (v4(192, 0, 0, 0, 24), "an IETF protocol address"),
-    (v4(192, 0, 2, 0, 24), "a documentation address"),
-    (v4(192, 88, 99, 0, 24), "a 6to4 relay address"),
-    (v4(192, 168, 0, 0, 16), "a private address"),
-    (v4(198, 18, 0, 0, 15), "a benchmarking address"),
-    (v4(198, 51, 100, 0, 24), "a documentation address"),
-    (v4(203, 0, 113, 0, 24), "a documentation address"),
-    (v4(224, 0, 0, 0, 4), "a multicast address"),
-    (v4(240, 0, 0, 0, 4), "a reserved address"),
-];
-
-/// The only part of IPv6 that IANA has given out as global unicast.
-const GLOBAL_V6: Ipv6Net = v6([0x2000, 0, 0, 0, 0, 0, 0, 0], 3);
-
-/// What is not global unicast within [`GLOBAL_V6`], by IANA's registry.
-const DENIED_V6: [(Ipv6Net, &str); 5] = [
-    (v6([0x2001, 0, 0, 0, 0, 0, 0, 0], 23), "an IETF protocol address (Teredo is there)"),
-    (v6([0x2001, 0xdb8, 0, 0, 0, 0, 0, 0], 32), "a documentation address"),
-    (v6([0x2002, 0, 0, 0, 0, 0, 0, 0], 16), "a 6to4 address"),
-    (v6([0x3ffe, 0, 0, 0, 0, 0, 0, 0], 16), "an address of the closed 6bone"),
-    (v6([0x3fff, 0, 0, 0, 0, 0, 0, 0], 20), "a documentation address"),
-];
-
-fn rule(address: IpAddr) -> Option<&'static str> {
-    match address {
-        IpAddr::V4(address) => rule_v4(address),
-        IpAddr::V6(address) => rule_v6(address),
-    }
-}
-
-fn rule_v4(address: Ipv4Addr) -> Option<&'static str> {
-    DENIED_V4.iter().find(|(network, _)| network.contains(&address)).map(|(_, rule)| *rule)
-}
-
-fn rule_v6(address: Ipv6Addr) -> Option<&'static str> {
-    if let Some(inner) = address.to_ipv4_mapped() {
-        return rule_v4(inner);
-    }
-    if GLOBAL_V6.contains(&address) {
-        return DENIED_V6.iter().find(|(network, _)| network.contains(&address)).map(|(_, rule)| *rule);
-    }
-    Some(match address.segments()[0] {
-        0 if address.is_loopback() => "a loopback address",
-        0 => "an IPv4-compatible or unspecified address",
-        0x64 => "a NAT64 address",
-        0xfc00..=0xfdff => "a unique local address",
-        0xfe80..=0xfebf => "a link-local address",
-        0xff00..=0xffff => "a multicast address",
-        _ => "outside the global unicast range of IPv6",
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn rules(allow: &[&str]) -> Egress {
-        Egress {
-            allow: allow.iter().map(|net| net.parse().expect("a network")).collect(),
-            ..Egress::default()
-        }
-    }
-
-    #[test]
-    fn only_public_addresses_may_be_dialled() {
-        for denied in [
-            "0.0.0.0",
-            "10.1.2.3",
-            "100.64.0.1",
-            "127.0.0.1",
-            "127.255.255.254",
-            "169.254.169.254",
-            "172.16.0.1",
-            "172.31.255.255",
-            "192.0.0.8",
-            "192.0.2.1",
-            "192.88.99.1",
-            "192.168.1.1",
-            "198.18.0.1",
-            "198.19.255.255",
-            "198.51.100.1",
-            "203.0.113.7",
-            "224.0.0.1",
-            "240.0.0.1",
-            "255.255.255.255",
-            "::",
-            "::1",
-            "::ffff:127.0.0.1",
-            "::ffff:10.0.0.1",
-            "::127.0.0.1",
-            "64:ff9b::7f00:1",
-            "64:ff9b:1::1",
-            "100::1",
-            "2001::1",
-            "2001:db8::1",
-            "2002:7f00:1::",
-            "fc00::1",
-            "fd12::1",
-            "fe80::1",
-            "fec0::1",
-            "ff02::1",
-            "4000::1",
-        ] {
-            let address = denied.parse().expect("an address");
-            assert!(rules(&[]).address(address).is_err(), "{denied}");
-        }
-        for public in [
-            "1.1.1.1",
-            "100.63.255.255",
-            "100.128.0.1",
-            "172.15.0.1",
-            "172.32.0.1",
-            "192.0.1.1",
-            "223.255.255.255",
-            "2606:4700::1111",
-            "::ffff:1.1.1.1",
-        ] {
-            assert_eq!(rules(&[]).address(public.parse().expect("an address")), Ok(()), "{public}");
-        }
-    }
-
-    #[test]
-    fn an_allowed_network_opens_itself_and_nothing_else() {
-        let rules = rules(&["127.0.0.1/32", "fd00::/8"]);
-        for open in ["127.0.0.1", "::ffff:127.0.0.1", "fd12::1"] {
-            assert_eq!(rules.address(open.parse().expect("an address")), Ok(()), "{open}");
-        }
-        for closed in ["127.0.0.2", "::1", "fc00::1", "::127.0.0.1"] {
-            assert!(rules.address(closed.parse().expect("an address")).is_err(), "{closed}");
-        }
-    }
-
-    #[test]
-    fn an_allowed_host_is_that_name_and_no_other() {
-        let rules = Egress { hosts: vec!["bot.internal".into()], ..Egress::default() };
-        assert!(rules.host("bot.internal") && rules.host("BOT.internal."));
-        for other in ["internal", "a.bot.internal", "bot.internal.example.org", ""] {
-            assert!(!rules.host(other), "{other}");
-        }
-    }
-
-    #[test]
-    fn a_url_is_taken_apart_before_it_is_believed() {
-        let rules = Egress { ports: vec![80, 443], ..Egress::default() };
-        for good in ["http://bot.example.org/hook", "https://bot.example.org", "HTTP://bot.example.org"] {
-            assert!(rules.endpoint(good).is_ok(), "{good}");
-        }
-        for (bad, fault) in [
-            ("ftp://x.example.org", UrlFault::Scheme("ftp".into())),
-            ("file:///etc/passwd", UrlFault::Scheme("file".into())),
-            ("http://user@x.example.org", UrlFault::UserInfo),
-            ("http://:pw@x.example.org", UrlFault::UserInfo),
-            ("http://x.example.org:8080", UrlFault::Port(8080)),
-            ("http://x.example.org:0", UrlFault::Port(0)),
-        ] {
-            assert_eq!(rules.endpoint(bad), Err(fault), "{bad}");
-        }
-        for bad in ["", "x.example.org", "//x.example.org", "http://", "http://[::1", "http://a b/"] {
-            assert!(matches!(rules.endpoint(bad), Err(UrlFault::Syntax(_))), "{bad}");
-        }
-    }
-
-    #[test]
-    fn an_address_in_any_spelling_is_the_same_address() {
-        for spelling in
-            ["127.0.0.1", "2130706433", "0x7f.1", "0177.0.0.1", "127.1", "１２７.0.0.1", "%31%32%37.0.0.1"]
-        {
-            let url = rules(&[]).endpoint(&format!("http://{spelling}/")).expect("a URL");
-            assert_eq!(literal(&url), Some(Ipv4Addr::LOCALHOST.into()), "{spelling}");
-        }
     }
 }

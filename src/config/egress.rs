@@ -1,34 +1,49 @@
-//! `[egress]`: where calls to bots may go beyond the public Internet.
+//! `[egress]`: where calls to bots may go beyond the public Internet, and who looks their hosts up.
 //!
 //! | key | default | allowed |
 //! | --- | --- | --- |
-//! | `allow` | `[]` | networks (CIDR), IP addresses and host names |
+//! | `allow` | `[]` | networks (CIDR), IP addresses and host names, each with a port or without |
 //! | `ports` | `[]` = any | ports from 1 to 65535 |
+//! | `resolver` | `"system"` | `"system"`, or name servers with their ports |
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
+use outhook_core::egress::{Allowed, is_name};
 use url::Host;
 
 use super::section::Section;
 
-const TARGET: &str = "a network such as \"10.0.0.0/8\", an IP address or a host name";
+const TARGET: &str = "a network such as \"10.0.0.0/8\", an IP address or a host name, \
+                      which may be followed by a port such as \"bot.internal:8080\" or \"[::1]:8080\"";
+const RESOLVER: &str = "\"system\", or name servers with their ports such as [\"127.0.0.1:53\"]";
 
 /// `[egress]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Egress {
     /// Networks that may be called although they are not public.
-    pub(crate) allow: Vec<IpNet>,
+    pub(crate) allow: Vec<Allowed<IpNet>>,
     /// Hosts, in lower case, that may be called whatever their addresses are.
-    pub(crate) hosts: Vec<String>,
+    pub(crate) hosts: Vec<Allowed<String>>,
     /// The ports that may be called; empty = any.
     pub(crate) ports: Vec<u16>,
+    /// Who looks host names up.
+    pub(crate) resolver: NameServers,
+}
+
+/// Who is asked for the addresses of a host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum NameServers {
+    /// `/etc/hosts`, and the servers of `/etc/resolv.conf`.
+    System,
+    /// These servers and nobody else.
+    Listed(Vec<SocketAddr>),
 }
 
 /// An entry of `allow`.
 enum Target {
-    Network(IpNet),
-    Host(String),
+    Network(Allowed<IpNet>),
+    Host(Allowed<String>),
 }
 
 impl Egress {
@@ -40,7 +55,26 @@ impl Egress {
                 Target::Host(host) => hosts.push(host),
             }
         }
-        Self { allow, hosts, ports: section.list("ports", "a port from 1 to 65535", port) }
+        let ports = section.list("ports", "a port from 1 to 65535", port);
+        Self { allow, hosts, ports, resolver: NameServers::read(section) }
+    }
+}
+
+impl NameServers {
+    /// Either the one word, or addresses; none at all is the default.
+    fn read(section: &mut Section) -> Self {
+        let listed: Vec<Option<SocketAddr>> = section.list("resolver", RESOLVER, |text| match text {
+            "system" => Some(None),
+            text => name_server(text).map(Some),
+        });
+        let servers: Vec<SocketAddr> = listed.iter().copied().flatten().collect();
+        if servers.is_empty() {
+            return Self::System;
+        }
+        if servers.len() < listed.len() {
+            section.reject("resolver", "[…]", RESOLVER);
+        }
+        Self::Listed(servers)
     }
 }
 
@@ -50,23 +84,37 @@ impl From<&Egress> for outhook_core::egress::Egress {
     }
 }
 
+/// What stands as a whole is taken so, because an IPv6 address without brackets has colons of its own.
 fn target(text: &str) -> Option<Target> {
+    without_port(text, None).or_else(|| {
+        let (target, port_text) = text.rsplit_once(':')?;
+        let bare = target.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+        without_port(bare.unwrap_or(target), Some(port(port_text)?))
+    })
+}
+
+fn without_port(text: &str, port: Option<u16>) -> Option<Target> {
     let address = || text.parse::<IpAddr>().map(IpNet::from);
     match text.parse::<IpNet>().or_else(|_| address()) {
-        Ok(network) => Some(Target::Network(network.trunc())),
-        Err(_) => host(text).map(Target::Host),
+        Ok(network) => Some(Target::Network(Allowed { target: network.trunc(), port })),
+        Err(_) => host(text).map(|target| Target::Host(Allowed { target, port })),
     }
 }
 
-/// A name, which an address in another spelling (`127.1`, `0x7f.1`) is not.
+/// A name as it is looked up, which an address in another spelling (`127.1`, `0x7f.1`) is not.
 fn host(text: &str) -> Option<String> {
-    let is_plain = text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte));
     match Host::parse(text) {
-        Ok(Host::Domain(name)) if is_plain => Some(name.trim_end_matches('.').to_owned()),
+        Ok(Host::Domain(name)) if is_name(&name) && !text.contains('%') => {
+            Some(name.strip_suffix('.').unwrap_or(&name).to_owned())
+        }
         _ => None,
     }
 }
 
 fn port(text: &str) -> Option<u16> {
     text.parse().ok().filter(|port| *port != 0)
+}
+
+fn name_server(text: &str) -> Option<SocketAddr> {
+    text.parse().ok().filter(|server: &SocketAddr| server.port() != 0)
 }

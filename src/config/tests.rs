@@ -5,8 +5,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ipnet::IpNet;
+use outhook_core::egress::Allowed;
 
 use super::database::{DatabaseUrl, Tables};
+use super::egress::NameServers;
 use super::fault::Fault;
 use super::queue::QueueUrl;
 use super::reply::ReplyTo;
@@ -39,8 +41,8 @@ fn assignment(key: &str, value: &str) -> String {
     format!("[{section}]\n{key} = {value}\n")
 }
 
-fn networks(texts: [&str; 2]) -> Vec<IpNet> {
-    texts.iter().map(|text| text.parse().expect("a network")).collect()
+fn networks(texts: [&str; 2]) -> Vec<Allowed<IpNet>> {
+    texts.iter().map(|text| Allowed { target: text.parse().expect("a network"), port: None }).collect()
 }
 
 /// Keys, with the lowest and the highest value they allow, and the values next to those.
@@ -177,7 +179,7 @@ fn all_faults_are_told_at_once_one_per_line() {
 
 #[test]
 fn keys_and_sections_of_other_versions_are_unknown() {
-    for key in ["egress.resolver", "egress.proxy", "egress.ca_file"] {
+    for key in ["egress.proxy", "egress.ca_file"] {
         assert!(told(&assignment(key, "''")).starts_with(&format!("{key}: unknown key")));
     }
     assert_eq!(
@@ -428,8 +430,79 @@ fn only_a_file_that_was_asked_for_must_be_there() {
     assert_eq!(super::source::text(missing, false).expect("empty"), "");
 }
 
+/// What `egress.allow` with this one entry opens, as it is told.
+fn opened(entry: &str) -> String {
+    let egress = valid(&assignment("egress.allow", &format!("['{entry}']"))).egress;
+    let networks = egress.allow.iter().map(ToString::to_string);
+    networks.chain(egress.hosts.iter().map(ToString::to_string)).collect()
+}
+
 #[test]
-fn a_host_may_be_allowed_by_its_name() {
-    let egress = valid("[egress]\nallow = ['Bot.Internal.', '10.0.0.0/8']").egress;
-    assert_eq!((egress.hosts.as_slice(), egress.allow.len()), (["bot.internal".to_owned()].as_slice(), 1));
+fn networks_addresses_and_hosts_may_be_allowed_with_a_port_or_without() {
+    for (entry, opens) in [
+        ("10.1.2.3/8", "10.0.0.0/8"),
+        ("10.0.0.0/8:8080", "10.0.0.0/8:8080"),
+        ("10.0.0.5", "10.0.0.5/32"),
+        ("10.0.0.5:8080", "10.0.0.5/32:8080"),
+        ("::1", "::1/128"),
+        ("::1:8080", "::1:8080/128"),
+        ("[::1]:8080", "::1/128:8080"),
+        ("[fd00::/8]:65535", "fd00::/8:65535"),
+        ("Bot.Internal.", "bot.internal"),
+        ("bot.internal:1", "bot.internal:1"),
+        ("bücher.example", "xn--bcher-kva.example"),
+    ] {
+        assert_eq!(opened(entry), opens, "{entry}");
+    }
+}
+
+#[test]
+fn what_no_host_can_be_called_may_not_be_allowed() {
+    for entry in [
+        "",
+        "10.0.0.0/33",
+        "127.1",
+        "0x7f.1",
+        "１２７.0.0.1",
+        "%31%32%37.0.0.1",
+        "127.0.0.1:0",
+        "bot.internal:65536",
+        "bot.internal:",
+        "bot.internal:http",
+        "[::1]",
+        "*.internal",
+        ".internal",
+        "bot..internal",
+        "http://bot.internal",
+        "bot.internal/hook",
+        "user@bot.internal",
+        "fe80::1%eth0",
+    ] {
+        let told = told(&assignment("egress.allow", &format!("['{entry}']")));
+        assert!(told.contains("must be a network such as"), "{entry}: {told}");
+    }
+}
+
+#[test]
+fn names_are_looked_up_by_the_system_or_by_servers_of_ones_own() {
+    let resolver = |value| valid(&assignment("egress.resolver", value)).egress.resolver;
+    assert_eq!(valid("").egress.resolver, NameServers::System);
+    assert_eq!(resolver("'system'"), NameServers::System);
+    let servers = ["127.0.0.1:5353", "[::1]:53"].map(|server| server.parse().expect("an address"));
+    assert_eq!(resolver("['127.0.0.1:5353', '[::1]:53']"), NameServers::Listed(servers.to_vec()));
+    assert_eq!(resolver("'127.0.0.1:5353'"), NameServers::Listed(servers[..1].to_vec()));
+    for value in [
+        "'dns.google'",
+        "'127.0.0.1'",
+        "['127.0.0.1']",
+        "['127.0.0.1:0']",
+        "['system', '127.0.0.1:53']",
+        "['dns.google:53']",
+        "53",
+        "true",
+    ] {
+        let told = told(&assignment("egress.resolver", value));
+        assert!(told.contains("\"system\", or name servers with their ports"), "{value}: {told}");
+        assert_eq!(told.lines().count(), 1, "{told}");
+    }
 }

@@ -23,7 +23,7 @@ use crate::{
     config::{Config, queue::QueueUrl, reply::ReplyTo},
     directory::Directory,
     health::Health,
-    http::{WebhookClient, client_config},
+    http::{Dialler, Resolver, WebhookClient, client_config},
     messages::drain::Stop,
     room::Room,
     store::Store,
@@ -113,12 +113,14 @@ impl Parts {
             // Half of all calls.
             failing_total: (self.config.http.max_calls / 2 / shards).max(1),
         };
-        let (egress, tls) = (Arc::clone(&self.egress), Arc::clone(&self.tls));
+        let (http, tls) = (&self.config.http, Arc::clone(&self.tls));
+        let resolver = Resolver::new(&self.config.egress.resolver, http.connect_timeout);
+        let dialler = Dialler::new(Arc::clone(&self.egress), resolver);
         let tools = CallTools {
             directory: self.directory.clone(),
             trials: self.trials.clone(),
             tenure: self.current.get(),
-            client: WebhookClient::new(&self.config.http, egress, tls, self.site.user_agent()),
+            client: WebhookClient::new(http, dialler, tls, self.site.user_agent()),
             egress: Arc::clone(&self.egress),
             retry: self.retry.clone(),
             gates: self.gates(shard),

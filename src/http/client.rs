@@ -13,7 +13,6 @@ use actix_web::{
 use awc::{Client, ClientResponse, Connector};
 use futures_util::StreamExt;
 use outhook_core::{
-    egress::Egress,
     identity::Millis,
     outcome::{Attempt, Fault},
 };
@@ -36,7 +35,7 @@ pub(crate) const KEEP_ALIVE: Duration = Duration::from_secs(30);
 /// Calls endpoints; one for each thread, because its connections belong to the thread.
 pub(crate) struct WebhookClient {
     client: RefCell<Client>,
-    egress: Arc<Egress>,
+    dialler: Dialler,
     tls: Arc<ClientConfig>,
     user_agent: String,
     connect_timeout: Duration,
@@ -62,10 +61,10 @@ pub(crate) struct Outbound<'a> {
 
 impl WebhookClient {
     /// A client of the current thread.
-    pub(crate) fn new(config: &Http, egress: Arc<Egress>, tls: Arc<ClientConfig>, user_agent: &str) -> Self {
+    pub(crate) fn new(config: &Http, dialler: Dialler, tls: Arc<ClientConfig>, user_agent: &str) -> Self {
         Self {
-            client: RefCell::new(client(&egress, &tls, config.connect_timeout)),
-            egress,
+            client: RefCell::new(client(&dialler, &tls, config.connect_timeout)),
+            dialler,
             tls,
             user_agent: user_agent.to_owned(),
             connect_timeout: config.connect_timeout,
@@ -77,7 +76,7 @@ impl WebhookClient {
     /// Lets go of the connections that nobody uses. awc itself looks at those of a host only when the same
     /// host is called again; calls in flight keep the old client alive.
     pub(crate) fn renew(&self) {
-        self.client.replace(client(&self.egress, &self.tls, self.connect_timeout));
+        self.client.replace(client(&self.dialler, &self.tls, self.connect_timeout));
     }
 
     /// Makes one attempt. Everything that can happen is an [`Attempt`].
@@ -127,9 +126,9 @@ impl WebhookClient {
     }
 }
 
-fn client(egress: &Arc<Egress>, tls: &Arc<ClientConfig>, connect_timeout: Duration) -> Client {
+fn client(dialler: &Dialler, tls: &Arc<ClientConfig>, connect_timeout: Duration) -> Client {
     let connector = Connector::new()
-        .connector(Dialler::new(Arc::clone(egress)))
+        .connector(dialler.clone())
         .rustls_0_23(Arc::clone(tls))
         .timeout(connect_timeout)
         .handshake_timeout(connect_timeout)

@@ -4,97 +4,122 @@
 use std::{
     io,
     net::{IpAddr, SocketAddr},
+    rc::Rc,
     sync::Arc,
+    time::Duration,
 };
 
 use actix_rt::net::TcpStream;
 use actix_tls::connect::{ConnectError, ConnectInfo, Connection};
 use actix_web::{dev::Service, http::Uri};
-use futures_util::future::LocalBoxFuture;
+use futures_util::{
+    future::LocalBoxFuture,
+    stream::{FuturesUnordered, StreamExt},
+};
 use outhook_core::egress::{Blocked, Egress};
 use thiserror::Error;
+use tokio::time::timeout;
 
-use super::socket::Socket;
+use super::{
+    resolve::{LookupError, Resolver},
+    socket::Socket,
+};
 
-/// Resolves, checks and dials.
+/// Addresses of a host that are tried at most.
+const ADDRESSES_MAX: usize = 8;
+/// How long an address is tried alone, before the next one is tried beside it: an address that swallows
+/// everything must not use up the time of the others (RFC 8305 asks for the same).
+const HEAD_START: Duration = Duration::from_millis(250);
+
+/// Opens a connection to an address that may be dialled: `TcpStream::connect`, except in tests that only want
+/// to know what would be dialled.
+type Dial = Rc<dyn Fn(SocketAddr) -> LocalBoxFuture<'static, io::Result<TcpStream>>>;
+
+/// Resolves, checks and dials. Cheap to clone.
 #[derive(Clone)]
-pub(super) struct Dialler {
+pub(crate) struct Dialler {
     egress: Arc<Egress>,
+    resolver: Resolver,
+    dial: Dial,
 }
 
 /// Why no connection was made, beside I/O.
 #[derive(Debug, Error)]
-pub(super) enum DialError {
-    /// Every address of the host is forbidden.
+pub(crate) enum DialError {
+    /// Every address of the host is forbidden; this is the first.
     #[error(transparent)]
     Blocked(#[from] Blocked),
     /// The name has no address.
     #[error("the name {0} can't be resolved: {1}")]
-    Unresolved(String, String),
+    Unresolved(String, LookupError),
 }
 
 impl Dialler {
-    /// A dialler that obeys these rules.
-    pub(super) fn new(egress: Arc<Egress>) -> Self {
-        Self { egress }
+    /// A dialler of the current thread that obeys these rules.
+    pub(crate) fn new(egress: Arc<Egress>, resolver: Resolver) -> Self {
+        Self { egress, resolver, dial: Rc::new(|address| Box::pin(TcpStream::connect(address))) }
     }
 
     async fn dial(self, uri: Uri, port: u16) -> Result<Connection<Uri, Socket>, ConnectError> {
-        let addresses = resolve(uri.host().unwrap_or_default(), port).await.map_err(resolver_error)?;
-        let allowed = if self.egress.host(uri.host().unwrap_or_default()) {
-            addresses
-        } else {
-            self.allowed(addresses).map_err(resolver_error)?
-        };
-        let stream = dial_any(&allowed).await.map_err(ConnectError::Io)?;
+        let host = uri.host().unwrap_or_default();
+        let addresses = addresses_of(&self.resolver, host, port).await.map_err(resolver_error)?;
+        let allowed = self.allowed(host, addresses).map_err(|rule| resolver_error(rule.into()))?;
+        let stream = self.dial_any(&allowed).await.map_err(ConnectError::Io)?;
+        stream.set_nodelay(true).map_err(ConnectError::Io)?;
         Ok(Connection::new(uri, Socket::new(stream)))
     }
 
     /// The addresses that may be dialled; an error if there is none.
-    fn allowed(&self, addresses: Vec<SocketAddr>) -> Result<Vec<SocketAddr>, DialError> {
+    fn allowed(&self, host: &str, addresses: Vec<SocketAddr>) -> Result<Vec<SocketAddr>, Blocked> {
         let mut allowed = Vec::with_capacity(addresses.len());
         let mut blocked = None;
         for address in addresses {
-            match self.egress.address(address.ip()) {
-                Ok(()) => allowed.push(address),
-                Err(rule) => blocked = Some(rule),
+            match self.egress.permit(host, address) {
+                Ok(_) => allowed.push(address),
+                Err(rule) => blocked = blocked.or(Some(rule)),
             }
         }
         match blocked {
-            Some(rule) if allowed.is_empty() => Err(rule.into()),
+            Some(rule) if allowed.is_empty() => Err(rule),
             _ => Ok(allowed),
         }
     }
-}
 
-async fn resolve(host: &str, port: u16) -> Result<Vec<SocketAddr>, DialError> {
-    let bare = host.trim_start_matches('[').trim_end_matches(']');
-    if let Ok(address) = bare.parse::<IpAddr>() {
-        return Ok(vec![SocketAddr::new(address, port)]);
-    }
-    let found: Vec<SocketAddr> = match tokio::net::lookup_host((bare, port)).await {
-        Ok(found) => found.collect(),
-        Err(error) => return Err(DialError::Unresolved(bare.to_owned(), error.to_string())),
-    };
-    if found.is_empty() {
-        return Err(DialError::Unresolved(bare.to_owned(), "it has no addresses".into()));
-    }
-    Ok(found)
-}
-
-/// Tries one address after the other.
-async fn dial_any(addresses: &[SocketAddr]) -> io::Result<TcpStream> {
-    let mut last = io::Error::new(io::ErrorKind::AddrNotAvailable, "the host has no addresses");
-    for address in addresses {
-        match TcpStream::connect(address).await {
-            Ok(stream) => {
-                stream.set_nodelay(true)?;
-                return Ok(stream);
+    /// Tries the addresses in their order, each with a head start, and takes the first that answers.
+    async fn dial_any(&self, addresses: &[SocketAddr]) -> io::Result<TcpStream> {
+        let mut rest = addresses.iter().take(ADDRESSES_MAX);
+        let mut attempts = FuturesUnordered::new();
+        let mut failure = io::Error::new(io::ErrorKind::AddrNotAvailable, "the host has no addresses");
+        loop {
+            if let Some(address) = rest.next() {
+                attempts.push((self.dial)(*address));
             }
-            Err(error) => last = error,
+            let patience = if rest.len() > 0 { HEAD_START } else { Duration::MAX };
+            match timeout(patience, attempts.next()).await {
+                Ok(Some(Ok(stream))) => return Ok(stream),
+                // That somebody refused says more than that a network is away.
+                Ok(Some(Err(error))) if failure.kind() != io::ErrorKind::ConnectionRefused => failure = error,
+                Ok(None) => return Err(failure),
+                Ok(Some(Err(_))) | Err(_) => {}
+            }
         }
     }
-    Err(last)
+}
+
+/// The addresses of a host as a URL writes it.
+pub(crate) async fn addresses_of(
+    resolver: &Resolver,
+    host: &str,
+    port: u16,
+) -> Result<Vec<SocketAddr>, DialError> {
+    let bare = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(host);
+    let found = match bare.parse::<IpAddr>() {
+        Ok(address) => vec![address],
+        Err(_) => {
+            resolver.addresses(bare).await.map_err(|error| DialError::Unresolved(bare.to_owned(), error))?
+        }
+    };
+    Ok(found.into_iter().map(|address| SocketAddr::new(address, port)).collect())
 }
 
 fn resolver_error(error: DialError) -> ConnectError {
@@ -117,18 +142,4 @@ impl Service<ConnectInfo<Uri>> for Dialler {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn addresses(ips: &[&str]) -> Vec<SocketAddr> {
-        ips.iter().map(|ip| SocketAddr::new(ip.parse().expect("an address"), 80)).collect()
-    }
-
-    #[test]
-    fn only_allowed_addresses_of_a_host_are_dialled() {
-        let dialler = Dialler::new(Arc::new(Egress::default()));
-        let mixed = dialler.allowed(addresses(&["10.0.0.1", "1.1.1.1", "::1"])).expect("one is public");
-        assert_eq!(mixed, addresses(&["1.1.1.1"]));
-        assert!(matches!(dialler.allowed(addresses(&["10.0.0.1", "::1"])), Err(DialError::Blocked(_))));
-    }
-}
+mod tests;

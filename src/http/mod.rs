@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | `client` | one POST under one deadline, its answer read up to a size |
 //! | `dial` | the connector: every address is checked at the moment it is dialled |
+//! | `resolve` | the addresses of a host, without threads |
 //! | `socket` | a stream whose end is an error, so that a body that was cut short is noticed |
 //! | `inflate` | decompression that stops at the same size |
 //! | `faults` | what the libraries' errors mean |
@@ -12,8 +13,11 @@ mod client;
 mod dial;
 mod faults;
 mod inflate;
+mod resolve;
 mod socket;
 mod tls;
 
 pub(crate) use client::{KEEP_ALIVE, Outbound, WebhookClient, retry_after};
+pub(crate) use dial::{Dialler, addresses_of};
+pub(crate) use resolve::Resolver;
 pub(crate) use tls::client_config;

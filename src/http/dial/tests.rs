@@ -1,0 +1,196 @@
+//! What would be dialled: addresses outside loopback are recorded, never dialled.
+
+use std::cell::RefCell;
+
+use futures_util::future::{pending, ready};
+use outhook_core::egress::Allowed;
+use tokio::{net::TcpListener, time::Instant};
+
+use super::*;
+use crate::http::resolve::tests::System;
+
+/// What an address does when it is dialled.
+enum Reaction {
+    Refuses,
+    Swallows,
+    Unreachable,
+}
+
+/// A dialler that keeps a record instead of dialling.
+struct Recorded {
+    dialler: Dialler,
+    record: Rc<RefCell<Vec<SocketAddr>>>,
+}
+
+impl Recorded {
+    fn new(egress: Egress, hosts: &str, reaction: fn(IpAddr) -> Reaction) -> Self {
+        let record = Rc::new(RefCell::new(vec![]));
+        let mut dialler = Dialler::new(Arc::new(egress), System::new().hosts(hosts).resolver());
+        let kept = Rc::clone(&record);
+        dialler.dial = Rc::new(move |address| {
+            kept.borrow_mut().push(address);
+            match reaction(address.ip()) {
+                Reaction::Refuses => fails(io::ErrorKind::ConnectionRefused),
+                Reaction::Unreachable => fails(io::ErrorKind::NetworkUnreachable),
+                Reaction::Swallows => Box::pin(pending()),
+            }
+        });
+        Self { dialler, record }
+    }
+
+    fn refusing(egress: Egress, hosts: &str) -> Self {
+        Self::new(egress, hosts, |_| Reaction::Refuses)
+    }
+
+    /// Why a URL came to nothing; it goes the way of a real call.
+    async fn call(&self, url: &str) -> ConnectError {
+        let uri: Uri = url.parse().expect("a URI");
+        match self.dialler.call(ConnectInfo::new(uri)).await {
+            Ok(_) => panic!("{url} was dialled"),
+            Err(error) => error,
+        }
+    }
+
+    /// What was dialled since the last look.
+    fn dialled(&self) -> Vec<String> {
+        self.record.take().iter().map(SocketAddr::to_string).collect()
+    }
+}
+
+fn fails(kind: io::ErrorKind) -> LocalBoxFuture<'static, io::Result<TcpStream>> {
+    Box::pin(ready(Err(io::Error::from(kind))))
+}
+
+fn is_blocked(error: &ConnectError) -> bool {
+    let ConnectError::Resolver(error) = error else { return false };
+    matches!(error.downcast_ref(), Some(DialError::Blocked(_)))
+}
+
+fn is_refused(error: &ConnectError) -> bool {
+    matches!(error, ConnectError::Io(error) if error.kind() == io::ErrorKind::ConnectionRefused)
+}
+
+fn allow(networks: &[&str]) -> Egress {
+    let allowed = |net: &&str| Allowed { target: net.parse().expect("a network"), port: None };
+    Egress { allow: networks.iter().map(allowed).collect(), ..Egress::default() }
+}
+
+#[tokio::test]
+async fn only_public_addresses_are_dialled_by_default() {
+    let recorded = Recorded::refusing(Egress::default(), "");
+    for inside in
+        ["10.0.0.1", "169.254.169.254", "192.168.0.1", "[::1]", "[fd00:ec2::254]", "[64:ff9b::7f00:1]"]
+    {
+        let error = recorded.call(&format!("http://{inside}/hook")).await;
+        assert!(is_blocked(&error), "{inside}: {error:?}");
+        assert!(recorded.dialled().is_empty(), "{inside}");
+    }
+    for (public, dialled) in [("1.1.1.1", "1.1.1.1:8080"), ("[2606:4700::1111]", "[2606:4700::1111]:8080")] {
+        let error = recorded.call(&format!("http://{public}:8080/hook")).await;
+        assert!(is_refused(&error), "{public}: {error:?}");
+        assert_eq!(recorded.dialled(), [dialled]);
+    }
+}
+
+#[tokio::test]
+async fn of_several_addresses_only_the_allowed_ones_are_dialled() {
+    let hosts = "10.0.0.1 both.example\n1.1.1.1 both.example\n::1 both.example\n2606:4700::1111 both.example\n\
+                 10.0.0.1 inside.example\nfd00::1 inside.example\n";
+    let recorded = Recorded::refusing(Egress::default(), hosts);
+    assert!(is_refused(&recorded.call("https://both.example/").await));
+    assert_eq!(recorded.dialled(), ["1.1.1.1:443", "[2606:4700::1111]:443"]);
+
+    let error = recorded.call("https://inside.example/").await;
+    assert!(is_blocked(&error), "{error:?}");
+    assert!(recorded.dialled().is_empty());
+    let ConnectError::Resolver(error) = error else { panic!("it was resolved") };
+    assert_eq!(error.to_string(), "10.0.0.1 is a private address, which egress.allow does not open");
+}
+
+#[tokio::test]
+async fn an_allowed_network_or_host_is_dialled_on_its_port() {
+    let hosts = "10.0.0.1 bot.internal\n10.0.0.1 other.internal\n";
+    let recorded = Recorded::refusing(allow(&["10.0.0.0/8"]), hosts);
+    assert!(is_refused(&recorded.call("http://other.internal/").await));
+    assert_eq!(recorded.dialled(), ["10.0.0.1:80"]);
+
+    let host = Allowed { target: "bot.internal".to_owned(), port: Some(8080) };
+    let recorded = Recorded::refusing(Egress { hosts: vec![host], ..Egress::default() }, hosts);
+    assert!(is_refused(&recorded.call("http://bot.internal:8080/").await));
+    assert!(is_refused(&recorded.call("http://bot.internal.:8080/").await));
+    assert_eq!(recorded.dialled(), ["10.0.0.1:8080", "10.0.0.1:8080"]);
+    for url in ["http://bot.internal/", "http://other.internal:8080/", "http://10.0.0.1:8080/"] {
+        assert!(is_blocked(&recorded.call(url).await), "{url}");
+    }
+    assert!(recorded.dialled().is_empty());
+}
+
+#[tokio::test]
+async fn a_name_without_addresses_says_why() {
+    let recorded = Recorded::refusing(Egress::default(), "");
+    let ConnectError::Resolver(error) = recorded.call("http://bot.example/").await else {
+        panic!("resolved")
+    };
+    assert!(error.to_string().starts_with("the name bot.example can't be resolved: "), "{error}");
+    assert!(recorded.dialled().is_empty());
+}
+
+#[tokio::test]
+async fn no_more_addresses_are_tried_than_may_be() {
+    let hosts: String = (1..=20).map(|number| format!("1.1.1.{number} many.example\n")).collect();
+    let recorded = Recorded::refusing(Egress::default(), &hosts);
+    assert!(is_refused(&recorded.call("http://many.example/").await));
+    assert_eq!(recorded.dialled().len(), ADDRESSES_MAX);
+}
+
+#[tokio::test]
+async fn a_refusal_is_told_rather_than_a_network_that_is_away() {
+    let hosts = "1.1.1.1 dual.example\n2606:4700::1111 dual.example\n";
+    let reaction = |address: IpAddr| match address {
+        IpAddr::V4(_) => Reaction::Refuses,
+        IpAddr::V6(_) => Reaction::Unreachable,
+    };
+    let recorded = Recorded::new(Egress::default(), hosts, reaction);
+    assert!(is_refused(&recorded.call("http://dual.example/").await));
+    assert_eq!(recorded.dialled().len(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_address_that_swallows_everything_has_a_head_start_and_no_more() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let port = listener.local_addr().expect("an address").port();
+    let mut recorded = Recorded::new(allow(&["127.0.0.0/8"]), "", |_| Reaction::Swallows);
+    let swallow = Rc::clone(&recorded.dialler.dial);
+    recorded.dialler.dial = Rc::new(move |address| match address.ip().is_loopback() {
+        true => Box::pin(TcpStream::connect(address)),
+        false => swallow(address),
+    });
+    let addresses =
+        ["1.1.1.1", "1.1.1.2", "127.0.0.1"].map(|ip| SocketAddr::new(ip.parse().expect("an address"), port));
+
+    let began = Instant::now();
+    let stream = recorded.dialler.dial_any(&addresses).await.expect("a connection");
+
+    assert_eq!(stream.peer_addr().expect("an address"), addresses[2]);
+    assert!(began.elapsed() >= HEAD_START * 2, "{:?}", began.elapsed());
+    assert_eq!(recorded.dialled(), ["1.1.1.1", "1.1.1.2"].map(|ip| format!("{ip}:{port}")));
+}
+
+#[test]
+fn the_host_that_is_dialled_is_the_host_that_was_read() {
+    for text in [
+        "http://127.1/",
+        r"http://bot.example\@127.0.0.1/",
+        "http://bot.example?@127.0.0.1/",
+        "http:bot.example",
+        "http://BÜCHER.example:0080/a b|c\"{}^`",
+        "http://[0:0::1]:81/",
+        "http://bot_1.example./",
+        "http://bot.example/\t\n..//%2e%2e/?q=\\#@x",
+    ] {
+        let url = Egress::default().endpoint(text).expect(text);
+        let uri: Uri = url.as_str().parse().unwrap_or_else(|error| panic!("{url}: {error}"));
+        assert_eq!(uri.host(), url.host_str(), "{text}");
+        assert_eq!(uri.port_u16(), url.port(), "{text}");
+    }
+}

@@ -1,0 +1,350 @@
+//! The addresses of a host.
+//!
+//! Look-ups wait for name servers without threads: `getaddrinfo` holds a thread of a pool until it knows, so a
+//! few names whose servers never answer would hold up all others. Each thread has a resolver of its own,
+//! because sockets belong to the runtime of their thread.
+
+use std::{
+    cell::RefCell,
+    fs,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    path::PathBuf,
+    rc::Rc,
+    time::{Duration, Instant, SystemTime},
+};
+
+use hickory_resolver::{
+    Hosts, TokioResolver,
+    config::{
+        ConnectionConfig, LookupIpStrategy, NameServerConfig, ResolveHosts, ResolverConfig, ResolverOpts,
+    },
+    net::{DnsError, NetError, runtime::TokioRuntimeProvider},
+    proto::{
+        op::Query,
+        rr::{Name, RecordType},
+    },
+    system_conf::parse_resolv_conf,
+};
+use thiserror::Error;
+use tokio::time::timeout;
+
+use crate::config::egress::NameServers;
+
+/// Answers that a thread remembers; the IPv4 and the IPv6 addresses of a name are two.
+const CACHED_ANSWERS_MAX: u64 = 4096;
+/// How long an answer is remembered at most, whatever it says itself.
+const CACHED_MAX: Duration = Duration::from_secs(3600);
+/// The same for the answer that there is nothing.
+const CACHED_NOTHING_MAX: Duration = Duration::from_secs(10);
+/// How often the system's files are looked at.
+const LOOK_INTERVAL: Duration = Duration::from_secs(5);
+
+const LOOPBACK: [IpAddr; 2] = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
+
+/// Looks host names up. Cheap to clone; a clone is the same resolver.
+#[derive(Clone)]
+pub(crate) struct Resolver(Rc<Inner>);
+
+struct Inner {
+    /// `None` with name servers of one's own: then the system is not asked.
+    files: Option<SystemFiles>,
+    known: RefCell<Known>,
+    connect_timeout: Duration,
+}
+
+/// What is known of whom to ask, and since when.
+struct Known {
+    sources: Rc<Sources>,
+    looked_at: Instant,
+    changed_at: Stamps,
+}
+
+/// Who is asked.
+struct Sources {
+    hosts: Hosts,
+    /// `None` if the system names no server.
+    servers: Option<TokioResolver>,
+}
+
+/// Why a name has no addresses for us.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub(crate) enum LookupError {
+    /// DNS can't hold such a name.
+    #[error("it is not a name that DNS can hold")]
+    NotAName,
+    /// The name does not exist.
+    #[error("there is no such name")]
+    NoSuchName,
+    /// The name exists and has neither IPv4 nor IPv6 addresses.
+    #[error("the name has no address")]
+    NoAddress,
+    /// No name server answered.
+    #[error("no name server answered in time")]
+    Silence,
+    /// A name server answered, but not with an answer, or could not be reached.
+    #[error("the name server failed: {0}")]
+    Failed(String),
+    /// There is nobody to ask.
+    #[error("/etc/resolv.conf names no server: mend it, or set egress.resolver")]
+    NoServer,
+}
+
+impl Resolver {
+    /// A resolver of the current thread, whose look-ups leave some of `connect_timeout` for connecting.
+    pub(crate) fn new(servers: &NameServers, connect_timeout: Duration) -> Self {
+        match servers {
+            NameServers::System => Self::system(SystemFiles::default(), connect_timeout),
+            NameServers::Listed(servers) => {
+                let config = ResolverConfig::from_name_servers(servers.iter().map(name_server).collect());
+                let servers = build(config, ResolverOpts::default(), connect_timeout);
+                Self::with(None, Sources { hosts: Hosts::default(), servers }, connect_timeout)
+            }
+        }
+    }
+
+    fn system(files: SystemFiles, connect_timeout: Duration) -> Self {
+        let sources = files.read(connect_timeout);
+        Self::with(Some(files), sources, connect_timeout)
+    }
+
+    fn with(files: Option<SystemFiles>, sources: Sources, connect_timeout: Duration) -> Self {
+        let changed_at = files.as_ref().map(SystemFiles::changed_at).unwrap_or_default();
+        let known = Known { sources: Rc::new(sources), looked_at: Instant::now(), changed_at };
+        Self(Rc::new(Inner { files, known: RefCell::new(known), connect_timeout }))
+    }
+
+    /// The addresses of a host, those of IPv4 first, at least one. `localhost` is loopback, whatever anybody
+    /// says (RFC 6761).
+    pub(crate) async fn addresses(&self, host: &str) -> Result<Vec<IpAddr>, LookupError> {
+        let name = Name::from_ascii(host).map_err(|_| LookupError::NotAName)?;
+        if name.is_localhost() {
+            return Ok(LOOPBACK.to_vec());
+        }
+        let sources = self.sources();
+        let listed = sources.listed(&name);
+        if !listed.is_empty() {
+            return Ok(listed);
+        }
+        let servers = sources.servers.as_ref().ok_or(LookupError::NoServer)?;
+        let found = match timeout(self.0.connect_timeout * 4 / 5, servers.lookup_ip(name)).await {
+            Ok(found) => found.map_err(fault)?,
+            Err(_) => return Err(LookupError::Silence),
+        };
+        let addresses: Vec<IpAddr> = found.iter().collect();
+        if addresses.is_empty() { Err(LookupError::NoAddress) } else { Ok(addresses) }
+    }
+
+    /// Whom to ask now. Files that have changed are read again, and what was cached is forgotten.
+    fn sources(&self) -> Rc<Sources> {
+        let mut known = self.0.known.borrow_mut();
+        if let Some(files) = &self.0.files
+            && known.looked_at.elapsed() >= LOOK_INTERVAL
+        {
+            known.looked_at = Instant::now();
+            let changed_at = files.changed_at();
+            if changed_at != known.changed_at {
+                known.changed_at = changed_at;
+                known.sources = Rc::new(files.read(self.0.connect_timeout));
+            }
+        }
+        Rc::clone(&known.sources)
+    }
+}
+
+impl Sources {
+    /// The addresses that `/etc/hosts` gives a name. It has the last word, as it has with the system: a name
+    /// with one address there is not looked up for its others.
+    fn listed(&self, name: &Name) -> Vec<IpAddr> {
+        let of_type = |kind| self.hosts.lookup_static_host(&Query::query(name.clone(), kind));
+        let found = [RecordType::A, RecordType::AAAA].map(of_type).into_iter().flatten();
+        let records = found.flat_map(|lookup| lookup.answers().to_vec());
+        records.filter_map(|record| record.data.ip_addr()).collect()
+    }
+}
+
+/// Where the system says how names are looked up.
+struct SystemFiles {
+    resolv_conf: PathBuf,
+    hosts: PathBuf,
+}
+
+/// When each of them was changed; `None` = it is not there.
+type Stamps = [Option<SystemTime>; 2];
+
+impl Default for SystemFiles {
+    fn default() -> Self {
+        Self { resolv_conf: "/etc/resolv.conf".into(), hosts: "/etc/hosts".into() }
+    }
+}
+
+impl SystemFiles {
+    fn changed_at(&self) -> Stamps {
+        [&self.resolv_conf, &self.hosts].map(|path| fs::metadata(path).and_then(|file| file.modified()).ok())
+    }
+
+    fn read(&self, connect_timeout: Duration) -> Sources {
+        let mut hosts = Hosts::default();
+        // Without the file, or with a line that is no text, there are fewer names; DNS has the others.
+        if let Err(error) = fs::File::open(&self.hosts).and_then(|file| hosts.read_hosts_conf(file)) {
+            log::info!("{}: {error}", self.hosts.display());
+        }
+        Sources { hosts, servers: self.servers(connect_timeout) }
+    }
+
+    fn servers(&self, connect_timeout: Duration) -> Option<TokioResolver> {
+        let read = fs::read(&self.resolv_conf).map_err(NetError::from).and_then(parse_resolv_conf);
+        match read {
+            Ok((config, options)) => build(config, options, connect_timeout),
+            Err(error) => {
+                log::warn!(
+                    "no host can be looked up until {} names a server, or egress.resolver is set: {error}",
+                    self.resolv_conf.display()
+                );
+                None
+            }
+        }
+    }
+}
+
+fn name_server(server: &SocketAddr) -> NameServerConfig {
+    let connections = [ConnectionConfig::udp(), ConnectionConfig::tcp()].map(|mut connection| {
+        connection.port = server.port();
+        connection
+    });
+    NameServerConfig::new(server.ip(), true, connections.into())
+}
+
+/// Two rounds over the servers, each of a quarter of the time for connecting, so that one kind of address is
+/// found in time although the other is never answered.
+fn build(
+    config: ResolverConfig,
+    mut options: ResolverOpts,
+    connect_timeout: Duration,
+) -> Option<TokioResolver> {
+    options.timeout = connect_timeout / 4;
+    options.attempts = 1;
+    options.ip_strategy = LookupIpStrategy::Ipv4AndIpv6;
+    options.use_hosts_file = ResolveHosts::Never;
+    options.cache_size = CACHED_ANSWERS_MAX;
+    options.positive_max_ttl = Some(CACHED_MAX);
+    options.negative_max_ttl = Some(CACHED_NOTHING_MAX);
+    let builder = TokioResolver::builder_with_config(config, TokioRuntimeProvider::default());
+    match builder.with_options(options).build() {
+        Ok(resolver) => Some(resolver),
+        Err(error) => {
+            log::warn!("no host can be looked up: {error}");
+            None
+        }
+    }
+}
+
+fn fault(error: NetError) -> LookupError {
+    match error {
+        error if error.is_nx_domain() => LookupError::NoSuchName,
+        error if error.is_no_records_found() => LookupError::NoAddress,
+        NetError::Timeout => LookupError::Silence,
+        NetError::Dns(DnsError::ResponseCode(code)) => LookupError::Failed(code.to_string()),
+        other => LookupError::Failed(other.to_string()),
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use tempfile::TempDir;
+
+    use super::*;
+
+    const TIME: Duration = Duration::from_secs(5);
+
+    /// The system's files, in a folder of their own.
+    pub(crate) struct System(TempDir);
+
+    impl System {
+        pub(crate) fn new() -> Self {
+            Self(tempfile::tempdir().expect("a folder"))
+        }
+
+        pub(crate) fn hosts(self, text: &str) -> Self {
+            fs::write(self.files().hosts, text).expect("a file");
+            self
+        }
+
+        fn resolv_conf(self, text: &str) -> Self {
+            fs::write(self.files().resolv_conf, text).expect("a file");
+            self
+        }
+
+        pub(crate) fn resolver(&self) -> Resolver {
+            Resolver::system(self.files(), TIME)
+        }
+
+        fn files(&self) -> SystemFiles {
+            let file = |name| self.0.path().join(name);
+            SystemFiles { resolv_conf: file("resolv.conf"), hosts: file("hosts") }
+        }
+    }
+
+    fn ips(texts: &[&str]) -> Vec<IpAddr> {
+        texts.iter().map(|text| text.parse().expect("an address")).collect()
+    }
+
+    /// Lets the time pass after which the files are looked at again.
+    fn look_again(resolver: &Resolver) {
+        let mut known = resolver.0.known.borrow_mut();
+        known.looked_at = known.looked_at.checked_sub(LOOK_INTERVAL).expect("a machine that runs for 5 s");
+        // Files written within one tick of the file system's clock have the same time.
+        known.changed_at = Stamps::default();
+    }
+
+    #[tokio::test]
+    async fn a_name_in_the_hosts_file_has_the_addresses_there_and_no_other() {
+        let system = System::new().hosts("10.0.0.1 bot.internal Alias\nfd00::1 bot.internal # both\n");
+        let resolver = system.resolver();
+        for host in ["bot.internal", "BOT.internal", "bot.internal."] {
+            assert_eq!(resolver.addresses(host).await, Ok(ips(&["10.0.0.1", "fd00::1"])), "{host}");
+        }
+        assert_eq!(resolver.addresses("alias").await, Ok(ips(&["10.0.0.1"])));
+        assert_eq!(resolver.addresses("other.internal").await, Err(LookupError::NoServer));
+    }
+
+    #[tokio::test]
+    async fn localhost_is_loopback_whatever_the_hosts_file_says() {
+        let resolver = System::new().hosts("10.0.0.1 localhost a.localhost\n").resolver();
+        for host in ["localhost", "localhost.", "LOCALHOST", "a.localhost"] {
+            assert_eq!(resolver.addresses(host).await, Ok(LOOPBACK.to_vec()), "{host}");
+        }
+    }
+
+    #[tokio::test]
+    async fn without_a_server_nothing_is_looked_up_and_nothing_panics() {
+        for system in [
+            System::new(),
+            System::new().resolv_conf(""),
+            System::new().resolv_conf("nameserver\nsearch \u{0}\n"),
+        ] {
+            assert_eq!(system.resolver().addresses("bot.example").await, Err(LookupError::NoServer));
+        }
+    }
+
+    #[tokio::test]
+    async fn files_that_have_changed_are_read_again() {
+        let system = System::new().hosts("10.0.0.1 bot.internal\n");
+        let resolver = system.resolver();
+        assert_eq!(resolver.addresses("bot.internal").await, Ok(ips(&["10.0.0.1"])));
+
+        let system = system.hosts("10.0.0.2 bot.internal\n").resolv_conf("nameserver 127.0.0.1\n");
+        assert_eq!(resolver.addresses("bot.internal").await, Ok(ips(&["10.0.0.1"])), "before the time");
+        look_again(&resolver);
+        assert_eq!(resolver.addresses("bot.internal").await, Ok(ips(&["10.0.0.2"])));
+        assert!(resolver.sources().servers.is_some());
+        drop(system);
+    }
+
+    #[tokio::test]
+    async fn what_dns_cannot_hold_is_no_name() {
+        let resolver = System::new().resolver();
+        for host in ["a..b", &"a".repeat(64), "a b"] {
+            assert_eq!(resolver.addresses(host).await, Err(LookupError::NotAName), "{host}");
+        }
+    }
+}
