@@ -176,7 +176,9 @@ impl Egress {
 pub fn is_name(text: &str) -> bool {
     let name = text.strip_suffix('.').unwrap_or(text);
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_".contains(&byte);
-    let is_label = |label: &str| (1..=LABEL_BYTES_MAX).contains(&label.len()) && label.bytes().all(is_plain);
+    let is_label = |label: &str| {
+        (1..=LABEL_BYTES_MAX).contains(&label.len()) && !label.starts_with('-') && label.bytes().all(is_plain)
+    };
     name.len() <= NAME_BYTES_MAX && name.split('.').all(is_label)
 }
 

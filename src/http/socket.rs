@@ -16,7 +16,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// See the module.
 #[derive(Debug)]
-pub(super) struct Socket(TcpStream);
+pub(crate) struct Socket(TcpStream);
 
 /// The connection was closed by the other side.
 #[derive(Debug, thiserror::Error)]

@@ -1,6 +1,6 @@
 //! URLs of endpoints, as anybody may write them.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use outhook_core::egress::{Egress, literal};
 use url::{Host, Url};
@@ -31,7 +31,9 @@ fn usable(url: &Url, rules: &Egress) {
 fn literally(url: &Url, rules: &Egress) {
     match literal(url) {
         Some(address) if is_inside(address) => {
-            assert!(rules.address(address).is_err(), "{url} may be dialled");
+            let port = url.port_or_known_default().unwrap();
+            let permit = rules.permit(url.host_str().unwrap(), SocketAddr::new(address, port));
+            assert!(permit.is_err(), "{url} may be dialled");
         }
         Some(_) => {}
         None => {
