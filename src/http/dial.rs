@@ -20,6 +20,7 @@ use super::socket::Socket;
 #[derive(Clone)]
 pub(super) struct Dialler {
     egress: Arc<Egress>,
+    answer_bytes_max: usize,
 }
 
 /// Why no connection was made, beside I/O.
@@ -34,9 +35,9 @@ pub(super) enum DialError {
 }
 
 impl Dialler {
-    /// A dialler that obeys these rules.
-    pub(super) fn new(egress: Arc<Egress>) -> Self {
-        Self { egress }
+    /// A dialler that obeys these rules; on its connections so many bytes may be read after each request.
+    pub(super) fn new(egress: Arc<Egress>, answer_bytes_max: usize) -> Self {
+        Self { egress, answer_bytes_max }
     }
 
     async fn dial(self, uri: Uri, port: u16) -> Result<Connection<Uri, Socket>, ConnectError> {
@@ -47,7 +48,7 @@ impl Dialler {
             self.allowed(addresses).map_err(resolver_error)?
         };
         let stream = dial_any(&allowed).await.map_err(ConnectError::Io)?;
-        Ok(Connection::new(uri, Socket::new(stream)))
+        Ok(Connection::new(uri, Socket::new(stream, self.answer_bytes_max)))
     }
 
     /// The addresses that may be dialled; an error if there is none.
@@ -126,7 +127,7 @@ mod tests {
 
     #[test]
     fn only_allowed_addresses_of_a_host_are_dialled() {
-        let dialler = Dialler::new(Arc::new(Egress::default()));
+        let dialler = Dialler::new(Arc::new(Egress::default()), 1);
         let mixed = dialler.allowed(addresses(&["10.0.0.1", "1.1.1.1", "::1"])).expect("one is public");
         assert_eq!(mixed, addresses(&["1.1.1.1"]));
         assert!(matches!(dialler.allowed(addresses(&["10.0.0.1", "::1"])), Err(DialError::Blocked(_))));
