@@ -1,8 +1,8 @@
 //! Where the body of an answer ends, and whether the connection can carry another answer behind it
 //! (RFC 9112, 6.3 and 9.3).
 //!
-//! awc keeps a connection unless the answer says `Connection: close`, also where it can't know that the answer
-//! is over. What then still comes would be taken for the answer to the next request.
+//! awc keeps a connection unless the answer says `Connection: close`, also where it can't know that the
+//! answer is over. What then still comes would be taken for the answer to the next request.
 
 use actix_web::http::{
     StatusCode, Version,
@@ -65,7 +65,7 @@ mod tests {
 
     fn framing(status: u16, version: Version, lines: &[(&'static str, &'static str)]) -> Framing {
         let mut headers = HeaderMap::new();
-        for (name, value) in lines {
+        for &(name, value) in lines {
             headers.append(HeaderName::from_static(name), HeaderValue::from_static(value));
         }
         Framing::of(StatusCode::from_u16(status).expect("a status"), version, &headers)

@@ -138,7 +138,7 @@ fn statuses() -> Vec<Case> {
             "300 with a place",
             STATUS,
             says(
-                "HTTP/1.1 300 Choices\r\nconnection: close\r\nlocation: http://127.0.0.1/\r\ncontent-length: 0\r\n\r\n",
+                "HTTP/1.1 300 Some\r\nconnection: close\r\nlocation: http://[::1]/\r\ncontent-length: 0\r\n\r\n",
             ),
         ),
         http(
