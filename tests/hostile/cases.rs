@@ -10,7 +10,7 @@ use super::Comes::{self, Failed, Reply, Silence};
 use super::peer::{Behaviour, drips, floods, resets, resets_at_once, says, says_unasked, stays};
 
 /// A name, what comes of it, the scheme of its URL, and what the endpoint does.
-pub type Case = (&'static str, Comes, &'static str, Behaviour);
+pub(super) type Case = (&'static str, Comes, &'static str, Behaviour);
 
 /// No connection is left to be used again, so that all can be counted at the end.
 const OK: &str = "HTTP/1.1 200 OK\r\nconnection: close\r\n";
@@ -26,7 +26,7 @@ const LONG_REPLY: &str = match std::str::from_utf8(&[b'x'; 20_000]) {
 };
 
 /// All of them.
-pub fn all() -> Vec<Case> {
+pub(super) fn all() -> Vec<Case> {
     let groups =
         [silent(), heads(), floods_of_heads(), statuses(), chunks(), lengths(), not_http(), ends(), bodies()];
     groups.into_iter().flatten().chain(encodings()).chain(tls()).collect()

@@ -12,17 +12,17 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::task::{JoinHandle, JoinSet};
 
 /// What is done with a connection, which ends with it.
-pub type Behaviour = Box<dyn Fn(TcpStream) -> BoxFuture<'static, io::Result<()>> + Send + Sync>;
+pub(super) type Behaviour = Box<dyn Fn(TcpStream) -> BoxFuture<'static, io::Result<()>> + Send + Sync>;
 
 /// A server; it and its connections end on drop.
-pub struct Peer {
+pub(super) struct Peer {
     address: SocketAddr,
     accepting: JoinHandle<()>,
 }
 
 impl Peer {
     /// Behaves so on every connection.
-    pub async fn start(behaviour: Behaviour) -> Self {
+    pub(super) async fn start(behaviour: Behaviour) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
         let accepting = tokio::spawn(async move {
@@ -36,7 +36,7 @@ impl Peer {
     }
 
     /// Its URL.
-    pub fn url(&self, scheme: &str) -> String {
+    pub(super) fn url(&self, scheme: &str) -> String {
         format!("{scheme}://{}/", self.address)
     }
 }
@@ -48,24 +48,24 @@ impl Drop for Peer {
 }
 
 /// Reads the request, says this and closes the connection.
-pub fn says(bytes: impl Into<Vec<u8>>) -> Behaviour {
+pub(super) fn says(bytes: impl Into<Vec<u8>>) -> Behaviour {
     after_request(bytes.into(), |_| async { Ok(()) }.boxed())
 }
 
 /// Reads the request, says this and then nothing more, for as long as the client stays.
-pub fn stays(bytes: impl Into<Vec<u8>>) -> Behaviour {
+pub(super) fn stays(bytes: impl Into<Vec<u8>>) -> Behaviour {
     after_request(bytes.into(), |mut stream| {
         async move { tokio::io::copy(&mut stream, &mut tokio::io::sink()).await.map(|_| ()) }.boxed()
     })
 }
 
 /// Reads the request, says this and resets the connection.
-pub fn resets(bytes: impl Into<Vec<u8>>) -> Behaviour {
+pub(super) fn resets(bytes: impl Into<Vec<u8>>) -> Behaviour {
     after_request(bytes.into(), |stream| async move { stream.set_zero_linger() }.boxed())
 }
 
 /// Reads the request, says `first`, and then `again` for ever, as fast as it is taken.
-pub fn floods(first: impl Into<Vec<u8>>, again: impl Into<Vec<u8>>) -> Behaviour {
+pub(super) fn floods(first: impl Into<Vec<u8>>, again: impl Into<Vec<u8>>) -> Behaviour {
     let again = again.into();
     after_request(first.into(), move |mut stream| {
         let again = again.clone();
@@ -79,7 +79,7 @@ pub fn floods(first: impl Into<Vec<u8>>, again: impl Into<Vec<u8>>) -> Behaviour
 }
 
 /// Reads the request, says `first` at once, and then `again` for ever, with pauses.
-pub fn drips(first: impl Into<Vec<u8>>, again: &'static [u8], every: Duration) -> Behaviour {
+pub(super) fn drips(first: impl Into<Vec<u8>>, again: &'static [u8], every: Duration) -> Behaviour {
     after_request(first.into(), move |mut stream| {
         async move {
             loop {
@@ -92,7 +92,7 @@ pub fn drips(first: impl Into<Vec<u8>>, again: &'static [u8], every: Duration) -
 }
 
 /// Says this as soon as the client is there, and never reads.
-pub fn says_unasked(bytes: impl Into<Vec<u8>>) -> Behaviour {
+pub(super) fn says_unasked(bytes: impl Into<Vec<u8>>) -> Behaviour {
     let bytes = bytes.into();
     Box::new(move |mut stream: TcpStream| {
         let bytes = bytes.clone();
@@ -105,7 +105,7 @@ pub fn says_unasked(bytes: impl Into<Vec<u8>>) -> Behaviour {
 }
 
 /// Resets the connection as soon as the client is there.
-pub fn resets_at_once() -> Behaviour {
+pub(super) fn resets_at_once() -> Behaviour {
     Box::new(|stream: TcpStream| async move { stream.set_zero_linger() }.boxed())
 }
 
@@ -150,7 +150,7 @@ fn missing(read: &[u8]) -> usize {
 }
 
 /// A port at which connections wait to be accepted for ever: its queue of them is full.
-pub struct FullPort {
+pub(super) struct FullPort {
     address: SocketAddr,
     _listener: TcpListener,
     _waiting: Vec<TcpStream>,
@@ -158,7 +158,7 @@ pub struct FullPort {
 
 impl FullPort {
     /// Takes a port and fills its queue.
-    pub async fn new() -> Self {
+    pub(super) async fn new() -> Self {
         const SOON: Duration = Duration::from_millis(200);
         let socket = TcpSocket::new_v4().unwrap();
         socket.bind((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
@@ -172,7 +172,7 @@ impl FullPort {
     }
 
     /// Its URL.
-    pub fn url(&self) -> String {
+    pub(super) fn url(&self) -> String {
         format!("http://{}/", self.address)
     }
 }
