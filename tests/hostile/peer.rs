@@ -67,46 +67,37 @@ pub(super) fn resets(bytes: impl Into<Vec<u8>>) -> Behaviour {
 /// Reads the request, says `first`, and then `again` for ever, as fast as it is taken.
 pub(super) fn floods(first: impl Into<Vec<u8>>, again: impl Into<Vec<u8>>) -> Behaviour {
     let again = again.into();
-    after_request(first.into(), move |mut stream| {
-        let again = again.clone();
-        async move {
-            loop {
-                stream.write_all(&again).await?;
-            }
-        }
-        .boxed()
-    })
+    after_request(first.into(), move |stream| repeat(stream, again.clone(), Duration::ZERO).boxed())
 }
 
 /// Reads the request, says `first` at once, and then `again` for ever, with pauses.
 pub(super) fn drips(first: impl Into<Vec<u8>>, again: &'static [u8], every: Duration) -> Behaviour {
-    after_request(first.into(), move |mut stream| {
-        async move {
-            loop {
-                tokio::time::sleep(every).await;
-                stream.write_all(again).await?;
-            }
-        }
-        .boxed()
-    })
+    after_request(first.into(), move |stream| repeat(stream, again.to_vec(), every).boxed())
 }
 
 /// Says this as soon as the client is there, and never reads.
 pub(super) fn says_unasked(bytes: impl Into<Vec<u8>>) -> Behaviour {
     let bytes = bytes.into();
-    Box::new(move |mut stream: TcpStream| {
-        let bytes = bytes.clone();
-        async move {
-            stream.write_all(&bytes).await?;
-            std::future::pending().await
-        }
-        .boxed()
-    })
+    Box::new(move |stream: TcpStream| say_unasked(stream, bytes.clone()).boxed())
 }
 
 /// Resets the connection as soon as the client is there.
 pub(super) fn resets_at_once() -> Behaviour {
     Box::new(|stream: TcpStream| async move { stream.set_zero_linger() }.boxed())
+}
+
+async fn repeat(mut stream: TcpStream, bytes: Vec<u8>, every: Duration) -> io::Result<()> {
+    loop {
+        if !every.is_zero() {
+            tokio::time::sleep(every).await;
+        }
+        stream.write_all(&bytes).await?;
+    }
+}
+
+async fn say_unasked(mut stream: TcpStream, bytes: Vec<u8>) -> io::Result<()> {
+    stream.write_all(&bytes).await?;
+    std::future::pending().await
 }
 
 fn after_request<F>(bytes: Vec<u8>, then: F) -> Behaviour
