@@ -42,7 +42,8 @@ pub enum Fault {
     Truncated,
     /// What came back is not HTTP, or an encoding that was not asked for.
     NotHttp,
-    /// The answer is larger than `http.max_response_bytes`.
+    /// The answer is larger than `http.max_response_bytes`, or its head or its frames are larger than they
+    /// may be.
     TooLarge,
     /// The URL can't be used.
     BadUrl,

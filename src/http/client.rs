@@ -2,16 +2,20 @@
 
 use std::{
     cell::RefCell,
+    collections::HashMap,
+    mem,
+    panic::AssertUnwindSafe,
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use actix_web::{
     error::PayloadError,
-    http::header::{CONTENT_ENCODING, CONTENT_LENGTH, HeaderMap, RETRY_AFTER, TRANSFER_ENCODING},
+    http::header::{CONTENT_ENCODING, HeaderMap, HeaderName, RETRY_AFTER},
+    web::Bytes,
 };
-use awc::{Client, ClientResponse, Connector};
-use futures_util::StreamExt;
+use awc::{Client, ClientRequest, ClientResponse, Connector, error::SendRequestError};
+use futures_util::{FutureExt, StreamExt};
 use outhook_core::{
     identity::Millis,
     outcome::{Attempt, Fault},
@@ -23,8 +27,9 @@ use url::Url;
 use super::{
     dial::Dialler,
     faults,
+    framing::{Body, Framing},
     inflate::{ENCODINGS, inflate},
-    socket::is_end,
+    socket::{is_end, is_unsent},
 };
 use crate::{config::http::Http, store::now};
 
@@ -32,9 +37,16 @@ use crate::{config::http::Http, store::now};
 /// let go.
 pub(crate) const KEEP_ALIVE: Duration = Duration::from_secs(30);
 
+/// awc takes no head of an answer that is larger, nor one of more than 96 headers.
+const HEAD_BYTES_MAX: usize = 131_072;
+
+/// How many bytes may be sent for a byte of a body: small chunks and TLS records have large frames.
+const FRAMED_BYTES_PER_BYTE: usize = 4;
+
 /// Calls endpoints; one for each thread, because its connections belong to the thread.
 pub(crate) struct WebhookClient {
-    client: RefCell<Client>,
+    /// By scheme, host and port; what they keep are idle connections.
+    clients: RefCell<HashMap<String, Client>>,
     dialler: Dialler,
     tls: Arc<ClientConfig>,
     user_agent: String,
@@ -62,9 +74,11 @@ pub(crate) struct Outbound<'a> {
 impl WebhookClient {
     /// A client of the current thread.
     pub(crate) fn new(config: &Http, dialler: Dialler, tls: Arc<ClientConfig>, user_agent: &str) -> Self {
+        let answer_bytes_max =
+            config.max_response_bytes.saturating_mul(FRAMED_BYTES_PER_BYTE).saturating_add(HEAD_BYTES_MAX);
         Self {
-            client: RefCell::new(client(&dialler, &tls, config.connect_timeout)),
-            dialler,
+            clients: RefCell::default(),
+            dialler: dialler.reading_at_most(answer_bytes_max),
             tls,
             user_agent: user_agent.to_owned(),
             connect_timeout: config.connect_timeout,
@@ -76,45 +90,78 @@ impl WebhookClient {
     /// Lets go of the connections that nobody uses. awc itself looks at those of a host only when the same
     /// host is called again; calls in flight keep the old client alive.
     pub(crate) fn renew(&self) {
-        self.client.replace(client(&self.dialler, &self.tls, self.connect_timeout));
+        self.clients.borrow_mut().clear();
     }
 
     /// Makes one attempt. Everything that can happen is an [`Attempt`].
     pub(crate) async fn post(&self, outbound: Outbound<'_>) -> Attempt {
-        match tokio::time::timeout(self.timeout, self.exchange(outbound)).await {
-            Ok(attempt) => attempt,
+        let exchange = async {
+            // The runtime now hears of every connection that was closed by its peer, and awc, which asks the
+            // runtime, does not use one of those.
+            tokio::task::yield_now().await;
+            self.exchange(outbound).await
+        };
+        match tokio::time::timeout(self.timeout, AssertUnwindSafe(exchange).catch_unwind()).await {
+            Ok(Ok(attempt)) => attempt,
+            Ok(Err(_)) => faults::unreadable(),
             Err(_) => faults::timed_out(&format!("{:?} (http.timeout)", self.timeout)),
         }
     }
 
-    async fn exchange(&self, outbound: Outbound<'_>) -> Attempt {
+    async fn exchange(&self, mut outbound: Outbound<'_>) -> Attempt {
         let timestamp = now() / 1000;
         let signature = match sign(&outbound, timestamp) {
             Ok(signature) => signature,
             Err(detail) => return Attempt::Failed { fault: Fault::BadAnswer, detail },
         };
-        let mut url = outbound.url;
-        url.set_fragment(None);
-        let request = self
-            .client
-            .borrow()
-            .post(url.as_str())
+        outbound.url.set_fragment(None);
+        let origin = outbound.url.origin().ascii_serialization();
+        let body = Bytes::from(mem::take(&mut outbound.body));
+        let send = || self.request(&origin, &outbound, timestamp, &signature).send_body(body.clone());
+        let sent = match send().await {
+            // It was certainly not received, so it is sent again within the same attempt; once, because a new
+            // connection is a good one.
+            Err(SendRequestError::Send(error)) if is_unsent(&error) => {
+                self.forget(&origin);
+                send().await
+            }
+            sent => sent,
+        };
+        let response = match sent {
+            Ok(response) => response,
+            Err(error) => return faults::no_answer(&error),
+        };
+        let framing = Framing::of(response.status(), response.version(), response.headers());
+        if !framing.is_safe {
+            self.forget(&origin);
+        }
+        self.read(response, framing.body).await
+    }
+
+    fn request(
+        &self,
+        origin: &str,
+        outbound: &Outbound<'_>,
+        timestamp: i64,
+        signature: &str,
+    ) -> ClientRequest {
+        self.client(origin)
+            .post(outbound.url.as_str())
             .insert_header(("content-type", outbound.content_type))
             .insert_header(("user-agent", self.user_agent.as_str()))
             .insert_header(("accept", "*/*"))
             .insert_header(("accept-encoding", ENCODINGS))
-            .insert_header(("webhook-id", outbound.webhook_id))
+            .insert_header(("webhook-id", outbound.webhook_id.as_str()))
             .insert_header(("webhook-timestamp", timestamp.to_string()))
             .insert_header(("webhook-signature", signature))
             .insert_header(("outhook-attempt", outbound.attempt.to_string()))
-            .no_decompress();
-        let mut response = match request.send_body(outbound.body).await {
-            Ok(response) => response,
-            Err(error) => return faults::no_answer(&error),
-        };
+            .no_decompress()
+    }
+
+    async fn read(&self, mut response: ClientResponse, end: Body) -> Attempt {
         let (status, retry_after) = (response.status().as_u16(), retry_after(response.headers()));
         let encoding = text(response.headers(), CONTENT_ENCODING).unwrap_or_default().to_owned();
-        let body = read_body(&mut response, self.response_bytes_max).await.and_then(|body| {
+        let body = read_body(&mut response, end, self.response_bytes_max).await.and_then(|body| {
             inflate(body, &encoding, self.response_bytes_max).map_err(|error| faults::not_inflated(&error))
         });
         match body {
@@ -124,45 +171,61 @@ impl WebhookClient {
             Err(_) => Attempt::Answered { status, retry_after, body: Vec::new() },
         }
     }
-}
 
-fn client(dialler: &Dialler, tls: &Arc<ClientConfig>, connect_timeout: Duration) -> Client {
-    let connector = Connector::new()
-        .connector(dialler.clone())
-        .rustls_0_23(Arc::clone(tls))
-        .timeout(connect_timeout)
-        .handshake_timeout(connect_timeout)
-        .conn_keep_alive(KEEP_ALIVE)
-        // How many calls there may be is decided before they get here.
-        .limit(0);
-    Client::builder()
-        .connector(connector)
-        // The deadline here is one over head and body; awc's ends at the head.
-        .disable_timeout()
-        .disable_redirects()
-        .no_default_headers()
-        .finish()
-}
-
-/// Reads a body up to a size.
-async fn read_body(response: &mut ClientResponse, bytes_max: usize) -> Result<Vec<u8>, Attempt> {
-    let announced = text(response.headers(), CONTENT_LENGTH).and_then(|length| length.parse::<u64>().ok());
-    if announced.is_some_and(|length| length > bytes_max as u64) {
-        return Err(faults::too_large());
+    fn client(&self, origin: &str) -> Client {
+        if let Some(client) = self.clients.borrow().get(origin) {
+            return client.clone();
+        }
+        let client = self.new_client();
+        self.clients.borrow_mut().insert(origin.to_owned(), client.clone());
+        client
     }
-    let ends_with_connection = announced.is_none() && !response.headers().contains_key(TRANSFER_ENCODING);
+
+    /// Lets go of the connections to a host; those of calls in flight are closed at their end.
+    fn forget(&self, origin: &str) {
+        self.clients.borrow_mut().remove(origin);
+    }
+
+    fn new_client(&self) -> Client {
+        let connector = Connector::new()
+            .connector(self.dialler.clone())
+            .rustls_0_23(Arc::clone(&self.tls))
+            .timeout(self.connect_timeout)
+            .handshake_timeout(self.connect_timeout)
+            .conn_keep_alive(KEEP_ALIVE)
+            // How many calls there may be is decided before they get here.
+            .limit(0);
+        Client::builder()
+            .connector(connector)
+            // The deadline here is one over head and body; awc's ends at the head.
+            .disable_timeout()
+            .disable_redirects()
+            .no_default_headers()
+            .finish()
+    }
+}
+
+/// Reads a body up to a size. One that is not read takes its connection with it.
+async fn read_body(response: &mut ClientResponse, end: Body, bytes_max: usize) -> Result<Vec<u8>, Attempt> {
+    match end {
+        Body::None => return Ok(Vec::new()),
+        Body::Length(length) if length > bytes_max as u64 => return Err(faults::too_large()),
+        _ => {}
+    }
     let mut body = Vec::new();
     while let Some(chunk) = response.next().await {
         match chunk {
             Ok(chunk) if body.len() + chunk.len() > bytes_max => return Err(faults::too_large()),
             Ok(chunk) => body.extend_from_slice(&chunk),
-            Err(error) if ends_with_connection && faults::cause(&error).is_some_and(is_end) => break,
+            Err(error) if end == Body::Connection && faults::cause(&error).is_some_and(is_end) => break,
             Err(error) => return Err(faults::no_body(&error)),
         }
     }
-    match announced {
+    match end {
         // A connection closed by TLS ends without an error.
-        Some(length) if length > body.len() as u64 => Err(faults::no_body(&PayloadError::Incomplete(None))),
+        Body::Length(length) if length > body.len() as u64 => {
+            Err(faults::no_body(&PayloadError::Incomplete(None)))
+        }
         _ => Ok(body),
     }
 }
@@ -177,36 +240,17 @@ fn sign(outbound: &Outbound<'_>, timestamp: i64) -> Result<String, String> {
 /// `Retry-After` as a moment: seconds from now, or an HTTP date.
 pub(crate) fn retry_after(headers: &HeaderMap) -> Option<Millis> {
     let value = text(headers, RETRY_AFTER)?.trim();
-    if let Ok(seconds) = value.parse::<u32>() {
+    if !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit()) {
+        let seconds: u32 = value.parse().unwrap_or(u32::MAX);
         return Some(now().saturating_add(i64::from(seconds) * 1000));
     }
     let date: SystemTime = httpdate::parse_http_date(value).ok()?;
     Millis::try_from(date.duration_since(UNIX_EPOCH).ok()?.as_millis()).ok()
 }
 
-fn text(headers: &HeaderMap, name: actix_web::http::header::HeaderName) -> Option<&str> {
+fn text(headers: &HeaderMap, name: HeaderName) -> Option<&str> {
     headers.get(name).and_then(|value| value.to_str().ok())
 }
 
 #[cfg(test)]
-mod tests {
-    use actix_web::http::header::HeaderValue;
-
-    use super::*;
-
-    fn after(value: &'static str) -> Option<Millis> {
-        let mut headers = HeaderMap::new();
-        headers.insert(RETRY_AFTER, HeaderValue::from_static(value));
-        retry_after(&headers)
-    }
-
-    #[test]
-    fn retry_after_is_read_as_seconds_or_as_a_date() {
-        let wait = after("120").expect("seconds") - now();
-        assert!((119_000..=120_000).contains(&wait), "{wait}");
-        assert_eq!(after("Fri, 31 Dec 1999 23:59:59 GMT"), Some(946_684_799_000));
-        for nonsense in ["", "soon", "-1", "1.5"] {
-            assert_eq!(after(nonsense), None, "{nonsense}");
-        }
-    }
-}
+mod tests;

@@ -41,6 +41,7 @@ pub(crate) struct Dialler {
     egress: Arc<Egress>,
     resolver: Resolver,
     dial: Dial,
+    answer_bytes_max: usize,
 }
 
 /// Why no connection was made, beside I/O.
@@ -57,7 +58,13 @@ pub(crate) enum DialError {
 impl Dialler {
     /// A dialler of the current thread that obeys these rules.
     pub(crate) fn new(egress: Arc<Egress>, resolver: Resolver) -> Self {
-        Self { egress, resolver, dial: Rc::new(|address| Box::pin(TcpStream::connect(address))) }
+        let dial: Dial = Rc::new(|address| Box::pin(TcpStream::connect(address)));
+        Self { egress, resolver, dial, answer_bytes_max: usize::MAX }
+    }
+
+    /// On whose connections at most so many bytes are read after each request.
+    pub(super) fn reading_at_most(self, answer_bytes_max: usize) -> Self {
+        Self { answer_bytes_max, ..self }
     }
 
     async fn dial(self, uri: Uri, port: u16) -> Result<Connection<Uri, Socket>, ConnectError> {
@@ -66,7 +73,7 @@ impl Dialler {
         let allowed = self.allowed(host, addresses).map_err(|rule| resolver_error(rule.into()))?;
         let stream = self.dial_any(&allowed).await.map_err(ConnectError::Io)?;
         stream.set_nodelay(true).map_err(ConnectError::Io)?;
-        Ok(Connection::new(uri, Socket::new(stream)))
+        Ok(Connection::new(uri, Socket::new(stream, self.answer_bytes_max)))
     }
 
     /// The addresses that may be dialled; an error if there is none.

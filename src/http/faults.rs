@@ -6,7 +6,7 @@ use actix_web::error::{ParseError, PayloadError};
 use awc::error::{ConnectError, SendRequestError};
 use outhook_core::outcome::{Attempt, Fault};
 
-use super::{dial::DialError, inflate::InflateError};
+use super::{dial::DialError, inflate::InflateError, socket::is_excess};
 
 /// An attempt that got no answer's head.
 pub(super) fn no_answer(error: &SendRequestError) -> Attempt {
@@ -14,6 +14,7 @@ pub(super) fn no_answer(error: &SendRequestError) -> Attempt {
         SendRequestError::Connect(error) => return not_connected(error),
         SendRequestError::Timeout => Fault::Timeout,
         SendRequestError::Send(error) => io_fault(error),
+        SendRequestError::Response(ParseError::TooLarge) => return head_too_large(),
         SendRequestError::Response(error) => response_fault(error),
         SendRequestError::Url(_) | SendRequestError::Http(_) => Fault::BadUrl,
         _ => Fault::Reset,
@@ -25,6 +26,7 @@ pub(super) fn no_answer(error: &SendRequestError) -> Attempt {
 pub(super) fn no_body(error: &PayloadError) -> Attempt {
     let fault = match error {
         error if cause(error).is_some_and(is_tls) => Fault::Tls,
+        error if cause(error).is_some_and(is_excess) => Fault::TooLarge,
         PayloadError::Overflow => Fault::TooLarge,
         PayloadError::EncodingCorrupted => Fault::NotHttp,
         _ => Fault::Truncated,
@@ -58,6 +60,15 @@ pub(super) fn too_large() -> Attempt {
     failed(Fault::TooLarge, "the answer is larger than http.max_response_bytes".into())
 }
 
+fn head_too_large() -> Attempt {
+    failed(Fault::TooLarge, "the answer's head has more than 128 KiB or more than 96 headers".into())
+}
+
+/// An attempt whose answer made the HTTP library panic: it does so at a header's name of 64 KiB.
+pub(super) fn unreadable() -> Attempt {
+    failed(Fault::NotHttp, "the answer made the HTTP library panic; the log names the place".into())
+}
+
 /// An attempt that took too long.
 pub(super) fn timed_out(what: &str) -> Attempt {
     failed(Fault::Timeout, format!("no whole answer within {what}"))
@@ -83,6 +94,9 @@ fn not_connected(error: &ConnectError) -> Attempt {
 fn io_fault(error: &io::Error) -> Fault {
     if is_tls(error) {
         return Fault::Tls;
+    }
+    if is_excess(error) {
+        return Fault::TooLarge;
     }
     match error.kind() {
         io::ErrorKind::ConnectionRefused => Fault::Refused,

@@ -5,13 +5,15 @@
 //! | `client` | one POST under one deadline, its answer read up to a size |
 //! | `dial` | the connector: every address is checked at the moment it is dialled |
 //! | `resolve` | the addresses of a host, without threads |
-//! | `socket` | a stream whose end is an error, so that a body that was cut short is noticed |
+//! | `socket` | a stream whose end is an error, and on which an answer is bounded |
+//! | `framing` | where an answer ends, and whether its connection is used again |
 //! | `inflate` | decompression that stops at the same size |
 //! | `faults` | what the libraries' errors mean |
 
 mod client;
 mod dial;
 mod faults;
+mod framing;
 mod inflate;
 mod resolve;
 mod socket;

@@ -29,6 +29,7 @@ type Behaviour = Box<dyn Fn(&Request, usize) -> Answer + Send + Sync>;
 struct State {
     answer: Behaviour,
     requests: Mutex<Vec<Request>>,
+    accepted: AtomicUsize,
     connections: AtomicUsize,
     in_flight: AtomicUsize,
     peak_in_flight: AtomicUsize,
@@ -45,6 +46,7 @@ impl Endpoint {
         let state = Arc::new(State {
             answer: Box::new(answer),
             requests: Mutex::default(),
+            accepted: AtomicUsize::new(0),
             connections: AtomicUsize::new(0),
             in_flight: AtomicUsize::new(0),
             peak_in_flight: AtomicUsize::new(0),
@@ -102,8 +104,18 @@ impl Endpoint {
         let mut last = TcpStream::connect(self.address).await.unwrap();
         last.shutdown().await.unwrap();
         last.read_to_end(&mut vec![]).await.unwrap();
+        self.closed().await;
+    }
+
+    /// How many connections were accepted so far.
+    pub fn accepted(&self) -> usize {
+        self.state.accepted.load(Ordering::SeqCst)
+    }
+
+    /// Waits until every connection is closed.
+    pub async fn closed(&self) {
         let none = || async { (self.state.connections.load(Ordering::SeqCst) == 0).then_some(()) };
-        eventually("an endpoint's clients to be gone", PATIENCE, none).await;
+        eventually("an endpoint's connections to be closed", PATIENCE, none).await;
     }
 
     /// How many requests are being answered now.
@@ -150,6 +162,7 @@ struct Open(Arc<State>);
 
 impl Open {
     fn new(state: &Arc<State>) -> Self {
+        state.accepted.fetch_add(1, Ordering::SeqCst);
         state.connections.fetch_add(1, Ordering::SeqCst);
         Self(Arc::clone(state))
     }

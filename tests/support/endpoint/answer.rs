@@ -20,6 +20,10 @@ pub enum Answer {
     Http { status: u16, headers: Vec<(String, String)>, body: Vec<u8> },
     /// These bytes as they are, then the end of the connection.
     Raw(Vec<u8>),
+    /// These bytes as they are; the connection can carry another answer.
+    Bytes(Vec<u8>),
+    /// 200 with this JSON; after a while, unannounced, the end of the connection, or its reset.
+    Leave { json: serde_json::Value, after: Duration, resets: bool },
     /// Nothing, for as long as the client keeps the connection.
     Hang,
     /// A reset of the connection.
@@ -62,6 +66,7 @@ impl Answer {
             Self::Http { status, headers, body } => {
                 stream.write_all(&response(status, &headers, &body)).await?;
             }
+            Self::Bytes(bytes) => stream.write_all(&bytes).await?,
             Self::Drip { head, every } => drip(stream, head, every).await?,
             last => {
                 last.write_last(stream).await?;
@@ -75,6 +80,11 @@ impl Answer {
     async fn write_last(self, stream: &mut TcpStream) -> io::Result<()> {
         match self {
             Self::Raw(bytes) => stream.write_all(&bytes).await,
+            Self::Leave { json, after, resets } => {
+                stream.write_all(&ok(json.to_string().as_bytes())).await?;
+                tokio::time::sleep(after).await;
+                if resets { stream.set_zero_linger() } else { Ok(()) }
+            }
             Self::Hang => {
                 gone(stream).await;
                 Ok(())

@@ -1,0 +1,203 @@
+use std::{
+    cell::{Cell, RefCell},
+    rc::Rc,
+};
+
+use actix_rt::net::TcpStream;
+use actix_web::http::header::HeaderValue;
+use outhook_core::egress::{Allowed, Egress};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpListener,
+};
+
+use super::*;
+use crate::{
+    config::egress::NameServers,
+    http::{Resolver, client_config},
+};
+
+const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}";
+const BODY: &[u8] = b"{\"data\":\"soup\"}";
+
+/// An endpoint on the client's own thread. It answers the first request of each connection, and then keeps
+/// the connection until the test drops it, which the client's runtime can't hear of before the test waits.
+struct Peer {
+    url: Url,
+    connections: Rc<Cell<usize>>,
+    idle: Rc<RefCell<Vec<TcpStream>>>,
+}
+
+impl Peer {
+    /// Reads requests whole, or leaves their bodies unread, so that a dropped connection is reset.
+    async fn start(answer: &'static str, reads_bodies: bool) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let url = format!("http://{}/", listener.local_addr().expect("an address"));
+        let (connections, idle) = (Rc::new(Cell::new(0)), Rc::<RefCell<Vec<TcpStream>>>::default());
+        let peer = Self {
+            url: url.parse().expect("a URL"),
+            connections: Rc::clone(&connections),
+            idle: Rc::clone(&idle),
+        };
+        actix_rt::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                connections.set(connections.get() + 1);
+                read_request(&mut stream, reads_bodies).await;
+                stream.write_all(answer.as_bytes()).await.expect("room");
+                idle.borrow_mut().push(stream);
+            }
+        });
+        peer
+    }
+
+    fn outbound(&self) -> Outbound<'static> {
+        Outbound {
+            url: self.url.clone(),
+            content_type: "application/json",
+            body: BODY.to_vec(),
+            webhook_id: "id".into(),
+            attempt: 1,
+            token: "token",
+        }
+    }
+
+    fn close_idle(&self) {
+        assert_eq!(self.idle.borrow_mut().drain(..).count(), 1, "connections that are idle");
+    }
+}
+
+async fn read_request(stream: &mut TcpStream, reads_body: bool) {
+    let mut request = Vec::new();
+    while !request.ends_with(b"\r\n\r\n") {
+        request.push(stream.read_u8().await.expect("a head"));
+    }
+    if reads_body {
+        stream.read_exact(&mut [0; BODY.len()]).await.expect("a body");
+    }
+}
+
+fn client() -> WebhookClient {
+    let config = Http {
+        timeout: Duration::from_secs(10),
+        connect_timeout: Duration::from_secs(5),
+        max_calls: 1,
+        max_response_bytes: 1000,
+    };
+    let allow = vec![Allowed { target: "127.0.0.0/8".parse().expect("a network"), port: None }];
+    let resolver = Resolver::new(&NameServers::System, config.connect_timeout);
+    let dialler = Dialler::new(Arc::new(Egress { allow, ..Egress::default() }), resolver);
+    WebhookClient::new(&config, dialler, client_config(), "outhook")
+}
+
+fn status(attempt: &Attempt) -> Option<u16> {
+    match attempt {
+        Attempt::Answered { status, .. } => Some(*status),
+        Attempt::Failed { .. } => None,
+    }
+}
+
+#[actix::test]
+async fn a_connection_that_was_closed_a_moment_ago_is_not_used() {
+    for reads_bodies in [true, false] {
+        let (peer, client) = (Peer::start(OK, reads_bodies).await, client());
+        assert_eq!(status(&client.post(peer.outbound()).await), Some(200));
+        peer.close_idle();
+        let attempt = client.post(peer.outbound()).await;
+        assert_eq!(status(&attempt), Some(200), "{attempt:?}");
+        assert_eq!(peer.connections.get(), 2);
+    }
+}
+
+#[actix::test]
+async fn a_request_of_which_nothing_could_be_sent_is_sent_again_at_once() {
+    let (peer, client) = (Peer::start(OK, false).await, client());
+    assert_eq!(status(&client.post(peer.outbound()).await), Some(200));
+    peer.close_idle();
+    // Without the look at the runtime that `post` takes, the pool does not know of the reset.
+    let attempt = client.exchange(peer.outbound()).await;
+    assert_eq!(status(&attempt), Some(200), "{attempt:?}");
+    assert_eq!(peer.connections.get(), 2);
+}
+
+#[actix::test]
+async fn a_request_that_may_have_been_received_is_not_sent_again() {
+    let (peer, client) = (Peer::start(OK, true).await, client());
+    assert_eq!(status(&client.post(peer.outbound()).await), Some(200));
+    peer.close_idle();
+    // The peer has closed its side only, so the request is written.
+    let attempt = client.exchange(peer.outbound()).await;
+    assert!(matches!(attempt, Attempt::Failed { fault: Fault::Reset, .. }), "{attempt:?}");
+    assert_eq!(peer.connections.get(), 1);
+}
+
+#[actix::test]
+async fn behind_an_answer_that_may_go_on_its_connection_is_not_used_again() {
+    for answer in [
+        "HTTP/1.1 100 Continue\r\n\r\n",
+        "HTTP/1.1 103 Early Hints\r\nlink: </style.css>\r\n\r\n",
+        "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n",
+        "HTTP/1.1 200 OK\r\n\r\n",
+        "HTTP/1.1 204 No Content\r\ncontent-length: 7\r\n\r\n",
+        "HTTP/1.1 200 OK\r\ncontent-length: 5\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
+        "HTTP/1.0 200 OK\r\ncontent-length: 2\r\n\r\n{}",
+    ] {
+        let (peer, client) = (Peer::start(answer, true).await, client());
+        for connections in 1..=2 {
+            assert!(status(&client.post(peer.outbound()).await).is_some(), "{answer}");
+            assert_eq!(peer.connections.get(), connections, "{answer}");
+        }
+    }
+}
+
+#[actix::test]
+async fn what_comes_behind_an_answer_is_never_the_next_answer() {
+    let (peer, client) = (Peer::start(OK, true).await, client());
+    assert_eq!(status(&client.post(peer.outbound()).await), Some(200));
+    let junk = b"HTTP/1.1 418 Teapot\r\ncontent-length: 0\r\n\r\n";
+    peer.idle.borrow()[0].try_write(junk).expect("room");
+    assert_eq!(status(&client.post(peer.outbound()).await), Some(200));
+    assert_eq!(peer.connections.get(), 2);
+}
+
+#[actix::test]
+async fn connections_that_nobody_uses_are_let_go() {
+    let (peer, client) = (Peer::start(OK, true).await, client());
+    assert_eq!(status(&client.post(peer.outbound()).await), Some(200));
+    client.renew();
+    let mut idle = peer.idle.borrow_mut().pop().expect("a connection");
+    let end = tokio::time::timeout(Duration::from_secs(10), idle.read(&mut [0])).await;
+    assert!(matches!(end, Ok(Ok(0) | Err(_))), "{end:?}");
+}
+
+#[actix::test]
+async fn an_answer_that_makes_the_http_library_panic_is_not_http() {
+    let head: &'static str =
+        Box::leak(format!("HTTP/1.1 200 OK\r\n{}: x\r\n\r\n", "x".repeat(70_000)).into_boxed_str());
+    let (peer, client) = (Peer::start(head, true).await, client());
+    let attempt = client.post(peer.outbound()).await;
+    assert!(matches!(attempt, Attempt::Failed { fault: Fault::NotHttp, .. }), "{attempt:?}");
+}
+
+fn after(value: &'static str) -> Option<Millis> {
+    let mut headers = HeaderMap::new();
+    headers.insert(RETRY_AFTER, HeaderValue::from_static(value));
+    retry_after(&headers)
+}
+
+#[test]
+fn retry_after_is_read_as_seconds_or_as_a_date() {
+    let wait = after("120").expect("seconds") - now();
+    assert!((119_000..=120_000).contains(&wait), "{wait}");
+    assert_eq!(after("Fri, 31 Dec 1999 23:59:59 GMT"), Some(946_684_799_000));
+    for nonsense in ["", "soon", "-1", "+1", "1.5", "Fri, 31 Dec 1899 23:59:59 GMT"] {
+        assert_eq!(after(nonsense), None, "{nonsense}");
+    }
+}
+
+#[test]
+fn a_retry_after_beyond_all_measure_is_a_very_late_moment() {
+    let century = 100 * 365 * 86_400_000;
+    for late in ["4294967295", "4294967296", "99999999999999999999999999", "Fri, 31 Dec 9999 23:59:59 GMT"] {
+        assert!(after(late) > Some(now() + century), "{late}");
+    }
+}
