@@ -1,4 +1,5 @@
 //! No call reaches an address that the operator has not allowed, whatever the URL's spelling or a redirect do.
+//! What becomes of every other spelling is in the core's own table (`core/src/egress/spellings.rs`).
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
@@ -11,7 +12,7 @@ use crate::support::setup::{self, Said};
 use crate::support::{Answer, Config, Endpoint, Outhook, channel_event};
 
 /// Ways to write 127.0.0.1.
-static LOOPBACK: [&str; 18] = [
+static LOOPBACK: [&str; 20] = [
     "127.0.0.1",
     "127.0.0.1.",
     "127.1",
@@ -30,11 +31,23 @@ static LOOPBACK: [&str; 18] = [
     "localhost",
     "LocalHost",
     "%6c%6f%63alhost",
+    "①②⑦.⓪.⓪.①",
+    "ⓛⓞⓒⓐⓛⓗⓞⓢⓣ",
 ];
 
 /// Other addresses of the machine itself.
-static ITSELF: [&str; 8] =
-    ["127.0.0.2", "127.255.255.254", "0", "0.0.0.0", "[::]", "[::1]", "[0:0:0:0:0:0:0:1]", "[::127.0.0.1]"];
+static ITSELF: [&str; 10] = [
+    "127.0.0.2",
+    "127.255.255.254",
+    "0",
+    "0.0.0.0",
+    "[::]",
+    "[::1]",
+    "[0:0:0:0:0:0:0:1]",
+    "[::127.0.0.1]",
+    "[64:ff9b::7f00:1]",
+    "[::ffff:0:127.0.0.1]",
+];
 
 /// Private, link-local and metadata addresses, and others that are not on the public Internet.
 static NOT_PUBLIC: [&str; 15] = [
@@ -113,14 +126,19 @@ async fn a_redirect_is_not_followed_wherever_it_leads() {
 }
 
 /// A port of the machine that counts who comes, over IPv4 and, where there is any, IPv6.
-struct Doorbell {
-    port: u16,
+pub(crate) struct Doorbell {
+    pub(crate) port: u16,
     rings: Arc<AtomicUsize>,
 }
 
 impl Doorbell {
-    async fn install() -> Self {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    pub(crate) async fn install() -> Self {
+        Self::at(Ipv4Addr::LOCALHOST, 0).await
+    }
+
+    /// At this address and port; 0 = any that is free.
+    pub(crate) async fn at(address: Ipv4Addr, port: u16) -> Self {
+        let listener = TcpListener::bind((address, port)).await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let rings = Arc::new(AtomicUsize::new(0));
         let v6 = TcpListener::bind(SocketAddr::from((Ipv6Addr::LOCALHOST, port))).await;
@@ -130,7 +148,7 @@ impl Doorbell {
         Self { port, rings }
     }
 
-    fn rings(&self) -> usize {
+    pub(crate) fn rings(&self) -> usize {
         self.rings.load(Ordering::SeqCst)
     }
 }
@@ -142,14 +160,14 @@ async fn count(listener: TcpListener, rings: Arc<AtomicUsize>) {
 }
 
 /// What came of a call.
-struct Called {
-    delivery: Value,
+pub(crate) struct Called {
+    pub(crate) delivery: Value,
     said: Vec<Said>,
 }
 
 impl Called {
     /// State, reason and attempts.
-    fn seen(&self) -> (&str, Option<&str>, u64) {
+    pub(crate) fn seen(&self) -> (&str, Option<&str>, u64) {
         let text = |key: &str| self.delivery[key].as_str();
         (text("state").unwrap(), text("reason"), self.delivery["attempts"].as_u64().unwrap())
     }
@@ -160,7 +178,7 @@ impl Called {
 }
 
 /// Calls each URL for a bot of its own, and returns what came of it, in the same order.
-async fn call(config: &Config, urls: &[String]) -> Vec<Called> {
+pub(crate) async fn call(config: &Config, urls: &[String]) -> Vec<Called> {
     let db = setup::tables(config).await;
     let mut events = vec![];
     for (bot, url) in (1..).zip(urls) {

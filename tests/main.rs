@@ -3,11 +3,13 @@
 
 mod admin;
 mod broker_faults;
+mod check_url;
 mod cli;
 mod daemons;
 mod database_faults;
 mod drain;
 mod egress;
+mod egress_dns;
 mod fail_points;
 mod gate;
 mod handlers;

@@ -2,6 +2,7 @@
 
 mod bots;
 mod check;
+mod check_url;
 mod dead_letters;
 mod deliveries;
 mod demo;
@@ -44,6 +45,8 @@ enum Command {
     Demo(demo::Demo),
     /// Checks the configuration, then the broker, the database and Zulip.
     Check,
+    /// Says whether a URL would be called, and which rule allows or blocks each of its addresses.
+    CheckUrl(check_url::CheckUrl),
     /// Creates or upgrades outhook's tables.
     Migrate,
     /// Bots of outhook's own tables.
@@ -100,6 +103,7 @@ fn execute(cli: Cli) -> Result<Exit, Failed> {
         Command::Run => block_on(run::execute(config)),
         Command::Demo(_) | Command::Trial => Ok(Exit::Success),
         Command::Check => block_on(check::execute(config)),
+        Command::CheckUrl(check) => block_on(check.execute(config)),
         Command::Migrate => block_on(migrate::execute(config)),
         Command::Bots(bots) => block_on(bots.execute(config)),
         Command::Services(services) => block_on(services.execute(config)),

@@ -31,9 +31,11 @@ const ADDRESSES_MAX: usize = 8;
 /// everything must not use up the time of the others (RFC 8305 asks for the same).
 const HEAD_START: Duration = Duration::from_millis(250);
 
-/// Opens a connection to an address that may be dialled: `TcpStream::connect`, except in tests that only want
-/// to know what would be dialled.
-type Dial = Rc<dyn Fn(SocketAddr) -> LocalBoxFuture<'static, io::Result<TcpStream>>>;
+/// A connection that is being opened.
+type Connecting = LocalBoxFuture<'static, io::Result<TcpStream>>;
+/// Opens a connection to an address that may be dialled: [`connect`], except in tests that only want to know
+/// what would be dialled.
+type Dial = Rc<dyn Fn(SocketAddr) -> Connecting>;
 
 /// Resolves, checks and dials. Cheap to clone.
 #[derive(Clone)]
@@ -58,8 +60,7 @@ pub(crate) enum DialError {
 impl Dialler {
     /// A dialler of the current thread that obeys these rules.
     pub(crate) fn new(egress: Arc<Egress>, resolver: Resolver) -> Self {
-        let dial: Dial = Rc::new(|address| Box::pin(TcpStream::connect(address)));
-        Self { egress, resolver, dial, answer_bytes_max: usize::MAX }
+        Self { egress, resolver, dial: Rc::new(connect), answer_bytes_max: usize::MAX }
     }
 
     /// On whose connections at most so many bytes are read after each request.
@@ -127,6 +128,10 @@ pub(crate) async fn addresses_of(
         }
     };
     Ok(found.into_iter().map(|address| SocketAddr::new(address, port)).collect())
+}
+
+fn connect(address: SocketAddr) -> Connecting {
+    Box::pin(TcpStream::connect(address))
 }
 
 fn resolver_error(error: DialError) -> ConnectError {

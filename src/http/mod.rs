@@ -20,6 +20,6 @@ mod socket;
 mod tls;
 
 pub(crate) use client::{KEEP_ALIVE, Outbound, WebhookClient, retry_after};
-pub(crate) use dial::Dialler;
+pub(crate) use dial::{Dialler, addresses_of};
 pub(crate) use resolve::Resolver;
 pub(crate) use tls::client_config;

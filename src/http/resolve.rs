@@ -97,18 +97,25 @@ impl Resolver {
             NameServers::Listed(servers) => {
                 let config = ResolverConfig::from_name_servers(servers.iter().map(name_server).collect());
                 let servers = build(config, ResolverOpts::default(), connect_timeout);
-                Self::with(None, Sources { hosts: Hosts::default(), servers }, connect_timeout)
+                let sources = Sources { hosts: Hosts::default(), servers };
+                Self::with(None, Stamps::default(), sources, connect_timeout)
             }
         }
     }
 
     fn system(files: SystemFiles, connect_timeout: Duration) -> Self {
+        // The stamps first: a change while the files are read must be noticed later.
+        let changed_at = files.changed_at();
         let sources = files.read(connect_timeout);
-        Self::with(Some(files), sources, connect_timeout)
+        Self::with(Some(files), changed_at, sources, connect_timeout)
     }
 
-    fn with(files: Option<SystemFiles>, sources: Sources, connect_timeout: Duration) -> Self {
-        let changed_at = files.as_ref().map(SystemFiles::changed_at).unwrap_or_default();
+    fn with(
+        files: Option<SystemFiles>,
+        changed_at: Stamps,
+        sources: Sources,
+        connect_timeout: Duration,
+    ) -> Self {
         let known = Known { sources: Rc::new(sources), looked_at: Instant::now(), changed_at };
         Self(Rc::new(Inner { files, known: RefCell::new(known), connect_timeout }))
     }

@@ -10,6 +10,7 @@
 
 mod config;
 mod database;
+pub mod dns;
 mod endpoint;
 mod events;
 mod http;

@@ -27,12 +27,12 @@ impl Recorded {
         let record = Rc::new(RefCell::new(vec![]));
         let mut dialler = Dialler::new(Arc::new(egress), System::new().hosts(hosts).resolver());
         let kept = Rc::clone(&record);
-        dialler.dial = Rc::new(move |address| {
+        dialler.dial = Rc::new(move |address: SocketAddr| -> Connecting {
             kept.borrow_mut().push(address);
             match reaction(address.ip()) {
                 Reaction::Refuses => fails(io::ErrorKind::ConnectionRefused),
                 Reaction::Unreachable => fails(io::ErrorKind::NetworkUnreachable),
-                Reaction::Swallows => Box::pin(pending()),
+                Reaction::Swallows => Box::pin(pending::<io::Result<TcpStream>>()),
             }
         });
         Self { dialler, record }
@@ -57,7 +57,7 @@ impl Recorded {
     }
 }
 
-fn fails(kind: io::ErrorKind) -> LocalBoxFuture<'static, io::Result<TcpStream>> {
+fn fails(kind: io::ErrorKind) -> Connecting {
     Box::pin(ready(Err(io::Error::from(kind))))
 }
 
@@ -161,9 +161,8 @@ async fn an_address_that_swallows_everything_has_a_head_start_and_no_more() {
     let port = listener.local_addr().expect("an address").port();
     let mut recorded = Recorded::new(allow(&["127.0.0.0/8"]), "", |_| Reaction::Swallows);
     let swallow = Rc::clone(&recorded.dialler.dial);
-    recorded.dialler.dial = Rc::new(move |address| match address.ip().is_loopback() {
-        true => Box::pin(TcpStream::connect(address)),
-        false => swallow(address),
+    recorded.dialler.dial = Rc::new(move |address: SocketAddr| -> Connecting {
+        if address.ip().is_loopback() { connect(address) } else { swallow(address) }
     });
     let addresses =
         ["1.1.1.1", "1.1.1.2", "127.0.0.1"].map(|ip| SocketAddr::new(ip.parse().expect("an address"), port));

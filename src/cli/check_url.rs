@@ -1,0 +1,173 @@
+//! `outhook check-url`
+
+use std::net::SocketAddr;
+
+use clap::Args;
+use outhook_core::{egress::Egress, outcome::Fault};
+use serde::Serialize;
+use serde_json::json;
+use url::{Host, Url};
+
+use super::output::{say, say_json, table};
+use crate::{
+    config::{Config, egress::NameServers},
+    exit::{Exit, Failed},
+    http::{Resolver, addresses_of},
+};
+
+/// Says whether the daemon would call a URL, and by which rule. Nothing is dialled but name servers.
+#[derive(Debug, Args)]
+pub(super) struct CheckUrl {
+    /// The URL of an endpoint.
+    url: String,
+    /// One JSON object for each address, and one for the verdict.
+    #[arg(long)]
+    json: bool,
+}
+
+/// How the decision went, step by step.
+struct Decision {
+    steps: Vec<(&'static str, String)>,
+    addresses: Vec<Decided>,
+    verdict: Verdict,
+}
+
+/// What becomes of an address.
+#[derive(Serialize)]
+struct Decided {
+    address: SocketAddr,
+    is_allowed: bool,
+    rule: String,
+}
+
+/// Whether a call would be made, or the fault with which it would fail.
+enum Verdict {
+    Allowed,
+    Refused(Fault, String),
+}
+
+impl CheckUrl {
+    pub(super) async fn execute(self, config: Config) -> Result<Exit, Failed> {
+        let decision = Decision::on(&self.url, &config).await;
+        if self.json {
+            decision.say_json()?;
+        } else {
+            decision.say()?;
+        }
+        Ok(decision.verdict.exit())
+    }
+}
+
+impl Decision {
+    /// Decides as the daemon does, in its order.
+    async fn on(text: &str, config: &Config) -> Self {
+        let egress = Egress::from(&config.egress);
+        let url = match egress.endpoint(text) {
+            Ok(url) => url,
+            Err(fault) => return Self::refused(vec![], Fault::BadUrl, fault.to_string()),
+        };
+        let steps = steps(&url, &egress, &config.egress.resolver);
+        let (host, port) = target(&url);
+        let resolver = Resolver::new(&config.egress.resolver, config.http.connect_timeout);
+        match addresses_of(&resolver, host, port).await {
+            Ok(addresses) => {
+                Self::by_address(steps, addresses.into_iter().map(|at| decide(&egress, host, at)))
+            }
+            Err(error) => Self::refused(steps, Fault::Dns, error.to_string()),
+        }
+    }
+
+    fn by_address(steps: Vec<(&'static str, String)>, addresses: impl Iterator<Item = Decided>) -> Self {
+        let addresses: Vec<Decided> = addresses.collect();
+        let verdict = match addresses.iter().any(|decided| decided.is_allowed) {
+            true => Verdict::Allowed,
+            false => Verdict::Refused(Fault::Blocked, "none of its addresses may be called".to_owned()),
+        };
+        Self { steps, addresses, verdict }
+    }
+
+    fn refused(steps: Vec<(&'static str, String)>, fault: Fault, detail: String) -> Self {
+        Self { steps, addresses: vec![], verdict: Verdict::Refused(fault, detail) }
+    }
+
+    fn say(&self) -> Result<(), Failed> {
+        for (step, found) in &self.steps {
+            say(format!("{step:<8} {found}"))?;
+        }
+        if !self.addresses.is_empty() {
+            let mut lines = table(["ADDRESS", "", "RULE"]);
+            for Decided { address, is_allowed, rule } in &self.addresses {
+                let word = if *is_allowed { "allowed" } else { "blocked" };
+                lines.add_row([&address.to_string(), word, rule]);
+            }
+            say(lines.to_string())?;
+        }
+        match &self.verdict {
+            Verdict::Allowed => say("verdict  allowed"),
+            Verdict::Refused(fault, detail) => say(format!("verdict  {fault}: {detail}")),
+        }
+    }
+
+    fn say_json(&self) -> Result<(), Failed> {
+        for decided in &self.addresses {
+            say_json(decided)?;
+        }
+        let url = self.steps.iter().find(|(step, _)| *step == URL).map(|(_, url)| url);
+        match &self.verdict {
+            Verdict::Allowed => say_json(&json!({ "url": url, "verdict": "allowed" })),
+            Verdict::Refused(fault, detail) => {
+                say_json(&json!({ "url": url, "verdict": fault.name(), "detail": detail }))
+            }
+        }
+    }
+}
+
+impl Verdict {
+    /// A name that is not found may be there tomorrow; all else is for the operator to change.
+    fn exit(&self) -> Exit {
+        match self {
+            Self::Allowed => Exit::Success,
+            Self::Refused(Fault::Dns, _) => Exit::Unavailable,
+            Self::Refused(..) => Exit::Usage,
+        }
+    }
+}
+
+/// The step that shows a URL as it would be requested.
+const URL: &str = "url";
+
+/// What is known before anything is looked up.
+fn steps(url: &Url, egress: &Egress, resolver: &NameServers) -> Vec<(&'static str, String)> {
+    let (host, port) = target(url);
+    let ports = if egress.ports.is_empty() { "any is allowed" } else { "one of egress.ports" };
+    let asked = match resolver {
+        NameServers::System => "the system's name servers".to_owned(),
+        NameServers::Listed(servers) => {
+            let servers: Vec<String> = servers.iter().map(SocketAddr::to_string).collect();
+            servers.join(", ")
+        }
+    };
+    let kind = match (url.host(), egress.host(host, port)) {
+        (_, Some(allowed)) => format!("allowed by {allowed} in egress.allow, whatever its addresses are"),
+        (Some(Host::Domain(_)), None) => format!("looked up by {asked}, each address is judged"),
+        (_, None) => "an address".to_owned(),
+    };
+    vec![
+        (URL, url.to_string()),
+        ("scheme", url.scheme().to_owned()),
+        ("port", format!("{port}: {ports}")),
+        ("host", format!("{host}: {kind}")),
+    ]
+}
+
+fn target(url: &Url) -> (&str, u16) {
+    (url.host_str().unwrap_or_default(), url.port_or_known_default().unwrap_or_default())
+}
+
+fn decide(egress: &Egress, host: &str, address: SocketAddr) -> Decided {
+    let (is_allowed, rule) = match egress.permit(host, address) {
+        Ok(permit) => (true, permit.to_string()),
+        Err(blocked) => (false, blocked.rule.to_owned()),
+    };
+    Decided { address, is_allowed, rule }
+}
