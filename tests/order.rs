@@ -25,7 +25,7 @@ fn latency(request: &Request) -> Duration {
 }
 
 /// Sooner or later, now and then with a failure that is tried again.
-fn moody(request: &Request) -> Answer {
+pub(super) fn moody(request: &Request) -> Answer {
     let answer = match dice(request) / 15 % 20 {
         0 => Answer::status(503),
         1 => Answer::Reset,
@@ -36,20 +36,20 @@ fn moody(request: &Request) -> Answer {
 
 /// Bots, each with as many conversations of as many messages.
 #[derive(Clone, Copy)]
-struct Talk {
-    bots: usize,
-    conversations: usize,
-    messages: usize,
+pub(super) struct Talk {
+    pub(super) bots: usize,
+    pub(super) conversations: usize,
+    pub(super) messages: usize,
 }
 
 impl Talk {
-    fn events(self) -> usize {
+    pub(super) fn events(self) -> usize {
         self.bots * self.conversations * self.messages
     }
 
     /// The events in order of their messages, as Zulip publishes them: conversation by conversation in
     /// turn, each named by what it says.
-    fn of_bots(self, bots: &[i64]) -> Vec<Value> {
+    pub(super) fn of_bots(self, bots: &[i64]) -> Vec<Value> {
         let mut events = vec![];
         for _ in 0..self.messages {
             for bot in bots {
@@ -70,7 +70,7 @@ fn conversation_of(event: &Value) -> String {
 
 /// In each conversation a call begins only after the one before it has ended, and a message only after all
 /// attempts of the one before it; and none is left out.
-fn assert_in_order(requests: &[Request], events: &[Value]) {
+pub(super) fn assert_in_order(requests: &[Request], events: &[Value]) {
     let mut expected: BTreeMap<String, Vec<i64>> = BTreeMap::new();
     for event in events {
         let message = event["message"]["id"].as_i64().unwrap();

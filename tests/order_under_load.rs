@@ -1,0 +1,29 @@
+//! Order within conversations, with very many events under way.
+
+use super::order::{Talk, assert_in_order, moody};
+use super::support::*;
+
+/// The number of the generic interface.
+const GENERIC: i16 = 1;
+
+const FIFTY_THOUSAND: Talk = Talk { bots: 50, conversations: 20, messages: 50 };
+
+#[tokio::test(flavor = "multi_thread")]
+async fn fifty_thousand_events_stay_in_order_whatever_their_endpoints_do() {
+    let endpoint = Endpoint::start(|request, _| moody(request)).await;
+    let config = Storage::Postgres.config().await.text("log.filter", "error").text("reply.to", "none");
+    let mut scene = Scene::start(Inlet::RabbitMq, config).await;
+    let bots: Vec<i64> = (1..=50).collect();
+    for bot in &bots {
+        setup::insert_bot(&scene.db, *bot).await;
+        setup::insert_service(&scene.db, *bot, &endpoint.url("/hook"), GENERIC, setup::TOKEN).await;
+    }
+    let events = FIFTY_THOUSAND.of_bots(&bots);
+    for part in events.chunks(10_000) {
+        scene.send(part).await;
+    }
+    scene.finished(FIFTY_THOUSAND.events()).await;
+    assert_eq!(scene.drain().await, 0);
+    assert_in_order(&endpoint.requests(), &events);
+    assert_eq!(scene.db.count("SELECT count(*) FROM outhook_dead_letter").await, 0);
+}
