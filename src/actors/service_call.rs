@@ -295,7 +295,7 @@ impl Tried {
 pub(crate) fn read_attempt(attempt: Attempt, handler: &dyn handlers::Handler, secrets: &[&str]) -> Tried {
     let (status, shown) = match &attempt {
         Attempt::Answered { status, body, .. } => (Some(*status), Some(excerpt(body, secrets))),
-        Attempt::Failed { .. } => (None, None),
+        Attempt::Failed { .. } | Attempt::Intercepted { .. } => (None, None),
     };
     let shown = shown.filter(|shown| !shown.is_empty());
     match judge(attempt) {

@@ -4,15 +4,21 @@
 //! | --- | --- | --- |
 //! | `allow` | `[]` | networks (CIDR), IP addresses and host names |
 //! | `ports` | `[]` = any | ports from 1 to 65535 |
+//! | `proxy` | `""` = none | `http://[user:password@]host[:port]` |
+//! | `ca_file` | `""` | the path of a PEM file |
 
-use std::net::IpAddr;
+use std::{net::IpAddr, path::PathBuf};
 
 use ipnet::IpNet;
-use url::Host;
+use url::{Host, Url};
 
-use super::section::Section;
+use super::{connection_url::ConnectionUrl, section::Section};
 
 const TARGET: &str = "a network such as \"10.0.0.0/8\", an IP address or a host name";
+
+const PROXY: &str = "the http:// URL of a proxy, such as \"http://127.0.0.1:4750\" or \
+    \"http://user:password@proxy.internal:3128\", without path or query and with a port other than 0 (80 if \
+    none is given)";
 
 /// `[egress]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,6 +29,10 @@ pub(crate) struct Egress {
     pub(crate) hosts: Vec<String>,
     /// The ports that may be called; empty = any.
     pub(crate) ports: Vec<u16>,
+    /// The proxy through which all calls to bots go.
+    pub(crate) proxy: Option<ConnectionUrl>,
+    /// A file of certificates of authorities that are trusted beside the system's.
+    pub(crate) ca_file: Option<PathBuf>,
 }
 
 /// An entry of `allow`.
@@ -40,7 +50,14 @@ impl Egress {
                 Target::Host(host) => hosts.push(host),
             }
         }
-        Self { allow, hosts, ports: section.list("ports", "a port from 1 to 65535", port) }
+        Self {
+            allow,
+            hosts,
+            ports: section.list("ports", "a port from 1 to 65535", port),
+            proxy: section.optional("proxy", None, PROXY, proxy),
+            ca_file: section
+                .optional("ca_file", None, "the path of a file", |text| Some(PathBuf::from(text))),
+        }
     }
 }
 
@@ -69,4 +86,11 @@ fn host(text: &str) -> Option<String> {
 
 fn port(text: &str) -> Option<u16> {
     text.parse().ok().filter(|port| *port != 0)
+}
+
+fn proxy(text: &str) -> Option<ConnectionUrl> {
+    let proxy = ConnectionUrl::parse(text, &["http://"])?;
+    let url = Url::parse(text).ok()?;
+    let has_extras = url.path() != "/" || url.query().is_some();
+    (!has_extras && url.port() != Some(0)).then_some(proxy)
 }

@@ -3,7 +3,7 @@
 use std::{rc::Rc, sync::Arc};
 
 use actix::Arbiter;
-use outhook_core::{egress::Egress, lanes::Limits, retry::RetryPolicy};
+use outhook_core::{lanes::Limits, retry::RetryPolicy};
 use tokio::sync::Semaphore;
 
 use super::Actors;
@@ -22,7 +22,7 @@ use crate::{
     config::{Config, queue::QueueUrl, reply::ReplyTo},
     directory::Directory,
     health::Health,
-    http::{WebhookClient, client_config},
+    http::{Route, WebhookClient, client_config},
     messages::drain::Stop,
     room::Room,
     store::Store,
@@ -41,8 +41,7 @@ pub(super) struct Parts {
     health: Health,
     directory: Directory,
     site: Arc<Site>,
-    egress: Arc<Egress>,
-    tls: Arc<rustls::ClientConfig>,
+    route: Route,
     retry: RetryPolicy,
     room: Room,
     permits: Arc<Semaphore>,
@@ -58,11 +57,11 @@ impl Parts {
         current: CurrentTenure,
         health: Health,
         site: Arc<Site>,
+        route: Route,
     ) -> Self {
         Self {
             directory: Directory::new(store.clone(), health.clone(), config.actors.bots_cached),
-            egress: Arc::new(Egress::from(&config.egress)),
-            tls: client_config(),
+            route,
             retry: RetryPolicy::from(&config.retry),
             room: Room::new(config.actors.in_memory_events),
             permits: Arc::new(Semaphore::new(config.http.max_calls)),
@@ -108,13 +107,12 @@ impl Parts {
             // The other half is for events whose calls have begun.
             waiting_total: (config.in_memory_events / 2 / actors.events.len()).max(1),
         };
-        let (egress, tls) = (Arc::clone(&self.egress), Arc::clone(&self.tls));
         let tools = CallTools {
             directory: self.directory.clone(),
             trials: self.trials.clone(),
             tenure: self.current.get(),
-            client: WebhookClient::new(&self.config.http, egress, tls, self.site.user_agent()),
-            egress: Arc::clone(&self.egress),
+            client: WebhookClient::new(&self.config.http, self.route.clone(), self.site.user_agent()),
+            egress: Arc::clone(&self.route.egress),
             retry: self.retry.clone(),
             site: Arc::clone(&self.site),
             has_outbox: !matches!(self.config.reply.to, ReplyTo::None),
@@ -159,7 +157,7 @@ impl Parts {
     fn reply_actor(&self, actors: &Actors) -> ReplyActor {
         let outlet = match &self.config.reply.to {
             ReplyTo::Zulip { site } => Outlet::Zulip {
-                rest: Box::new(RestClient::new(site.clone(), Arc::clone(&self.tls))),
+                rest: Box::new(RestClient::new(site.clone(), client_config())),
                 site: Arc::clone(&self.site),
             },
             ReplyTo::Log | ReplyTo::None => Outlet::Log,

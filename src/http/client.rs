@@ -5,31 +5,32 @@ use std::{
     collections::HashMap,
     mem,
     panic::AssertUnwindSafe,
-    sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use actix_web::{
     error::PayloadError,
-    http::header::{CONTENT_ENCODING, HeaderMap, HeaderName, RETRY_AFTER},
+    http::{
+        Uri,
+        header::{CONTENT_ENCODING, HeaderMap, HeaderName, RETRY_AFTER},
+    },
     web::Bytes,
 };
 use awc::{Client, ClientRequest, ClientResponse, Connector, error::SendRequestError};
 use futures_util::{FutureExt, StreamExt};
 use outhook_core::{
-    egress::Egress,
     identity::Millis,
     outcome::{Attempt, Fault},
 };
-use rustls::ClientConfig;
 use standardwebhooks::Webhook;
-use url::Url;
+use url::{Position, Url};
 
 use super::{
-    dial::Dialler,
+    connect::{EndpointConnector, Route},
     faults,
     framing::{Body, Framing},
     inflate::{ENCODINGS, inflate},
+    proxy::Proxy,
     socket::{is_end, is_unsent},
 };
 use crate::{config::http::Http, store::now};
@@ -48,8 +49,7 @@ const FRAMED_BYTES_PER_BYTE: usize = 4;
 pub(crate) struct WebhookClient {
     /// By scheme, host and port; what they keep are idle connections.
     clients: RefCell<HashMap<String, Client>>,
-    egress: Arc<Egress>,
-    tls: Arc<ClientConfig>,
+    route: Route,
     user_agent: String,
     connect_timeout: Duration,
     timeout: Duration,
@@ -74,11 +74,10 @@ pub(crate) struct Outbound<'a> {
 
 impl WebhookClient {
     /// A client of the current thread.
-    pub(crate) fn new(config: &Http, egress: Arc<Egress>, tls: Arc<ClientConfig>, user_agent: &str) -> Self {
+    pub(crate) fn new(config: &Http, route: Route, user_agent: &str) -> Self {
         Self {
             clients: RefCell::default(),
-            egress,
-            tls,
+            route,
             user_agent: user_agent.to_owned(),
             connect_timeout: config.connect_timeout,
             timeout: config.timeout,
@@ -114,9 +113,13 @@ impl WebhookClient {
             Err(detail) => return Attempt::Failed { fault: Fault::BadAnswer, detail },
         };
         outbound.url.set_fragment(None);
+        let uri = match self.route.uri(&outbound.url) {
+            Ok(uri) => uri,
+            Err(detail) => return Attempt::Failed { fault: Fault::BadUrl, detail },
+        };
         let origin = outbound.url.origin().ascii_serialization();
         let body = Bytes::from(mem::take(&mut outbound.body));
-        let send = || self.request(&origin, &outbound, timestamp, &signature).send_body(body.clone());
+        let send = || self.request(&uri, &outbound, timestamp, &signature).send_body(body.clone());
         let sent = match send().await {
             // It was certainly not received, so it is sent again within the same attempt; once, because a new
             // connection is a good one.
@@ -134,18 +137,22 @@ impl WebhookClient {
         if !framing.is_safe {
             self.forget(&origin);
         }
-        self.read(response, framing.body).await
+        let forwarder = self.route.forwarder(&outbound.url);
+        let intercepted = |proxy: &Proxy| proxy.own_answer(response.status().as_u16(), response.headers());
+        match forwarder.and_then(intercepted) {
+            Some(attempt) => attempt,
+            None => self.read(response, framing.body).await,
+        }
     }
 
-    fn request(
-        &self,
-        origin: &str,
-        outbound: &Outbound<'_>,
-        timestamp: i64,
-        signature: &str,
-    ) -> ClientRequest {
-        self.client(origin)
-            .post(outbound.url.as_str())
+    fn request(&self, uri: &Uri, outbound: &Outbound<'_>, timestamp: i64, signature: &str) -> ClientRequest {
+        let url = &outbound.url;
+        let mut request = self.client(url).post(uri.clone());
+        for header in self.route.forwarder(url).map(Proxy::headers).unwrap_or_default() {
+            request = request.insert_header(header);
+        }
+        request
+            .insert_header(("host", &url[Position::BeforeHost..Position::AfterPort]))
             .insert_header(("content-type", outbound.content_type))
             .insert_header(("user-agent", self.user_agent.as_str()))
             .insert_header(("accept", "*/*"))
@@ -171,13 +178,9 @@ impl WebhookClient {
         }
     }
 
-    fn client(&self, origin: &str) -> Client {
-        if let Some(client) = self.clients.borrow().get(origin) {
-            return client.clone();
-        }
-        let client = self.new_client();
-        self.clients.borrow_mut().insert(origin.to_owned(), client.clone());
-        client
+    fn client(&self, url: &Url) -> Client {
+        let origin = url.origin().ascii_serialization();
+        self.clients.borrow_mut().entry(origin).or_insert_with(|| self.new_client(url)).clone()
     }
 
     /// Lets go of the connections to a host; those of calls in flight are closed at their end.
@@ -185,14 +188,13 @@ impl WebhookClient {
         self.clients.borrow_mut().remove(origin);
     }
 
-    fn new_client(&self) -> Client {
+    fn new_client(&self, url: &Url) -> Client {
         let answer_bytes_max =
             self.response_bytes_max.saturating_mul(FRAMED_BYTES_PER_BYTE).saturating_add(HEAD_BYTES_MAX);
         let connector = Connector::new()
-            .connector(Dialler::new(Arc::clone(&self.egress), answer_bytes_max))
-            .rustls_0_23(Arc::clone(&self.tls))
-            .timeout(self.connect_timeout)
-            .handshake_timeout(self.connect_timeout)
+            .connector(EndpointConnector::new(&self.route, url, self.connect_timeout, answer_bytes_max))
+            // The connector has a deadline of its own, and says what it was waiting for.
+            .timeout(self.timeout)
             .conn_keep_alive(KEEP_ALIVE)
             // How many calls there may be is decided before they get here.
             .limit(0);
@@ -240,7 +242,12 @@ fn sign(outbound: &Outbound<'_>, timestamp: i64) -> Result<String, String> {
 
 /// `Retry-After` as a moment: seconds from now, or an HTTP date.
 pub(crate) fn retry_after(headers: &HeaderMap) -> Option<Millis> {
-    let value = text(headers, RETRY_AFTER)?.trim();
+    retry_after_value(text(headers, RETRY_AFTER)?)
+}
+
+/// The same from the header's value.
+pub(super) fn retry_after_value(value: &str) -> Option<Millis> {
+    let value = value.trim();
     if !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit()) {
         let seconds: u32 = value.parse().unwrap_or(u32::MAX);
         return Some(now().saturating_add(i64::from(seconds) * 1000));

@@ -8,22 +8,16 @@ use std::{
 };
 
 use actix_rt::net::TcpStream;
-use actix_tls::connect::{ConnectError, ConnectInfo, Connection};
-use actix_web::{dev::Service, http::Uri};
-use futures_util::future::LocalBoxFuture;
 use outhook_core::egress::{Blocked, Egress};
 use thiserror::Error;
-
-use super::socket::Socket;
 
 /// Resolves, checks and dials.
 #[derive(Clone)]
 pub(super) struct Dialler {
     egress: Arc<Egress>,
-    answer_bytes_max: usize,
 }
 
-/// Why no connection was made, beside I/O.
+/// Why no connection was made.
 #[derive(Debug, Error)]
 pub(super) enum DialError {
     /// Every address of the host is forbidden.
@@ -32,23 +26,22 @@ pub(super) enum DialError {
     /// The name has no address.
     #[error("the name {0} can't be resolved: {1}")]
     Unresolved(String, String),
+    /// No address could be connected to.
+    #[error(transparent)]
+    Io(#[from] io::Error),
 }
 
 impl Dialler {
-    /// A dialler that obeys these rules; on its connections so many bytes may be read after each request.
-    pub(super) fn new(egress: Arc<Egress>, answer_bytes_max: usize) -> Self {
-        Self { egress, answer_bytes_max }
+    /// A dialler that obeys these rules.
+    pub(super) fn new(egress: Arc<Egress>) -> Self {
+        Self { egress }
     }
 
-    async fn dial(self, uri: Uri, port: u16) -> Result<Connection<Uri, Socket>, ConnectError> {
-        let addresses = resolve(uri.host().unwrap_or_default(), port).await.map_err(resolver_error)?;
-        let allowed = if self.egress.host(uri.host().unwrap_or_default()) {
-            addresses
-        } else {
-            self.allowed(addresses).map_err(resolver_error)?
-        };
-        let stream = dial_any(&allowed).await.map_err(ConnectError::Io)?;
-        Ok(Connection::new(uri, Socket::new(stream, self.answer_bytes_max)))
+    /// Connects to a host, an IPv6 address in brackets or not.
+    pub(super) async fn dial(&self, host: &str, port: u16) -> Result<TcpStream, DialError> {
+        let addresses = resolve(host, port).await?;
+        let allowed = if self.egress.host(host) { addresses } else { self.allowed(addresses)? };
+        Ok(dial_any(&allowed).await?)
     }
 
     /// The addresses that may be dialled; an error if there is none.
@@ -98,25 +91,6 @@ async fn dial_any(addresses: &[SocketAddr]) -> io::Result<TcpStream> {
     Err(last)
 }
 
-fn resolver_error(error: DialError) -> ConnectError {
-    ConnectError::Resolver(Box::new(error))
-}
-
-impl Service<ConnectInfo<Uri>> for Dialler {
-    type Response = Connection<Uri, Socket>;
-    type Error = ConnectError;
-    type Future = LocalBoxFuture<'static, Result<Self::Response, Self::Error>>;
-
-    fn poll_ready(&self, _: &mut std::task::Context<'_>) -> std::task::Poll<Result<(), Self::Error>> {
-        std::task::Poll::Ready(Ok(()))
-    }
-
-    fn call(&self, target: ConnectInfo<Uri>) -> Self::Future {
-        let port = target.port();
-        Box::pin(self.clone().dial(target.request().clone(), port))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -127,7 +101,7 @@ mod tests {
 
     #[test]
     fn only_allowed_addresses_of_a_host_are_dialled() {
-        let dialler = Dialler::new(Arc::new(Egress::default()), 1);
+        let dialler = Dialler::new(Arc::new(Egress::default()));
         let mixed = dialler.allowed(addresses(&["10.0.0.1", "1.1.1.1", "::1"])).expect("one is public");
         assert_eq!(mixed, addresses(&["1.1.1.1"]));
         assert!(matches!(dialler.allowed(addresses(&["10.0.0.1", "::1"])), Err(DialError::Blocked(_))));

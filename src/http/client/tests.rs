@@ -1,10 +1,12 @@
 use std::{
     cell::{Cell, RefCell},
     rc::Rc,
+    sync::Arc,
 };
 
 use actix_rt::net::TcpStream;
 use actix_web::http::header::HeaderValue;
+use outhook_core::egress::Egress;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpListener,
@@ -80,13 +82,14 @@ fn client() -> WebhookClient {
         max_response_bytes: 1000,
     };
     let egress = Egress { allow: vec!["127.0.0.0/8".parse().expect("a network")], ..Egress::default() };
-    WebhookClient::new(&config, Arc::new(egress), client_config(), "outhook")
+    let tls = client_config();
+    WebhookClient::new(&config, Route { egress: Arc::new(egress), proxy: None, tls }, "outhook")
 }
 
 fn status(attempt: &Attempt) -> Option<u16> {
     match attempt {
         Attempt::Answered { status, .. } => Some(*status),
-        Attempt::Failed { .. } => None,
+        _ => None,
     }
 }
 
