@@ -129,15 +129,22 @@ impl Proxy {
         [Some(role), authorization].into_iter().flatten().collect()
     }
 
-    /// What the answer to an http request means if the proxy itself has given it.
+    /// What the answer to an http request means if the proxy itself has given it: it has Smokescreen's header, or
+    /// asks for what only a proxy asks for.
     pub(super) fn own_answer(&self, status: u16, headers: &HeaderMap) -> Option<Attempt> {
-        let words = headers.get(ERROR)?;
+        let words = headers.get(ERROR);
+        let wants_credentials = headers.contains_key("proxy-authenticate");
+        if words.is_none() && !(status == 407 && wants_credentials) {
+            return None;
+        }
         let text = |name: &str| headers.get(name).map(|value| String::from_utf8_lossy(value.as_bytes()));
         let answer = Head {
             status,
-            words: printable(&String::from_utf8_lossy(words.as_bytes())),
-            is_marked: true,
-            wants_credentials: headers.contains_key("proxy-authenticate"),
+            words: words
+                .map(|words| printable(&String::from_utf8_lossy(words.as_bytes())))
+                .unwrap_or_default(),
+            is_marked: words.is_some(),
+            wants_credentials,
             retry_after: text("retry-after").and_then(|value| retry_after_value(&value)),
         };
         Some(self.refusal(&answer).into())
@@ -294,6 +301,25 @@ mod tests {
         assert!(told.chars().count() < 300 && !told.chars().any(char::is_control), "{told}");
         assert!(answer("HTTP/1.1 500\n\n").detail.ends_with("status 500"));
         assert!(!answer("HTTP/1.1 407 No\nProxy-Authenticate: Basic\n\n").detail.contains("hunter2"));
+    }
+
+    #[test]
+    fn an_answer_to_an_http_request_is_the_bots_unless_it_says_otherwise() {
+        let own = |status, name: &'static str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(HeaderName::from_static(name), HeaderValue::from_static("x"));
+            proxy("http://proxy:4750").own_answer(status, &headers)
+        };
+        for status in [200, 403, 407, 502] {
+            assert_eq!(own(status, "server"), None, "{status}");
+        }
+        assert!(matches!(own(407, ERROR), Some(Attempt::Intercepted { fault: Fault::Blocked, .. })));
+        assert!(matches!(own(200, ERROR), Some(Attempt::Intercepted { fault: Fault::Proxy, .. })));
+        assert!(matches!(
+            own(407, "proxy-authenticate"),
+            Some(Attempt::Intercepted { fault: Fault::Proxy, .. })
+        ));
+        assert_eq!(own(401, "proxy-authenticate"), None);
     }
 
     #[test]

@@ -22,7 +22,10 @@ mod queue;
 mod rabbitmq;
 mod scene;
 mod server_process;
+mod smokescreen;
 pub mod setup;
+mod tinyproxy;
+mod tls;
 
 pub use self::config::{CliOutput, Config};
 pub use self::database::Db;
@@ -35,6 +38,9 @@ pub use self::postgres::Postgres;
 pub use self::queue::Queue;
 pub use self::rabbitmq::{Rabbit, Vhost};
 pub use self::scene::*;
+pub use self::smokescreen::{Ruling, Smokescreen};
+pub use self::tinyproxy::Tinyproxy;
+pub use self::tls::{Authority, Hello, Identity, Manners, TlsFront, Validity};
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
