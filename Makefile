@@ -10,7 +10,7 @@ help: ## Lists the targets.
 # One set of features for all, so that the product is built once.
 TESTED = --features fail-points
 
-test: ## Every test. Installs RabbitMQ and PostgreSQL if they are missing; starts private ones.
+test: ## Every test. Installs RabbitMQ, PostgreSQL and tinyproxy if they are missing; starts private ones.
 	tests/services.sh
 	CARGO="$(CARGO)" tests/run "$(TESTED) --workspace --lib --bins" "$(TESTED) --test main"
 

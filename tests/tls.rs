@@ -138,16 +138,24 @@ async fn a_peer_that_speaks_no_tls_or_breaks_it_off_is_told_from_one_that_can_no
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_answer_that_a_connection_without_its_proper_end_cuts_short_is_noticed() {
+async fn an_answer_that_is_cut_short_is_noticed_however_the_connection_ends() {
     let authority = Authority::new("Ours");
     let identity = authority.sign(&["localhost"], Validity::Now);
-    let endpoint = Endpoint::start(|_, _| Answer::Truncated).await;
+    let endpoint = Endpoint::start(|request, _| match request.path.as_str() {
+        "/length" => Answer::Truncated,
+        _ => Answer::Raw(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\n{}\r\n".to_vec()),
+    })
+    .await;
     let rude = Manners { is_rude: true, ..Manners::default() };
     let rude = TlsFront::with(&identity, endpoint.address(), rude).await;
     let polite = TlsFront::start(&identity, endpoint.address()).await;
     let truncated = ("failed", Some("truncated"), "the answer's body");
-    let table = [(rude.url("localhost", "/"), truncated), (polite.url("localhost", "/"), truncated)];
+    let mut table = vec![];
+    for front in [&rude, &polite] {
+        table.extend(["/length", "/chunks"].map(|path| (front.url("localhost", path), truncated)));
+    }
     check(config(&authority), &table).await;
+    assert_eq!(endpoint.count(), 4);
 }
 
 #[tokio::test(flavor = "multi_thread")]

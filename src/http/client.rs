@@ -225,7 +225,7 @@ async fn read_body(response: &mut ClientResponse, end: Body, bytes_max: usize) -
         }
     }
     match end {
-        // A connection closed by TLS ends without an error.
+        // However it came to that.
         Body::Length(length) if length > body.len() as u64 => {
             Err(faults::no_body(&PayloadError::Incomplete(None)))
         }

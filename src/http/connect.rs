@@ -8,7 +8,7 @@ use std::{
     pin::Pin,
     rc::Rc,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
@@ -29,7 +29,7 @@ use url::{Position, Url};
 use super::{
     dial::{DialError, Dialler},
     proxy::{Proxy, ProxyFault},
-    socket::Socket,
+    socket::{Socket, end},
     tls::{CaFileError, Tls, client_config, client_config_and},
 };
 use crate::config;
@@ -198,7 +198,12 @@ impl AsyncRead for Stream {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        with!(self.get_mut(), stream => Pin::new(stream).poll_read(context, buffer))
+        let before = buffer.filled().len();
+        let has_room = buffer.remaining() > 0;
+        ready!(with!(self.get_mut(), stream => Pin::new(stream).poll_read(context, buffer)))?;
+        // TLS has an end of its own, which must not look as if the answer were complete either.
+        let is_end = has_room && buffer.filled().len() == before;
+        Poll::Ready(if is_end { Err(end()) } else { Ok(()) })
     }
 }
 
