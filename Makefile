@@ -13,7 +13,7 @@ TESTED = --features fail-points
 # Everything but the tests of the whole product.
 PARTS = --workspace --lib --bins --test fuzz_corpora
 
-test: ## Every test. Installs RabbitMQ and PostgreSQL if they are missing; starts private ones.
+test: ## Every test. Installs RabbitMQ, PostgreSQL and tinyproxy if they are missing; starts private ones.
 	tests/services.sh
 	CARGO="$(CARGO)" tests/run "$(TESTED) $(PARTS)" "$(TESTED) --test main"
 

@@ -25,6 +25,7 @@ use crate::{
     config::{Config, database::DatabaseUrl},
     exit::{Exit, Failed},
     health::Health,
+    http::Route,
     mailbox::{Mailbox, MailboxLog, MailboxStats},
     messages::{
         completion::Flush,
@@ -107,6 +108,7 @@ impl Daemon {
         let lock = lock_file(&config)?;
         let health = Health::default();
         let site = Arc::new(site(&config)?);
+        let route = Route::new(&config.egress).map_err(Failed::usage)?;
         let admin = admin::Server::start(&config.admin, health.clone())?;
         let store = open_database(&config, &health).await?;
         let (supervisor, fatal) = Supervisor::new();
@@ -115,7 +117,7 @@ impl Daemon {
         let actors = Actors::new(pool, lock.is_none());
         health.watch(actors.stats());
         let arbiters = Arbiters::start(pool);
-        let parts = Parts::new(&config, store.clone(), tenure.clone(), health.clone(), site);
+        let parts = Parts::new(&config, store.clone(), tenure.clone(), health.clone(), site, route);
         keep_actors(&supervisor, &actors, &arbiters, &parts);
         if let Some(admin) = &admin {
             admin.serve_events(store.clone(), actors.queue.clone(), &config.queue);

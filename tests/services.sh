@@ -1,5 +1,5 @@
 #!/bin/sh
-# Makes sure that the servers which the tests start by themselves are installed: RabbitMQ and PostgreSQL.
+# Makes sure that the servers which the tests start by themselves are installed: RabbitMQ, PostgreSQL and tinyproxy.
 # As root it installs what is missing (Debian, Ubuntu) without starting anything; otherwise it says what to do.
 set -eu
 
@@ -16,9 +16,14 @@ has_postgresql() {
     command -v initdb >/dev/null
 }
 
+has_tinyproxy() {
+    [ -x /usr/bin/tinyproxy ] || [ -x /usr/sbin/tinyproxy ] || command -v tinyproxy >/dev/null
+}
+
 missing() {
     has_rabbitmq || echo rabbitmq-server
     has_postgresql || echo postgresql
+    has_tinyproxy || echo tinyproxy-bin # without Debian's service
 }
 
 fail() { # sentence

@@ -23,6 +23,15 @@ pub enum Attempt {
         /// The technical detail, for the ledger and the log.
         detail: String,
     },
+    /// The proxy answered in the endpoint's place.
+    Intercepted {
+        /// What it means.
+        fault: Fault,
+        /// When the proxy asked to be tried again (`Retry-After`).
+        retry_after: Option<Millis>,
+        /// The technical detail, for the ledger and the log.
+        detail: String,
+    },
 }
 
 /// Why there was no usable answer. The names are stored and shown (see [`Fault::name`]).
@@ -47,8 +56,10 @@ pub enum Fault {
     TooLarge,
     /// The URL can't be used.
     BadUrl,
-    /// The egress rules forbid the address.
+    /// The egress rules, or the proxy's, forbid the address.
     Blocked,
+    /// The proxy can't be reached, or failed; the endpoint has no part in it.
+    Proxy,
     /// An answer with a status that is not 2xx.
     Status,
     /// A 2xx answer that is not one of the accepted shapes.
@@ -81,6 +92,7 @@ impl Fault {
             Self::TooLarge => "too_large",
             Self::BadUrl => "bad_url",
             Self::Blocked => "blocked",
+            Self::Proxy => "proxy",
             Self::Status => "status",
             Self::BadAnswer => "bad_answer",
             Self::Unsupported => "unsupported",
@@ -103,6 +115,7 @@ impl Fault {
                 | Self::Tls
                 | Self::Truncated
                 | Self::NotHttp
+                | Self::Proxy
         )
     }
 }
@@ -139,7 +152,9 @@ impl Failure {
         match (self.fault, self.status) {
             (Fault::Status, Some(status)) => format!("its endpoint answered with status {status}"),
             (Fault::Timeout, _) => "its endpoint did not answer in time".into(),
-            (Fault::Refused | Fault::Reset | Fault::Dns, _) => "its endpoint could not be reached".into(),
+            (Fault::Refused | Fault::Reset | Fault::Dns | Fault::Proxy, _) => {
+                "its endpoint could not be reached".into()
+            }
             (Fault::Tls, _) => "no secure connection to its endpoint could be made".into(),
             (Fault::Truncated, _) => "its endpoint's answer was cut short".into(),
             (Fault::TooLarge, _) => "its endpoint's answer was too large".into(),
@@ -196,15 +211,14 @@ pub fn judge(attempt: Attempt) -> Verdict {
                 Verdict::Final(failure)
             }
         }
-        Attempt::Failed { fault, detail } => {
-            let failure = Failure { fault, status: None, detail };
-            if fault.may_pass() {
-                Verdict::Retry { failure, not_before: None }
-            } else {
-                Verdict::Final(failure)
-            }
-        }
+        Attempt::Failed { fault, detail } => judge_fault(fault, detail, None),
+        Attempt::Intercepted { fault, retry_after, detail } => judge_fault(fault, detail, retry_after),
     }
+}
+
+fn judge_fault(fault: Fault, detail: String, not_before: Option<Millis>) -> Verdict {
+    let failure = Failure { fault, status: None, detail };
+    if fault.may_pass() { Verdict::Retry { failure, not_before } } else { Verdict::Final(failure) }
 }
 
 #[cfg(test)]
@@ -239,5 +253,16 @@ mod tests {
         for fault in [Fault::TooLarge, Fault::BadUrl, Fault::Blocked, Fault::Unsupported] {
             assert!(matches!(verdict(fault), Verdict::Final(_)), "{fault}");
         }
+    }
+
+    #[test]
+    fn a_proxy_may_say_when_it_wants_to_be_asked_again() {
+        let verdict =
+            |fault| judge(Attempt::Intercepted { fault, retry_after: Some(5), detail: "busy".into() });
+        for fault in [Fault::Proxy, Fault::Refused, Fault::Timeout] {
+            let Verdict::Retry { failure, not_before: Some(5) } = verdict(fault) else { panic!("{fault}") };
+            assert_eq!((failure.fault, failure.status), (fault, None));
+        }
+        assert!(matches!(verdict(Fault::Blocked), Verdict::Final(_)));
     }
 }

@@ -344,7 +344,7 @@ pub(crate) fn read_attempt(attempt: Attempt, handler: &dyn handlers::Handler, se
     let (status, shown) = match &attempt {
         Attempt::Answered { status: status @ 200..=299, .. } => (Some(*status), None),
         Attempt::Answered { status, body, .. } => (Some(*status), kept(body)),
-        Attempt::Failed { .. } => (None, None),
+        Attempt::Failed { .. } | Attempt::Intercepted { .. } => (None, None),
     };
     match judge(attempt) {
         Verdict::Success { body } => match Answer::read(&body) {

@@ -5,6 +5,7 @@ use crate::{
     broker::Publisher,
     config::{Config, queue::QueueUrl, reply::ReplyTo},
     exit::{Exit, Failed},
+    http::{Route, client_config},
     store,
     zulip::RestClient,
 };
@@ -15,6 +16,7 @@ pub(super) async fn execute(config: Config) -> Result<Exit, Failed> {
         ("configuration", Ok("valid".to_owned())),
         ("database", check_database(&config).await),
         ("queue", check_queue(&config).await),
+        ("calls to bots", check_route(&config).await),
         ("replies", check_replies(&config).await),
         ("open files", check_files(&config)),
     ];
@@ -48,12 +50,19 @@ async fn check_queue(config: &Config) -> Result<String, Failed> {
     }
 }
 
+async fn check_route(config: &Config) -> Result<String, Failed> {
+    let route = Route::new(&config.egress).map_err(Failed::usage)?;
+    let (Some(proxy), Some(url)) = (route.proxy, &config.egress.proxy) else { return Ok("straight".into()) };
+    proxy.check(config.http.connect_timeout).await.map_err(Failed::unavailable)?;
+    Ok(format!("through the proxy {url}, which can be reached"))
+}
+
 async fn check_replies(config: &Config) -> Result<String, Failed> {
     match &config.reply.to {
         ReplyTo::None => Ok("none".into()),
         ReplyTo::Log => Ok("to the log".into()),
         ReplyTo::Zulip { site } => {
-            let rest = RestClient::new(site.clone(), crate::http::client_config());
+            let rest = RestClient::new(site.clone(), client_config());
             match rest.server_version().await {
                 Ok(version) => Ok(format!("{site} is Zulip {version}")),
                 Err(fault) => Err(Failed::unavailable(format!("{site}: {fault}"))),

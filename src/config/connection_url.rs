@@ -14,7 +14,7 @@ impl ConnectionUrl {
     ///
     /// Whitespace, a fragment and an `@` after the host are refused: they are legal, and yet the sign of a
     /// password that should have been percent-encoded, without which a parser takes the user for the host.
-    pub(super) fn parse(text: &str, prefixes: &[&str]) -> Option<Self> {
+    pub(crate) fn parse(text: &str, prefixes: &[&str]) -> Option<Self> {
         let url = Url::parse(text).ok()?;
         let known = prefixes.iter().any(|&prefix| text.starts_with(prefix));
         let has_blanks = text.chars().any(|c| c.is_whitespace() || c.is_control());

@@ -5,18 +5,27 @@
 //! | `allow` | `[]` | networks (CIDR), IP addresses and host names, each with a port or without |
 //! | `ports` | `[]` = any | ports from 1 to 65535 |
 //! | `resolver` | `"system"` | `"system"`, or name servers with their ports |
+//! | `proxy` | `""` = none | `http://[user:password@]host[:port]` |
+//! | `ca_file` | `""` | the path of a PEM file |
 
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+};
 
 use ipnet::IpNet;
 use outhook_core::egress::{Allowed, is_name};
-use url::Host;
+use url::{Host, Url};
 
-use super::section::Section;
+use super::{connection_url::ConnectionUrl, section::Section};
 
 const TARGET: &str = "a network such as \"10.0.0.0/8\", an IP address or a host name, \
                       which may be followed by a port such as \"bot.internal:8080\" or \"[::1]:8080\"";
 const RESOLVER: &str = "\"system\", or name servers with their ports such as [\"127.0.0.1:53\"]";
+
+const PROXY: &str = "the http:// URL of a proxy, such as \"http://127.0.0.1:4750\" or \
+    \"http://user:password@proxy.internal:3128\", without path or query and with a port other than 0 (80 if \
+    none is given)";
 
 /// `[egress]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,6 +38,10 @@ pub(crate) struct Egress {
     pub(crate) ports: Vec<u16>,
     /// Who looks host names up.
     pub(crate) resolver: NameServers,
+    /// The proxy through which all calls to bots go.
+    pub(crate) proxy: Option<ConnectionUrl>,
+    /// A file of certificates of authorities that are trusted beside the system's.
+    pub(crate) ca_file: Option<PathBuf>,
 }
 
 /// Who is asked for the addresses of a host.
@@ -55,8 +68,15 @@ impl Egress {
                 Target::Host(host) => hosts.push(host),
             }
         }
-        let ports = section.list("ports", "a port from 1 to 65535", port);
-        Self { allow, hosts, ports, resolver: NameServers::read(section) }
+        Self {
+            allow,
+            hosts,
+            ports: section.list("ports", "a port from 1 to 65535", port),
+            resolver: NameServers::read(section),
+            proxy: section.optional("proxy", None, PROXY, proxy),
+            ca_file: section
+                .optional("ca_file", None, "the path of a file", |text| Some(PathBuf::from(text))),
+        }
     }
 }
 
@@ -117,4 +137,11 @@ fn port(text: &str) -> Option<u16> {
 
 fn name_server(text: &str) -> Option<SocketAddr> {
     text.parse().ok().filter(|server: &SocketAddr| server.port() != 0)
+}
+
+fn proxy(text: &str) -> Option<ConnectionUrl> {
+    let proxy = ConnectionUrl::parse(text, &["http://"])?;
+    let url = Url::parse(text).ok()?;
+    let has_extras = url.path() != "/" || url.query().is_some();
+    (!has_extras && url.port() != Some(0)).then_some(proxy)
 }

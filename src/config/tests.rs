@@ -178,10 +178,7 @@ fn all_faults_are_told_at_once_one_per_line() {
 }
 
 #[test]
-fn keys_and_sections_of_other_versions_are_unknown() {
-    for key in ["egress.proxy", "egress.ca_file"] {
-        assert!(told(&assignment(key, "''")).starts_with(&format!("{key}: unknown key")));
-    }
+fn values_of_other_versions_are_faults() {
     assert_eq!(
         told("[processed]\nvia = 'api'"),
         "processed.via = \"api\": must be \"database\", the only one available"
@@ -213,6 +210,8 @@ fn a_password_is_in_no_fault() {
         "[database]\nurl = 'postgres://user:/hunter2@host/db'",
         "[reply]\nsite = 'https://user:hunter2@chat.example.org'",
         "[egress]\nallow = ['https://user:hunter2@host']",
+        "[egress]\nproxy = 'https://user:hunter2@proxy:4750'",
+        "[egress]\nproxy = 'http://user:hun/ter2hunter2@proxy:4750'",
         "password = 'hunter2'",
     ] {
         let faults = read(file).expect_err(file);
@@ -223,7 +222,8 @@ fn a_password_is_in_no_fault() {
 #[test]
 fn a_password_is_in_no_valid_configuration_that_is_printed() {
     let config = valid(
-        "[queue]\nurl = 'amqp://user:hunter2@broker/%2f'\n[database]\nurl = 'postgres://u:hunter2@host/db'",
+        "[queue]\nurl = 'amqp://user:hunter2@broker/%2f'\n[database]\nurl = 'postgres://u:hunter2@host/db'\n\
+         [egress]\nproxy = 'http://u:hunter2@proxy:4750'",
     );
     let printed = format!("{config:?} {} {}", config.queue.url, config.database.url);
     assert!(!printed.contains("hunter2"), "{printed}");
@@ -505,4 +505,39 @@ fn names_are_looked_up_by_the_system_or_by_servers_of_ones_own() {
         assert!(told.contains("\"system\", or name servers with their ports"), "{value}: {told}");
         assert_eq!(told.lines().count(), 1, "{told}");
     }
+}
+
+#[test]
+fn a_proxy_is_an_http_url_and_nothing_else() {
+    assert_eq!(valid("").egress.proxy, None);
+    assert_eq!(valid("[egress]\nproxy = ''").egress.proxy, None);
+    for url in ["http://127.0.0.1:4750", "http://[::1]:4750/", "http://proxy", "http://u:p%40ss@proxy:3128"] {
+        let proxy = valid(&assignment("egress.proxy", &format!("'{url}'"))).egress.proxy;
+        assert_eq!(proxy.expect(url).expose(), url);
+    }
+    for url in [
+        "https://proxy:4750",
+        "socks5://proxy:1080",
+        "proxy:4750",
+        "127.0.0.1:4750",
+        "http://",
+        "http://:4750",
+        "http://proxy:0",
+        "http://proxy:65536",
+        "http://proxy:4750/path",
+        "http://proxy:4750?query",
+        "http://proxy:4750#fragment",
+        "http://proxy :4750",
+    ] {
+        let told = told(&assignment("egress.proxy", &format!("'{url}'")));
+        assert!(told.contains("must be the http:// URL of a proxy, such as"), "{url}: {told}");
+        assert_eq!(told.lines().count(), 1, "{told}");
+    }
+}
+
+#[test]
+fn a_file_of_authorities_is_a_path() {
+    assert_eq!(valid("").egress.ca_file, None);
+    let config = valid("[egress]\nca_file = '/etc/outhook/ca.pem'");
+    assert_eq!(config.egress.ca_file, Some(PathBuf::from("/etc/outhook/ca.pem")));
 }

@@ -3,7 +3,7 @@
 use std::{rc::Rc, sync::Arc};
 
 use actix::Arbiter;
-use outhook_core::{egress::Egress, gate::GatePolicy, lanes::Limits, rate::RateLimit, retry::RetryPolicy};
+use outhook_core::{gate::GatePolicy, lanes::Limits, rate::RateLimit, retry::RetryPolicy};
 use tokio::sync::Semaphore;
 
 use super::Actors;
@@ -23,7 +23,7 @@ use crate::{
     config::{Config, queue::QueueUrl, reply::ReplyTo},
     directory::Directory,
     health::Health,
-    http::{Dialler, Resolver, WebhookClient, client_config},
+    http::{Dialler, Resolver, Route, WebhookClient, client_config},
     messages::drain::Stop,
     room::Room,
     store::Store,
@@ -42,8 +42,7 @@ pub(super) struct Parts {
     health: Health,
     directory: Directory,
     site: Arc<Site>,
-    egress: Arc<Egress>,
-    tls: Arc<rustls::ClientConfig>,
+    route: Route,
     retry: RetryPolicy,
     room: Room,
     permits: Arc<Semaphore>,
@@ -59,11 +58,11 @@ impl Parts {
         current: CurrentTenure,
         health: Health,
         site: Arc<Site>,
+        route: Route,
     ) -> Self {
         Self {
             directory: Directory::new(store.clone(), health.clone(), config.actors.bots_cached),
-            egress: Arc::new(Egress::from(&config.egress)),
-            tls: client_config(),
+            route,
             retry: RetryPolicy::from(&config.retry),
             room: Room::new(config.actors.event_pool_size()),
             permits: Arc::new(Semaphore::new(config.http.max_calls)),
@@ -113,15 +112,15 @@ impl Parts {
             // Half of all calls.
             failing_total: (self.config.http.max_calls / 2 / shards).max(1),
         };
-        let (http, tls) = (&self.config.http, Arc::clone(&self.tls));
+        let (http, route) = (&self.config.http, self.route.clone());
         let resolver = Resolver::new(&self.config.egress.resolver, http.connect_timeout);
-        let dialler = Dialler::new(Arc::clone(&self.egress), resolver);
+        let dialler = Dialler::new(Arc::clone(&route.egress), resolver);
         let tools = CallTools {
             directory: self.directory.clone(),
             trials: self.trials.clone(),
             tenure: self.current.get(),
-            client: WebhookClient::new(http, dialler, tls, self.site.user_agent()),
-            egress: Arc::clone(&self.egress),
+            client: WebhookClient::new(http, route, dialler, self.site.user_agent()),
+            egress: Arc::clone(&self.route.egress),
             retry: self.retry.clone(),
             gates: self.gates(shard),
             site: Arc::clone(&self.site),
@@ -180,7 +179,7 @@ impl Parts {
     fn reply_actor(&self, actors: &Actors) -> ReplyActor {
         let outlet = match &self.config.reply.to {
             ReplyTo::Zulip { site } => Outlet::Zulip {
-                rest: Box::new(RestClient::new(site.clone(), Arc::clone(&self.tls))),
+                rest: Box::new(RestClient::new(site.clone(), client_config())),
                 site: Arc::clone(&self.site),
             },
             ReplyTo::Log | ReplyTo::None => Outlet::Log,

@@ -5,13 +5,15 @@ use std::{
     collections::HashMap,
     mem,
     panic::AssertUnwindSafe,
-    sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use actix_web::{
     error::PayloadError,
-    http::header::{CONTENT_ENCODING, HeaderMap, HeaderName, RETRY_AFTER},
+    http::{
+        Uri,
+        header::{CONTENT_ENCODING, HeaderMap, HeaderName, RETRY_AFTER},
+    },
     web::Bytes,
 };
 use awc::{Client, ClientRequest, ClientResponse, Connector, error::SendRequestError};
@@ -20,15 +22,16 @@ use outhook_core::{
     identity::Millis,
     outcome::{Attempt, Fault},
 };
-use rustls::ClientConfig;
 use standardwebhooks::Webhook;
-use url::Url;
+use url::{Position, Url};
 
 use super::{
+    connect::{EndpointConnector, Route},
     dial::Dialler,
     faults,
     framing::{Body, Framing},
     inflate::{ENCODINGS, inflate},
+    proxy::Proxy,
     socket::{is_end, is_unsent},
 };
 use crate::{config::http::Http, store::now};
@@ -47,8 +50,8 @@ const FRAMED_BYTES_PER_BYTE: usize = 4;
 pub(crate) struct WebhookClient {
     /// By scheme, host and port; what they keep are idle connections.
     clients: RefCell<HashMap<String, Client>>,
+    route: Route,
     dialler: Dialler,
-    tls: Arc<ClientConfig>,
     user_agent: String,
     connect_timeout: Duration,
     timeout: Duration,
@@ -73,13 +76,11 @@ pub(crate) struct Outbound<'a> {
 
 impl WebhookClient {
     /// A client of the current thread.
-    pub(crate) fn new(config: &Http, dialler: Dialler, tls: Arc<ClientConfig>, user_agent: &str) -> Self {
-        let answer_bytes_max =
-            config.max_response_bytes.saturating_mul(FRAMED_BYTES_PER_BYTE).saturating_add(HEAD_BYTES_MAX);
+    pub(crate) fn new(config: &Http, route: Route, dialler: Dialler, user_agent: &str) -> Self {
         Self {
             clients: RefCell::default(),
-            dialler: dialler.reading_at_most(answer_bytes_max),
-            tls,
+            route,
+            dialler,
             user_agent: user_agent.to_owned(),
             connect_timeout: config.connect_timeout,
             timeout: config.timeout,
@@ -115,9 +116,13 @@ impl WebhookClient {
             Err(detail) => return Attempt::Failed { fault: Fault::BadAnswer, detail },
         };
         outbound.url.set_fragment(None);
+        let uri = match self.route.uri(&outbound.url) {
+            Ok(uri) => uri,
+            Err(detail) => return Attempt::Failed { fault: Fault::BadUrl, detail },
+        };
         let origin = outbound.url.origin().ascii_serialization();
         let body = Bytes::from(mem::take(&mut outbound.body));
-        let send = || self.request(&origin, &outbound, timestamp, &signature).send_body(body.clone());
+        let send = || self.request(&uri, &outbound, timestamp, &signature).send_body(body.clone());
         let sent = match send().await {
             // It was certainly not received, so it is sent again within the same attempt; once, because a new
             // connection is a good one.
@@ -135,18 +140,22 @@ impl WebhookClient {
         if !framing.is_safe {
             self.forget(&origin);
         }
-        self.read(response, framing.body).await
+        let forwarder = self.route.forwarder(&outbound.url);
+        let intercepted = |proxy: &Proxy| proxy.own_answer(response.status().as_u16(), response.headers());
+        match forwarder.and_then(intercepted) {
+            Some(attempt) => attempt,
+            None => self.read(response, framing.body).await,
+        }
     }
 
-    fn request(
-        &self,
-        origin: &str,
-        outbound: &Outbound<'_>,
-        timestamp: i64,
-        signature: &str,
-    ) -> ClientRequest {
-        self.client(origin)
-            .post(outbound.url.as_str())
+    fn request(&self, uri: &Uri, outbound: &Outbound<'_>, timestamp: i64, signature: &str) -> ClientRequest {
+        let url = &outbound.url;
+        let mut request = self.client(url).post(uri.clone());
+        for header in self.route.forwarder(url).map(Proxy::headers).unwrap_or_default() {
+            request = request.insert_header(header);
+        }
+        request
+            .insert_header(("host", &url[Position::BeforeHost..Position::AfterPort]))
             .insert_header(("content-type", outbound.content_type))
             .insert_header(("user-agent", self.user_agent.as_str()))
             .insert_header(("accept", "*/*"))
@@ -172,13 +181,9 @@ impl WebhookClient {
         }
     }
 
-    fn client(&self, origin: &str) -> Client {
-        if let Some(client) = self.clients.borrow().get(origin) {
-            return client.clone();
-        }
-        let client = self.new_client();
-        self.clients.borrow_mut().insert(origin.to_owned(), client.clone());
-        client
+    fn client(&self, url: &Url) -> Client {
+        let origin = url.origin().ascii_serialization();
+        self.clients.borrow_mut().entry(origin).or_insert_with(|| self.new_client(url)).clone()
     }
 
     /// Lets go of the connections to a host; those of calls in flight are closed at their end.
@@ -186,12 +191,15 @@ impl WebhookClient {
         self.clients.borrow_mut().remove(origin);
     }
 
-    fn new_client(&self) -> Client {
+    fn new_client(&self, url: &Url) -> Client {
+        let answer_bytes_max =
+            self.response_bytes_max.saturating_mul(FRAMED_BYTES_PER_BYTE).saturating_add(HEAD_BYTES_MAX);
+        let (route, dialler) = (&self.route, self.dialler.clone());
+        let endpoint = EndpointConnector::new(route, dialler, url, self.connect_timeout, answer_bytes_max);
         let connector = Connector::new()
-            .connector(self.dialler.clone())
-            .rustls_0_23(Arc::clone(&self.tls))
-            .timeout(self.connect_timeout)
-            .handshake_timeout(self.connect_timeout)
+            .connector(endpoint)
+            // The connector has a deadline of its own, and says what it was waiting for.
+            .timeout(self.timeout)
             .conn_keep_alive(KEEP_ALIVE)
             // How many calls there may be is decided before they get here.
             .limit(0);
@@ -222,7 +230,7 @@ async fn read_body(response: &mut ClientResponse, end: Body, bytes_max: usize) -
         }
     }
     match end {
-        // A connection closed by TLS ends without an error.
+        // However it came to that.
         Body::Length(length) if length > body.len() as u64 => {
             Err(faults::no_body(&PayloadError::Incomplete(None)))
         }
@@ -239,7 +247,12 @@ fn sign(outbound: &Outbound<'_>, timestamp: i64) -> Result<String, String> {
 
 /// `Retry-After` as a moment: seconds from now, or an HTTP date.
 pub(crate) fn retry_after(headers: &HeaderMap) -> Option<Millis> {
-    let value = text(headers, RETRY_AFTER)?.trim();
+    retry_after_value(text(headers, RETRY_AFTER)?)
+}
+
+/// The same from the header's value.
+pub(super) fn retry_after_value(value: &str) -> Option<Millis> {
+    let value = value.trim();
     if !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit()) {
         let seconds: u32 = value.parse().unwrap_or(u32::MAX);
         return Some(now().saturating_add(i64::from(seconds) * 1000));

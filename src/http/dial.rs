@@ -10,8 +10,6 @@ use std::{
 };
 
 use actix_rt::net::TcpStream;
-use actix_tls::connect::{ConnectError, ConnectInfo, Connection};
-use actix_web::{dev::Service, http::Uri};
 use futures_util::{
     future::LocalBoxFuture,
     stream::{FuturesUnordered, StreamExt},
@@ -20,10 +18,7 @@ use outhook_core::egress::{Blocked, Egress};
 use thiserror::Error;
 use tokio::time::timeout;
 
-use super::{
-    resolve::{LookupError, Resolver},
-    socket::Socket,
-};
+use super::resolve::{LookupError, Resolver};
 
 /// Addresses of a host that are tried at most.
 const ADDRESSES_MAX: usize = 8;
@@ -43,10 +38,9 @@ pub(crate) struct Dialler {
     egress: Arc<Egress>,
     resolver: Resolver,
     dial: Dial,
-    answer_bytes_max: usize,
 }
 
-/// Why no connection was made, beside I/O.
+/// Why no connection was made.
 #[derive(Debug, Error)]
 pub(crate) enum DialError {
     /// Every address of the host is forbidden; this is the first.
@@ -55,26 +49,24 @@ pub(crate) enum DialError {
     /// The name has no address.
     #[error("the name {0} can't be resolved: {1}")]
     Unresolved(String, LookupError),
+    /// No address could be connected to.
+    #[error(transparent)]
+    Io(#[from] io::Error),
 }
 
 impl Dialler {
     /// A dialler of the current thread that obeys these rules.
     pub(crate) fn new(egress: Arc<Egress>, resolver: Resolver) -> Self {
-        Self { egress, resolver, dial: Rc::new(connect), answer_bytes_max: usize::MAX }
+        Self { egress, resolver, dial: Rc::new(connect) }
     }
 
-    /// On whose connections at most so many bytes are read after each request.
-    pub(super) fn reading_at_most(self, answer_bytes_max: usize) -> Self {
-        Self { answer_bytes_max, ..self }
-    }
-
-    async fn dial(self, uri: Uri, port: u16) -> Result<Connection<Uri, Socket>, ConnectError> {
-        let host = uri.host().unwrap_or_default();
-        let addresses = addresses_of(&self.resolver, host, port).await.map_err(resolver_error)?;
-        let allowed = self.allowed(host, addresses).map_err(|rule| resolver_error(rule.into()))?;
-        let stream = self.dial_any(&allowed).await.map_err(ConnectError::Io)?;
-        stream.set_nodelay(true).map_err(ConnectError::Io)?;
-        Ok(Connection::new(uri, Socket::new(stream, self.answer_bytes_max)))
+    /// Connects to a host, an IPv6 address in brackets or not.
+    pub(super) async fn dial(&self, host: &str, port: u16) -> Result<TcpStream, DialError> {
+        let addresses = addresses_of(&self.resolver, host, port).await?;
+        let allowed = self.allowed(host, addresses)?;
+        let stream = self.dial_any(&allowed).await?;
+        stream.set_nodelay(true)?;
+        Ok(stream)
     }
 
     /// The addresses that may be dialled; an error if there is none.
@@ -132,25 +124,6 @@ pub(crate) async fn addresses_of(
 
 fn connect(address: SocketAddr) -> Connecting {
     Box::pin(TcpStream::connect(address))
-}
-
-fn resolver_error(error: DialError) -> ConnectError {
-    ConnectError::Resolver(Box::new(error))
-}
-
-impl Service<ConnectInfo<Uri>> for Dialler {
-    type Response = Connection<Uri, Socket>;
-    type Error = ConnectError;
-    type Future = LocalBoxFuture<'static, Result<Self::Response, Self::Error>>;
-
-    fn poll_ready(&self, _: &mut std::task::Context<'_>) -> std::task::Poll<Result<(), Self::Error>> {
-        std::task::Poll::Ready(Ok(()))
-    }
-
-    fn call(&self, target: ConnectInfo<Uri>) -> Self::Future {
-        let port = target.port();
-        Box::pin(self.clone().dial(target.request().clone(), port))
-    }
 }
 
 #[cfg(test)]

@@ -1,20 +1,27 @@
 //! What the errors of the HTTP libraries mean for a call.
 
-use std::{error::Error, io};
+use std::io;
 
 use actix_web::error::{ParseError, PayloadError};
 use awc::error::{ConnectError, SendRequestError};
 use outhook_core::outcome::{Attempt, Fault};
 
-use super::{dial::DialError, inflate::InflateError, socket::is_excess};
+use super::{
+    connect::ConnectFault,
+    dial::DialError,
+    inflate::InflateError,
+    socket::is_excess,
+    tls::{explained, rustls_error},
+};
 
 /// An attempt that got no answer's head.
 pub(super) fn no_answer(error: &SendRequestError) -> Attempt {
     let fault = match error {
         SendRequestError::Connect(error) => return not_connected(error),
         SendRequestError::Timeout => Fault::Timeout,
-        SendRequestError::Send(error) => io_fault(error),
+        SendRequestError::Send(error) => return broken(error),
         SendRequestError::Response(ParseError::TooLarge) => return head_too_large(),
+        SendRequestError::Response(ParseError::Io(error)) => return broken(error),
         SendRequestError::Response(error) => response_fault(error),
         SendRequestError::Url(_) | SendRequestError::Http(_) => Fault::BadUrl,
         _ => Fault::Reset,
@@ -80,15 +87,31 @@ fn failed(fault: Fault, detail: String) -> Attempt {
 
 fn not_connected(error: &ConnectError) -> Attempt {
     match error {
-        ConnectError::Timeout => failed(Fault::Timeout, "no connection within http.connect_timeout".into()),
-        ConnectError::Resolver(inner) => match inner.downcast_ref::<DialError>() {
-            Some(blocked @ DialError::Blocked(_)) => failed(Fault::Blocked, blocked.to_string()),
-            _ => failed(Fault::Dns, inner.to_string()),
+        ConnectError::Timeout => failed(Fault::Timeout, "no connection within http.timeout".into()),
+        ConnectError::Resolver(inner) => match inner.downcast_ref() {
+            Some(fault) => connect_fault(fault),
+            None => failed(Fault::Reset, inner.to_string()),
         },
-        ConnectError::NoRecords | ConnectError::Unresolved => failed(Fault::Dns, error.to_string()),
-        ConnectError::Io(inner) => failed(io_fault(inner), inner.to_string()),
         other => failed(Fault::Reset, other.to_string()),
     }
+}
+
+fn connect_fault(error: &ConnectFault) -> Attempt {
+    let fault = match error {
+        ConnectFault::Proxy(fault) => return fault.clone().into(),
+        ConnectFault::Tls(_) => Fault::Tls,
+        ConnectFault::Late(_) => Fault::Timeout,
+        ConnectFault::Dial(DialError::Blocked(_)) => Fault::Blocked,
+        ConnectFault::Dial(DialError::Unresolved(..)) => Fault::Dns,
+        ConnectFault::Dial(DialError::Io(error)) => io_fault(error),
+    };
+    failed(fault, error.to_string())
+}
+
+/// A connection that broke; TLS may do so after it was agreed on, as when a certificate of ours is asked for.
+fn broken(error: &io::Error) -> Attempt {
+    let detail = rustls_error(error).map_or_else(|| error.to_string(), explained);
+    failed(io_fault(error), detail)
 }
 
 fn io_fault(error: &io::Error) -> Fault {
@@ -106,21 +129,13 @@ fn io_fault(error: &io::Error) -> Fault {
 }
 
 fn is_tls(error: &io::Error) -> bool {
-    let mut cause: Option<&(dyn Error + 'static)> = error.get_ref().map(|inner| inner as _);
-    while let Some(error) = cause {
-        if error.is::<rustls::Error>() {
-            return true;
-        }
-        cause = error.source();
-    }
-    false
+    rustls_error(error).is_some()
 }
 
 fn response_fault(error: &ParseError) -> Fault {
     match error {
         ParseError::Incomplete => Fault::Reset,
         ParseError::Timeout => Fault::Timeout,
-        ParseError::Io(error) => io_fault(error),
         _ => Fault::NotHttp,
     }
 }

@@ -3,23 +3,29 @@
 //! | file | does |
 //! | --- | --- |
 //! | `client` | one POST under one deadline, its answer read up to a size |
-//! | `dial` | the connector: every address is checked at the moment it is dialled |
+//! | `connect` | the connector: straight or through the proxy, with TLS for https |
+//! | `dial` | every address is checked at the moment it is dialled |
 //! | `resolve` | the addresses of a host, without threads |
+//! | `proxy` | the operator's proxy: tunnels, and its own answers told from those of endpoints |
+//! | `tls` | TLS, always verified, and its errors in words |
 //! | `socket` | a stream whose end is an error, and on which an answer is bounded |
 //! | `framing` | where an answer ends, and whether its connection is used again |
 //! | `inflate` | decompression that stops at the same size |
 //! | `faults` | what the libraries' errors mean |
 
 mod client;
+mod connect;
 mod dial;
 mod faults;
 mod framing;
 mod inflate;
+mod proxy;
 mod resolve;
 mod socket;
 mod tls;
 
 pub(crate) use client::{KEEP_ALIVE, Outbound, WebhookClient, retry_after};
+pub(crate) use connect::Route;
 pub(crate) use dial::{Dialler, addresses_of};
 pub(crate) use resolve::Resolver;
 pub(crate) use tls::client_config;

@@ -110,6 +110,11 @@ impl Pieces {
     }
 }
 
+/// The end of a connection as an error, for a layer above that has an end of its own.
+pub(super) fn end() -> io::Error {
+    io::Error::new(io::ErrorKind::UnexpectedEof, End)
+}
+
 /// Whether an error is the end of a connection and nothing else.
 pub(super) fn is_end(error: &io::Error) -> bool {
     is::<End>(error)
@@ -143,7 +148,7 @@ impl AsyncRead for Socket {
         let has_room = buffer.remaining() > 0;
         ready!(Pin::new(&mut self.stream).poll_read(context, buffer))?;
         match buffer.filled().len() - before {
-            0 if has_room => Poll::Ready(Err(io::Error::new(io::ErrorKind::UnexpectedEof, End))),
+            0 if has_room => Poll::Ready(Err(end())),
             bytes => Poll::Ready(self.has_read(bytes)),
         }
     }

@@ -25,6 +25,9 @@ mod scene;
 pub mod secrets;
 mod server_process;
 pub mod setup;
+mod smokescreen;
+mod tinyproxy;
+mod tls;
 
 pub use self::config::{CliOutput, Config};
 pub use self::database::Db;
@@ -37,6 +40,9 @@ pub use self::postgres::Postgres;
 pub use self::queue::Queue;
 pub use self::rabbitmq::{BROKER_PASSWORD, Rabbit, Vhost};
 pub use self::scene::*;
+pub use self::smokescreen::{Ruling, Smokescreen};
+pub use self::tinyproxy::Tinyproxy;
+pub use self::tls::{Authority, Hello, Identity, Manners, TlsFront, Validity};
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;

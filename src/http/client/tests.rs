@@ -1,6 +1,7 @@
 use std::{
     cell::{Cell, RefCell},
     rc::Rc,
+    sync::Arc,
 };
 
 use actix_rt::net::TcpStream;
@@ -84,15 +85,17 @@ fn client() -> WebhookClient {
         max_response_bytes: 1000,
     };
     let allow = vec![Allowed { target: "127.0.0.0/8".parse().expect("a network"), port: None }];
+    let egress = Arc::new(Egress { allow, ..Egress::default() });
     let resolver = Resolver::new(&NameServers::System, config.connect_timeout);
-    let dialler = Dialler::new(Arc::new(Egress { allow, ..Egress::default() }), resolver);
-    WebhookClient::new(&config, dialler, client_config(), "outhook")
+    let dialler = Dialler::new(Arc::clone(&egress), resolver);
+    let route = Route { egress, proxy: None, tls: client_config() };
+    WebhookClient::new(&config, route, dialler, "outhook")
 }
 
 fn status(attempt: &Attempt) -> Option<u16> {
     match attempt {
         Attempt::Answered { status, .. } => Some(*status),
-        Attempt::Failed { .. } => None,
+        _ => None,
     }
 }
 

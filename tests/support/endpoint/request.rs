@@ -43,7 +43,7 @@ impl Request {
     }
 
     /// Reads the next request of a connection.
-    pub(super) async fn read(from: &mut BufReader<TcpStream>) -> io::Result<Self> {
+    pub(in crate::support) async fn read(from: &mut BufReader<TcpStream>) -> io::Result<Self> {
         let first = read_line(from).await?;
         let mut words = first.split(' ').map(str::to_owned);
         let (method, path) = words.next().zip(words.next()).ok_or(io::ErrorKind::InvalidData)?;
