@@ -192,7 +192,7 @@ impl Peer {
         let address = listener.local_addr().unwrap();
         tokio::spawn(async move {
             while let Ok((mut stream, _)) = listener.accept().await {
-                stream.read(&mut [0; 4096]).await.ok();
+                let _ = stream.read(&mut [0; 4096]).await;
                 stream.write_all(&answer).await.ok();
             }
         });

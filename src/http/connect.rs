@@ -265,7 +265,7 @@ mod tests {
 
     fn target(route: &Route, url: &str) -> String {
         let uri = route.uri(&Url::parse(url).expect("a URL")).expect("a request");
-        uri.path_and_query().expect("a target").to_string()
+        uri.path_and_query().expect("a target").as_str().to_owned()
     }
 
     #[test]
