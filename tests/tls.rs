@@ -6,6 +6,7 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
+use tokio_rustls::rustls::SupportedProtocolVersion;
 use tokio_rustls::rustls::version::{TLS12, TLS13};
 
 use crate::support::setup;
@@ -15,6 +16,9 @@ use crate::support::{
 
 /// How a call ended, and what its detail says about it.
 type Expected = (&'static str, Option<&'static str>, &'static str);
+
+static OLD: [&SupportedProtocolVersion; 1] = [&TLS12];
+static NEW: [&SupportedProtocolVersion; 1] = [&TLS13];
 
 const SUCCEEDED: Expected = ("succeeded", None, "");
 
@@ -100,10 +104,8 @@ async fn both_versions_of_tls_in_use_are_spoken_and_connections_are_kept() {
     let authority = Authority::new("Ours");
     let identity = authority.sign(&["localhost"], Validity::Now);
     let endpoint = Endpoint::json(json!({})).await;
-    let (old, new) = (
-        Manners { versions: &[&TLS12], ..Manners::default() },
-        Manners { versions: &[&TLS13], ..Manners::default() },
-    );
+    let (old, new) =
+        (Manners { versions: &OLD, ..Manners::default() }, Manners { versions: &NEW, ..Manners::default() });
     let old = TlsFront::with(&identity, endpoint.address(), old).await;
     let new = TlsFront::with(&identity, endpoint.address(), new).await;
     let config = config(&authority);

@@ -22,7 +22,7 @@ use tokio::{
 };
 use url::Url;
 
-use super::client::retry_after_value;
+use super::client::{retry_after, retry_after_value};
 use crate::config::connection_url::ConnectionUrl;
 
 /// What Smokescreen calls the kind of its clients; Zulip's own worker says the same.
@@ -137,7 +137,6 @@ impl Proxy {
         if words.is_none() && !(status == 407 && wants_credentials) {
             return None;
         }
-        let text = |name: &str| headers.get(name).map(|value| String::from_utf8_lossy(value.as_bytes()));
         let answer = Head {
             status,
             words: words
@@ -145,7 +144,7 @@ impl Proxy {
                 .unwrap_or_default(),
             is_marked: words.is_some(),
             wants_credentials,
-            retry_after: text("retry-after").and_then(|value| retry_after_value(&value)),
+            retry_after: retry_after(headers),
         };
         Some(self.refusal(&answer).into())
     }

@@ -23,7 +23,6 @@ pub struct Authority {
 pub struct Identity {
     certificate: CertificateDer<'static>,
     key: KeyPair,
-    pem: String,
 }
 
 /// When a certificate is valid.
@@ -59,7 +58,7 @@ impl Authority {
     pub fn sign(&self, names: &[&str], validity: Validity) -> Identity {
         let key = KeyPair::generate().unwrap();
         let certificate = parameters(names, validity).signed_by(&key, &self.issuer).unwrap();
-        Identity { certificate: certificate.der().clone(), pem: certificate.pem(), key }
+        Identity { certificate: certificate.der().clone(), key }
     }
 }
 
@@ -72,12 +71,7 @@ impl Identity {
         }
         let key = KeyPair::generate().unwrap();
         let certificate = parameters.self_signed(&key).unwrap();
-        Self { certificate: certificate.der().clone(), pem: certificate.pem(), key }
-    }
-
-    /// The certificate in PEM format.
-    pub fn pem(&self) -> &str {
-        &self.pem
+        Self { certificate: certificate.der().clone(), key }
     }
 
     fn server(&self, versions: &[&'static SupportedProtocolVersion]) -> Arc<ServerConfig> {
