@@ -3,7 +3,7 @@
 use std::{rc::Rc, sync::Arc};
 
 use actix::Arbiter;
-use outhook_core::{lanes::Limits, retry::RetryPolicy};
+use outhook_core::{egress::Egress, lanes::Limits, retry::RetryPolicy};
 use tokio::sync::Semaphore;
 
 use super::Actors;
@@ -22,7 +22,7 @@ use crate::{
     config::{Config, queue::QueueUrl, reply::ReplyTo},
     directory::Directory,
     health::Health,
-    http::{Route, WebhookClient, client_config},
+    http::{Dialler, Route, WebhookClient, client_config},
     messages::drain::Stop,
     room::Room,
     store::Store,
@@ -41,6 +41,7 @@ pub(super) struct Parts {
     health: Health,
     directory: Directory,
     site: Arc<Site>,
+    egress: Arc<Egress>,
     route: Route,
     retry: RetryPolicy,
     room: Room,
@@ -61,6 +62,7 @@ impl Parts {
     ) -> Self {
         Self {
             directory: Directory::new(store.clone(), health.clone(), config.actors.bots_cached),
+            egress: Arc::new(Egress::from(&config.egress)),
             route,
             retry: RetryPolicy::from(&config.retry),
             room: Room::new(config.actors.in_memory_events),
@@ -107,12 +109,14 @@ impl Parts {
             // The other half is for events whose calls have begun.
             waiting_total: (config.in_memory_events / 2 / actors.events.len()).max(1),
         };
+        let dialler = Dialler::new(Arc::clone(&self.egress));
+        let (http, route) = (&self.config.http, self.route.clone());
         let tools = CallTools {
             directory: self.directory.clone(),
             trials: self.trials.clone(),
             tenure: self.current.get(),
-            client: WebhookClient::new(&self.config.http, self.route.clone(), self.site.user_agent()),
-            egress: Arc::clone(&self.route.egress),
+            client: WebhookClient::new(http, dialler, route, self.site.user_agent()),
+            egress: Arc::clone(&self.egress),
             retry: self.retry.clone(),
             site: Arc::clone(&self.site),
             has_outbox: !matches!(self.config.reply.to, ReplyTo::None),

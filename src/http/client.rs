@@ -27,6 +27,7 @@ use url::{Position, Url};
 
 use super::{
     connect::{EndpointConnector, Route},
+    dial::Dialler,
     faults,
     framing::{Body, Framing},
     inflate::{ENCODINGS, inflate},
@@ -49,6 +50,7 @@ const FRAMED_BYTES_PER_BYTE: usize = 4;
 pub(crate) struct WebhookClient {
     /// By scheme, host and port; what they keep are idle connections.
     clients: RefCell<HashMap<String, Client>>,
+    dialler: Dialler,
     route: Route,
     user_agent: String,
     connect_timeout: Duration,
@@ -74,9 +76,10 @@ pub(crate) struct Outbound<'a> {
 
 impl WebhookClient {
     /// A client of the current thread.
-    pub(crate) fn new(config: &Http, route: Route, user_agent: &str) -> Self {
+    pub(crate) fn new(config: &Http, dialler: Dialler, route: Route, user_agent: &str) -> Self {
         Self {
             clients: RefCell::default(),
+            dialler,
             route,
             user_agent: user_agent.to_owned(),
             connect_timeout: config.connect_timeout,
@@ -191,8 +194,9 @@ impl WebhookClient {
     fn new_client(&self, url: &Url) -> Client {
         let answer_bytes_max =
             self.response_bytes_max.saturating_mul(FRAMED_BYTES_PER_BYTE).saturating_add(HEAD_BYTES_MAX);
+        let (dialler, timeout) = (self.dialler.clone(), self.connect_timeout);
         let connector = Connector::new()
-            .connector(EndpointConnector::new(&self.route, url, self.connect_timeout, answer_bytes_max))
+            .connector(EndpointConnector::new(dialler, &self.route, url, timeout, answer_bytes_max))
             // The connector has a deadline of its own, and says what it was waiting for.
             .timeout(self.timeout)
             .conn_keep_alive(KEEP_ALIVE)

@@ -16,7 +16,6 @@ use actix_rt::net::{ActixStream, Ready};
 use actix_tls::connect::{ConnectError, ConnectInfo, Connection};
 use actix_web::{dev::Service, http::Uri};
 use futures_util::future::LocalBoxFuture;
-use outhook_core::egress::Egress;
 use rustls::ClientConfig;
 use thiserror::Error;
 use tokio::{
@@ -32,13 +31,11 @@ use super::{
     socket::{Socket, end},
     tls::{CaFileError, Tls, client_config, client_config_and},
 };
-use crate::config;
+use crate::config::egress::Egress;
 
-/// How connections are made, whatever the endpoint.
+/// How endpoints are reached, whichever they are.
 #[derive(Clone)]
 pub(crate) struct Route {
-    /// Which addresses may be dialled.
-    pub(crate) egress: Arc<Egress>,
     /// The proxy that is dialled instead, if there is one.
     pub(crate) proxy: Option<Arc<Proxy>>,
     /// TLS's configuration.
@@ -50,9 +47,8 @@ impl Route {
     ///
     /// # Errors
     /// If the file of trusted certificates can't be used.
-    pub(crate) fn new(config: &config::egress::Egress) -> Result<Self, CaFileError> {
+    pub(crate) fn new(config: &Egress) -> Result<Self, CaFileError> {
         Ok(Self {
-            egress: Arc::new(Egress::from(config)),
             proxy: config.proxy.as_ref().map(|url| Arc::new(Proxy::new(url))),
             tls: config.ca_file.as_deref().map_or_else(|| Ok(client_config()), client_config_and)?,
         })
@@ -114,13 +110,19 @@ struct Target {
 impl EndpointConnector {
     /// A connector to the host of a URL. Connecting, TLS and all, may take so long; on its connections so many bytes
     /// may be read after each request.
-    pub(super) fn new(route: &Route, url: &Url, timeout: Duration, answer_bytes_max: usize) -> Self {
+    pub(super) fn new(
+        dialler: Dialler,
+        route: &Route,
+        url: &Url,
+        timeout: Duration,
+        answer_bytes_max: usize,
+    ) -> Self {
         let is_https = url.scheme() == "https";
         Self(Rc::new(Target {
             host: url.host_str().unwrap_or_default().to_owned(),
             port: url.port_or_known_default().unwrap_or_default(),
             tls: is_https.then(|| Tls::new(Arc::clone(&route.tls), url)),
-            dialler: Dialler::new(Arc::clone(&route.egress)),
+            dialler,
             proxy: route.proxy.clone(),
             timeout,
             answer_bytes_max,
@@ -250,11 +252,7 @@ mod tests {
 
     fn route(proxy: Option<&str>) -> Route {
         let proxy = proxy.map(|url| ConnectionUrl::parse(url, &["http://"]).expect("a URL"));
-        Route {
-            egress: Arc::default(),
-            proxy: proxy.map(|url| Arc::new(Proxy::new(&url))),
-            tls: client_config(),
-        }
+        Route { proxy: proxy.map(|url| Arc::new(Proxy::new(&url))), tls: client_config() }
     }
 
     fn target(route: &Route, url: &str) -> String {

@@ -13,7 +13,7 @@ use thiserror::Error;
 
 /// Resolves, checks and dials.
 #[derive(Clone)]
-pub(super) struct Dialler {
+pub(crate) struct Dialler {
     egress: Arc<Egress>,
 }
 
@@ -33,7 +33,7 @@ pub(super) enum DialError {
 
 impl Dialler {
     /// A dialler that obeys these rules.
-    pub(super) fn new(egress: Arc<Egress>) -> Self {
+    pub(crate) fn new(egress: Arc<Egress>) -> Self {
         Self { egress }
     }
 

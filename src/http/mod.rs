@@ -24,4 +24,5 @@ mod tls;
 
 pub(crate) use client::{KEEP_ALIVE, Outbound, WebhookClient, retry_after};
 pub(crate) use connect::Route;
+pub(crate) use dial::Dialler;
 pub(crate) use tls::client_config;

@@ -83,7 +83,7 @@ fn client() -> WebhookClient {
     };
     let egress = Egress { allow: vec!["127.0.0.0/8".parse().expect("a network")], ..Egress::default() };
     let tls = client_config();
-    WebhookClient::new(&config, Route { egress: Arc::new(egress), proxy: None, tls }, "outhook")
+    WebhookClient::new(&config, Dialler::new(Arc::new(egress)), Route { proxy: None, tls }, "outhook")
 }
 
 fn status(attempt: &Attempt) -> Option<u16> {
