@@ -22,8 +22,8 @@ mod queue;
 mod rabbitmq;
 mod scene;
 mod server_process;
-mod smokescreen;
 pub mod setup;
+mod smokescreen;
 mod tinyproxy;
 mod tls;
 
