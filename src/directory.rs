@@ -7,7 +7,7 @@ use outhook_core::identity::BotId;
 
 use crate::{
     health::Health,
-    store::{Bot, NotCallable, Store},
+    store::{Bot, NotCallable, Service, Store, StoredGate},
 };
 
 /// An edited URL takes effect within this time, without a restart.
@@ -49,8 +49,8 @@ impl Directory {
             let load = async { self.store.find_bot(bot).await.map(|found| found.map(Arc::new)) };
             match self.bots.try_get_with(bot, load).await {
                 Ok(found) => {
-                    if !found.as_ref().is_ok_and(|bot| !bot.services.is_empty()) {
-                        // Whoever sets up a bot just now should not have to wait.
+                    if !found.as_ref().is_ok_and(|bot| is_worth_keeping(bot)) {
+                        // Whoever sets up a bot or resumes a service just now should not have to wait.
                         self.bots.invalidate(&bot).await;
                     }
                     return found;
@@ -63,4 +63,10 @@ impl Directory {
             }
         }
     }
+}
+
+/// A bot without services is about to get some, and a pause is about to end.
+fn is_worth_keeping(bot: &Bot) -> bool {
+    let is_paused = |service: &Service| service.gate.as_ref().is_some_and(StoredGate::is_paused);
+    !bot.services.is_empty() && !bot.services.iter().any(is_paused)
 }

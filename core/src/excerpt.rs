@@ -16,8 +16,14 @@ const SIGNATURES: [&[u8]; 3] = [b"v1,", b"v1%2C", b"v1%2c"];
 
 /// An HMAC-SHA256 in base64 has 43 characters and a filler.
 const SIGNATURE_BYTES_MIN: usize = 43;
+/// With each of them escaped. What is longer is hidden up to there: whoever looks at every byte of an answer must
+/// not look at all others each time.
+const SIGNATURE_BYTES_MAX: usize = 3 * (SIGNATURE_BYTES_MIN + 1);
 
-/// The first bytes of `body`, at most [`EXCERPT_BYTES_MAX`], with every occurrence of a secret, and every
+/// How much of an answer is looked at: more than can be kept, however much of it is hidden.
+const LOOKED_AT_BYTES_MAX: usize = 8 * EXCERPT_BYTES_MAX;
+
+/// The first bytes of `body`, at most [`EXCERPT_BYTES_MAX`] and out of its first 8 KiB, with every occurrence of a secret, and every
 /// signature, replaced: first replaced, then cut, so none survives in halves.
 ///
 /// A secret is also known in the forms in which an endpoint may give it back: as part of a JSON text, of a
@@ -26,7 +32,7 @@ pub fn excerpt(body: &[u8], secrets: &[&str]) -> Vec<u8> {
     let forms: Vec<Vec<u8>> = secrets.iter().flat_map(|secret| forms(secret)).collect();
     let mut kept = Vec::with_capacity(body.len().min(EXCERPT_BYTES_MAX) + HIDDEN.len());
     let mut hidden_to = 0;
-    for (at, byte) in body.iter().enumerate() {
+    for (at, byte) in body.iter().take(LOOKED_AT_BYTES_MAX).enumerate() {
         if kept.len() >= EXCERPT_BYTES_MAX {
             break;
         }
@@ -52,7 +58,7 @@ fn signature_bytes(text: &[u8]) -> usize {
     let Some(start) = SIGNATURES.iter().find(|start| text.starts_with(start)) else { return 0 };
     // With what JSON and percent-encoding make of base64.
     let is_part = |byte: &&u8| byte.is_ascii_alphanumeric() || b"+/=\\%".contains(byte);
-    match text[start.len()..].iter().take_while(is_part).count() {
+    match text[start.len()..].iter().take(SIGNATURE_BYTES_MAX).take_while(is_part).count() {
         length @ SIGNATURE_BYTES_MIN.. => start.len() + length,
         _ => 0,
     }
@@ -190,6 +196,20 @@ mod tests {
             assert_eq!(excerpt(text.as_bytes(), &[]), b"<[hidden]>", "{form}");
         }
         assert_eq!(excerpt(b"v1,2 and v1,", &[]), b"v1,2 and v1,");
+    }
+
+    #[test]
+    fn no_more_of_an_answer_is_looked_at_than_its_bound_however_much_is_hidden() {
+        let secret = "s".repeat(64);
+        let hidden = secret.repeat(LOOKED_AT_BYTES_MAX / secret.len());
+        assert_eq!(excerpt(format!("{hidden}and more").as_bytes(), &[&secret]), HIDDEN);
+        assert_eq!(excerpt(format!("{}!", &hidden[64..]).as_bytes(), &[&secret]), b"[hidden]!");
+    }
+
+    #[test]
+    fn a_signature_is_looked_for_only_as_far_as_one_may_reach() {
+        let text = [b"v1,".as_slice(), &[b'a'; 2 * SIGNATURE_BYTES_MAX]].concat();
+        assert_eq!(signature_bytes(&text), b"v1,".len() + SIGNATURE_BYTES_MAX);
     }
 
     #[test]

@@ -82,6 +82,8 @@ impl Signal {
     pub fn of(verdict: &Verdict) -> Self {
         match verdict {
             Verdict::Success { .. } => Self::Answered,
+            // That is no fault of the endpoint.
+            Verdict::Retry { failure, .. } if failure.fault == Fault::Proxy => Self::None,
             Verdict::Retry { failure: Failure { status, .. }, not_before } => {
                 let speaks_for_all = status.is_some_and(|status| LEAVE_ALONE.contains(&status));
                 Self::Failed { not_before: not_before.filter(|_| speaks_for_all) }
@@ -142,6 +144,8 @@ impl Gate {
         let was_probe = self.probe.take_if(|probe| *probe == call).is_some();
         match signal {
             Signal::None => {}
+            // The wish was made after what such a call was asked.
+            Signal::Answered if !was_probe && self.asks_for_peace() => self.failures = 0,
             Signal::Answered => *self = Self::default(),
             Signal::Failed { not_before } => {
                 // Calls that began before it closed say nothing about how long it should be.
@@ -153,6 +157,10 @@ impl Gate {
                 self.leave_alone(not_before, now, policy);
             }
         }
+    }
+
+    fn asks_for_peace(&self) -> bool {
+        self.closed.is_some_and(|closed| closed.reason == Reason::RetryAfter)
     }
 
     fn trip(&mut self, now: Millis, policy: &GatePolicy) {

@@ -23,7 +23,7 @@ use outhook_core::{
     partition::Partitions,
     recent::Recent,
 };
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use self::{calls::RunningCall, gates::HeldBack};
 use super::{flag::FlagActor, queue::QueueActor, reply::ReplyActor, service_call::CallTools};
@@ -73,6 +73,7 @@ pub(crate) struct EventActor {
     recent: Recent<Instant>,
     phase: Phase,
     awaits_permit: bool,
+    spare_permit: Option<OwnedSemaphorePermit>,
 }
 
 /// What an EventActor works with.
@@ -131,6 +132,7 @@ impl EventActor {
             recent: Recent::new(RECENT_MAX),
             phase: Phase::TakingOver,
             awaits_permit: false,
+            spare_permit: None,
         }
     }
 

@@ -207,7 +207,11 @@ impl State {
             return None;
         }
         let change = known.changed(failure);
-        tell(pass, &change);
+        // Each of many calls in flight may ask for a little more time.
+        let asked = [before.closed(), known.gate.closed()];
+        if !asked.iter().all(|closed| closed.is_some_and(|closed| closed.reason == Reason::RetryAfter)) {
+            tell(pass, &change);
+        }
         self.publish();
         Some(change)
     }

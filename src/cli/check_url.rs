@@ -10,7 +10,7 @@ use url::{Host, Url};
 
 use super::output::{say, say_json, table};
 use crate::{
-    config::{Config, egress::NameServers},
+    config::{Config, connection_url::ConnectionUrl, egress::NameServers},
     exit::{Exit, Failed},
     http::{Resolver, addresses_of},
 };
@@ -66,6 +66,9 @@ impl Decision {
             Ok(url) => url,
             Err(fault) => return Self::refused(vec![], Fault::BadUrl, fault.to_string()),
         };
+        if let Some(proxy) = &config.egress.proxy {
+            return Self::by_proxy(&url, &egress, proxy);
+        }
         let steps = steps(&url, &egress, &config.egress.resolver);
         let (host, port) = target(&url);
         let resolver = Resolver::new(&config.egress.resolver, config.http.connect_timeout);
@@ -75,6 +78,13 @@ impl Decision {
             }
             Err(error) => Self::refused(steps, Fault::Dns, error.to_string()),
         }
+    }
+
+    /// A proxy resolves and decides by itself, and only when it is called.
+    fn by_proxy(url: &Url, egress: &Egress, proxy: &ConnectionUrl) -> Self {
+        let mut steps = spelling(url, egress);
+        steps.push(("proxy", format!("{proxy} looks the host up, and decides about its addresses")));
+        Self { steps, addresses: vec![], verdict: Verdict::Allowed }
     }
 
     fn by_address(steps: Vec<(&'static str, String)>, addresses: impl Iterator<Item = Decided>) -> Self {
@@ -136,10 +146,19 @@ impl Verdict {
 /// The step that shows a URL as it would be requested.
 const URL: &str = "url";
 
+/// What the URL says by itself.
+fn spelling(url: &Url, egress: &Egress) -> Vec<(&'static str, String)> {
+    let ports = if egress.ports.is_empty() { "any is allowed" } else { "one of egress.ports" };
+    vec![
+        (URL, url.to_string()),
+        ("scheme", url.scheme().to_owned()),
+        ("port", format!("{}: {ports}", target(url).1)),
+    ]
+}
+
 /// What is known before anything is looked up.
 fn steps(url: &Url, egress: &Egress, resolver: &NameServers) -> Vec<(&'static str, String)> {
     let (host, port) = target(url);
-    let ports = if egress.ports.is_empty() { "any is allowed" } else { "one of egress.ports" };
     let asked = match resolver {
         NameServers::System => "the system's name servers".to_owned(),
         NameServers::Listed(servers) => {
@@ -152,12 +171,9 @@ fn steps(url: &Url, egress: &Egress, resolver: &NameServers) -> Vec<(&'static st
         (Some(Host::Domain(_)), None) => format!("looked up by {asked}, each address is judged"),
         (_, None) => "an address".to_owned(),
     };
-    vec![
-        (URL, url.to_string()),
-        ("scheme", url.scheme().to_owned()),
-        ("port", format!("{port}: {ports}")),
-        ("host", format!("{host}: {kind}")),
-    ]
+    let mut steps = spelling(url, egress);
+    steps.push(("host", format!("{host}: {kind}")));
+    steps
 }
 
 fn target(url: &Url) -> (&str, u16) {

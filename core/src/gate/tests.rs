@@ -209,9 +209,13 @@ fn acts() -> impl Strategy<Value = Vec<Act>> {
     proptest::collection::vec(act, 1..300)
 }
 
+fn asks_for_peace(gate: Gate) -> bool {
+    gate.closed().is_some_and(|closed| closed.reason == Reason::RetryAfter)
+}
+
 proptest! {
     /// Calls come, and those admitted end in any order. Never are there two probes, never is a call made while the
-    /// gate is closed, an answer opens it, and it is closed no longer than its limits.
+    /// gate is closed, an answer opens it, but what was asked before a wish for peace, and it is closed no longer than its limits.
     #[test]
     fn a_gate_lets_one_probe_through_and_nothing_while_it_is_closed(acts in acts()) {
         let (mut gate, mut now, mut number) = (Gate::default(), 0, 0);
@@ -253,8 +257,12 @@ proptest! {
                         Outcome::SaysNothing => Signal::None,
                     };
                     let before = gate;
+                    let is_probe = before.probe == Some(call);
                     gate.ended(call, signal, now, &POLICY);
                     match signal {
+                        Signal::Answered if !is_probe && asks_for_peace(before) => {
+                            prop_assert_eq!(gate.closed(), before.closed());
+                        }
                         Signal::Answered => prop_assert!(gate.is_plain()),
                         Signal::None => prop_assert_eq!(gate.closed(), before.closed()),
                         Signal::Failed { .. } => {

@@ -25,7 +25,8 @@ impl EventActor {
     pub(super) fn start_calls(&mut self, context: &mut Context<Self>) {
         // A call that begins after others have taken over would be made twice.
         while self.tenure.holds() && self.lanes.has_ready_calls() {
-            let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() else {
+            let spare = self.spare_permit.take();
+            let Some(permit) = spare.or_else(|| Arc::clone(&self.permits).try_acquire_owned().ok()) else {
                 return self.await_permit(context);
             };
             let Some((event, service)) = self.lanes.next_call() else { return };
@@ -69,8 +70,10 @@ impl EventActor {
         let permit = Arc::clone(&self.permits).acquire_owned();
         context.spawn(permit.into_actor(self).map(|permit, actor, context| {
             actor.awaits_permit = false;
-            drop(permit);
+            // Kept for the first call that can use it: given back, it would go to whoever waits next.
+            actor.spare_permit = permit.ok();
             actor.pump(context);
+            actor.spare_permit = None;
         }));
     }
 }

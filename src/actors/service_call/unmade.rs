@@ -1,6 +1,7 @@
 //! Calls that are not made: the service is gone or paused, or its gate is closed. They spend no attempt.
 
 use outhook_core::{
+    identity::Millis,
     outcome::{Failure, Fault},
     retry::Next,
 };
@@ -8,8 +9,11 @@ use outhook_core::{
 use super::{Assignment, WAITED_TOO_LONG, count, shown, with_failure};
 use crate::{
     actors::{EVENT_LOG, gates::Refusal},
-    store::{CallOutcome, CallRecord, Service, StoredGate},
+    store::{CallOutcome, CallRecord, Service, StoredGate, now},
 };
+
+/// How soon the database is asked again whether a service is paused, in milliseconds.
+const GONE_DELAY_MS: Millis = 1000;
 
 impl Assignment {
     pub(super) fn removed(&self) -> CallRecord {
@@ -22,8 +26,11 @@ impl Assignment {
     /// What comes of the call if it is not to be made now.
     pub(super) fn unmade(&self, service: &Service) -> Option<CallRecord> {
         let is_paused = service.gate.as_ref().is_some_and(StoredGate::is_paused);
-        if is_paused || self.tools.gates.is_gone(service.id) {
+        if is_paused {
             return Some(self.paused(service));
+        }
+        if self.tools.gates.is_gone(service.id) {
+            return Some(self.put_off_while_gone(service));
         }
         self.pass.refusal().map(|refusal| self.refused(service, refusal))
     }
@@ -34,6 +41,14 @@ impl Assignment {
         let detail = "the service is paused until it is resumed".to_owned();
         log::info!(target: EVENT_LOG, "{}: {} is not called: {detail}", self.turn.key, shown(service));
         self.unattempted(service, CallOutcome::Failed, Fault::Paused, detail)
+    }
+
+    /// That the endpoint is gone is being written down, or the service was resumed since: the database will tell.
+    fn put_off_while_gone(&self, service: &Service) -> CallRecord {
+        count("put_off");
+        let detail = "the endpoint has just said that it is gone".to_owned();
+        let due = now().saturating_add(GONE_DELAY_MS);
+        self.unattempted(service, CallOutcome::Waiting { due }, Fault::Paused, detail)
     }
 
     fn refused(&self, service: &Service, refusal: &Refusal) -> CallRecord {
