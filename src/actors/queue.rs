@@ -361,7 +361,11 @@ impl Handler<WantRows> for QueueActor {
     type Result = ();
 
     fn handle(&mut self, wants: WantRows, context: &mut Context<Self>) {
-        self.wants.push_back(wants);
+        // What one shard wants is read at once, however often it asked.
+        match self.wants.iter_mut().find(|waiting| waiting.shard == wants.shard) {
+            Some(waiting) => waiting.wants.extend(wants.wants),
+            None => self.wants.push_back(wants),
+        }
         self.nudge(context);
     }
 }

@@ -44,6 +44,12 @@ pub struct Wants {
 }
 
 impl Wants {
+    /// Adds what is wanted besides.
+    pub fn extend(&mut self, others: Self) {
+        self.lanes.extend(others.lanes);
+        self.bots.extend(others.bots);
+    }
+
     /// Whether nothing is wanted.
     pub fn is_empty(&self) -> bool {
         self.lanes.is_empty() && self.bots.is_empty()

@@ -68,8 +68,11 @@ impl QueueActor {
         let job = async move { store.due_events(due_by, DUE_ROWS_MAX).await };
         context.spawn(job.into_actor(self).map(move |due, actor, context| match due {
             Ok((events, next)) => {
-                if let Some(next) = next {
-                    actor.arm_due_timer(next, context);
+                match next {
+                    // There was more than a page of them.
+                    Some(next) if next <= due_by => actor.is_due = true,
+                    Some(next) => actor.arm_due_timer(next, context),
+                    None => {}
                 }
                 actor.claiming = Some(FoundDue { events, due_by, read_at });
                 actor.claim(context);

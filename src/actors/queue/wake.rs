@@ -14,12 +14,16 @@ use crate::{
 /// The database is looked at this often even if nobody says that there is something new.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 
+/// Retries are looked for together, so often at most: many of them are hardly more work than a few. In milliseconds.
+const DUE_SLOT_MS: Millis = 50;
+
 /// Whose complaint it is if nothing can be heard.
 const LISTENER: &str = "listen";
 
 impl QueueActor {
-    /// Looks at this moment, unless it looks before.
+    /// Looks at this moment or a little later, unless it looks before.
     pub(super) fn arm_due_timer(&mut self, due: Millis, context: &mut Context<Self>) {
+        let due = due.saturating_add(DUE_SLOT_MS - 1) / DUE_SLOT_MS * DUE_SLOT_MS;
         self.due_timer.arm(due, context, |actor, context| {
             actor.due_timer.fired();
             actor.look(context);
