@@ -9,7 +9,8 @@ const QUIET: &str = "sqlx=warn,sea_orm_migration=warn,actix_server=warn,lapin=wa
 /// The most that libraries may say, whatever the filter asks for, by how their targets begin. Below that they show what
 /// passes through them: the heads of requests with signatures and API keys, deliveries, SQL; or what they read of a
 /// database's URL and of `~/.pgpass`.
-const CAPS: [(&str, LevelFilter); 6] = [
+const CAPS: [(&str, LevelFilter); 7] = [
+    ("actix_http", LevelFilter::Info),
     ("awc", LevelFilter::Info),
     ("h2", LevelFilter::Info),
     ("lapin", LevelFilter::Info),

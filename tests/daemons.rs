@@ -220,6 +220,10 @@ async fn daemons_that_are_killed_at_random_lose_nothing_and_keep_the_order() {
         daemons[victim] = Outhook::run(&configs[victim]);
     }
     fleet.finished(events.len()).await;
+    // One that was killed with nothing under way may be noticed only after all is finished.
+    fleet.share(3).await;
+    let buried = || async { fleet.db.count("SELECT count(*) FROM outhook_daemon").await == 3 };
+    eventually("the dead to be buried", PATIENCE, || async { buried().await.then_some(()) }).await;
     for daemon in &daemons {
         daemon.terminate().await;
     }

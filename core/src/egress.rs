@@ -165,19 +165,21 @@ impl Egress {
     }
 
     fn network(&self, address: SocketAddr) -> Option<&Allowed<IpNet>> {
-        let (ip, port) = (address.ip(), address.port());
-        let holds = |network: &IpNet| network.contains(&ip) || network.contains(&ip.to_canonical());
-        self.allow.iter().find(|network| holds(&network.target) && network.is_open_on(port))
+        // As the address that it is, or else a network of IPv6 such as ::/0 would open IPv4.
+        let (ip, port) = (address.ip().to_canonical(), address.port());
+        self.allow.iter().find(|network| network.target.contains(&ip) && network.is_open_on(port))
     }
 }
 
-/// Whether this may be the name of a host: labels of letters, digits, `-` (not first) and `_` that DNS can
+/// Whether this may be the name of a host: labels of letters, digits, `-` (neither first nor last) and `_` that DNS can
 /// carry, with or without a last dot.
 pub fn is_name(text: &str) -> bool {
     let name = text.strip_suffix('.').unwrap_or(text);
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_".contains(&byte);
     let is_label = |label: &str| {
-        (1..=LABEL_BYTES_MAX).contains(&label.len()) && !label.starts_with('-') && label.bytes().all(is_plain)
+        (1..=LABEL_BYTES_MAX).contains(&label.len())
+            && !(label.starts_with('-') || label.ends_with('-'))
+            && label.bytes().all(is_plain)
     };
     name.len() <= NAME_BYTES_MAX && name.split('.').all(is_label)
 }

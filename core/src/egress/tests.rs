@@ -132,6 +132,7 @@ fn an_allowed_network_opens_itself_and_nothing_else() {
         assert!(rules.permit("h", at(closed, 80)).is_err(), "{closed}");
     }
     assert_eq!(rules.permit("h", at("1.1.1.1", 80)), Ok(Permit::Public));
+    assert!(allowing(&["::/0"]).permit("h", at("::ffff:127.0.0.1", 80)).is_err(), "IPv4 is not IPv6");
 }
 
 #[test]
