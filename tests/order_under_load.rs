@@ -22,7 +22,11 @@ async fn fifty_thousand_events_stay_in_order_whatever_their_endpoints_do() {
     for part in events.chunks(10_000) {
         scene.send(part).await;
     }
-    scene.finished(FIFTY_THOUSAND.events()).await;
+    let finished = || async {
+        let count = scene.db.count("SELECT count(*) FROM outhook_event WHERE state = 1").await;
+        usize::try_from(count).unwrap()
+    };
+    reaches("finished events", FIFTY_THOUSAND.events(), finished).await;
     assert_eq!(scene.drain().await, 0);
     assert_in_order(&endpoint.requests(), &events);
     assert_eq!(scene.db.count("SELECT count(*) FROM outhook_dead_letter").await, 0);
