@@ -5,7 +5,7 @@ use std::sync::{
     atomic::{AtomicBool, Ordering::Relaxed},
 };
 
-use metrics::gauge;
+use metrics::{Gauge, gauge};
 use tokio::sync::Notify;
 
 /// Whether anybody has a use for more events. Cheap to clone.
@@ -15,30 +15,38 @@ pub(crate) struct Room {
 }
 
 struct Inner {
-    /// For each shard: more events would only wait behind those that could run already.
-    crowded: Vec<AtomicBool>,
+    shards: Vec<Shard>,
     eased: Notify,
+}
+
+struct Shard {
+    held: Gauge,
+    /// More events would only wait behind those that could run already.
+    is_crowded: AtomicBool,
 }
 
 impl Room {
     /// Room in this many shards.
     pub(crate) fn new(shards: usize) -> Self {
-        let crowded = (0..shards).map(|_| AtomicBool::new(false)).collect();
-        Self { inner: Arc::new(Inner { crowded, eased: Notify::new() }) }
+        let shard = |shard: usize| Shard {
+            held: gauge!("outhook_events_in_memory", "shard" => shard.to_string()),
+            is_crowded: AtomicBool::new(false),
+        };
+        Self { inner: Arc::new(Inner { shards: (0..shards).map(shard).collect(), eased: Notify::new() }) }
     }
 
     /// What a shard holds now.
     pub(crate) fn report(&self, shard: usize, held: usize, is_crowded: bool) {
-        gauge!("outhook_events_in_memory", "shard" => shard.to_string()).set(held as f64);
-        let Some(crowded) = self.inner.crowded.get(shard) else { return };
-        if crowded.swap(is_crowded, Relaxed) && !is_crowded {
+        let Some(shard) = self.inner.shards.get(shard) else { return };
+        shard.held.set(held as f64);
+        if shard.is_crowded.swap(is_crowded, Relaxed) && !is_crowded {
             self.inner.eased.notify_waiters();
         }
     }
 
     /// Whether there is room for another event in any shard.
     pub(crate) fn is_free(&self) -> bool {
-        self.inner.crowded.iter().any(|crowded| !crowded.load(Relaxed))
+        self.inner.shards.iter().any(|shard| !shard.is_crowded.load(Relaxed))
     }
 
     /// Waits until there is room.
