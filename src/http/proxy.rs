@@ -4,7 +4,7 @@
 //! answer of an endpoint. By it, and because every answer to CONNECT but a 2xx is the proxy's, a refusal is
 //! told from an answer of the bot.
 
-use std::{io, time::Duration};
+use std::{borrow::Cow, io, time::Duration};
 
 use actix_rt::net::TcpStream;
 use actix_web::http::header::{HeaderMap, HeaderName, HeaderValue};
@@ -132,22 +132,10 @@ impl Proxy {
     /// What the answer to an http request means if the proxy itself has given it: it has Smokescreen's header, or
     /// asks for what only a proxy asks for.
     pub(super) fn own_answer(&self, status: u16, headers: &HeaderMap) -> Option<Attempt> {
-        let words = headers.get(ERROR);
-        let wants_credentials = headers.contains_key("proxy-authenticate");
-        if words.is_none() && !(status == 407 && wants_credentials) {
-            return None;
-        }
-        let text = |name: &str| headers.get(name).map(|value| String::from_utf8_lossy(value.as_bytes()));
-        let answer = Head {
-            status,
-            words: words
-                .map(|words| printable(&String::from_utf8_lossy(words.as_bytes())))
-                .unwrap_or_default(),
-            is_marked: words.is_some(),
-            wants_credentials,
-            retry_after: text("retry-after").and_then(|value| retry_after_value(&value)),
-        };
-        Some(self.refusal(&answer).into())
+        let header = |name: &str| headers.get(name).map(|value| String::from_utf8_lossy(value.as_bytes()));
+        let answer = Head::new(status, "", header);
+        let is_its_own = answer.is_marked || status == 407 && answer.wants_credentials;
+        is_its_own.then(|| self.refusal(&answer).into())
     }
 
     fn refusal(&self, answer: &Head) -> ProxyFault {
@@ -234,16 +222,20 @@ impl Head {
         let headers: Vec<(&str, &str)> = lines.filter_map(|line| line.split_once(':')).collect();
         let header = |name: &str| {
             let found = headers.iter().find(|(key, _)| key.eq_ignore_ascii_case(name));
-            found.map(|(_, value)| value.trim())
+            found.map(|(_, value)| Cow::from(value.trim()))
         };
+        Some(Self::new(status, reason, header))
+    }
+
+    fn new<'a>(status: u16, reason: &str, header: impl Fn(&str) -> Option<Cow<'a, str>>) -> Self {
         let error = header(ERROR);
-        Some(Self {
+        Self {
             status,
-            words: printable(error.unwrap_or(reason)),
+            words: printable(error.as_deref().unwrap_or(reason)),
             is_marked: error.is_some(),
             wants_credentials: header("proxy-authenticate").is_some(),
-            retry_after: header("retry-after").and_then(retry_after_value),
-        })
+            retry_after: header("retry-after").and_then(|value| retry_after_value(&value)),
+        }
     }
 }
 
