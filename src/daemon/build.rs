@@ -3,7 +3,7 @@
 use std::{rc::Rc, sync::Arc};
 
 use actix::Arbiter;
-use outhook_core::{gate::GatePolicy, lanes::Limits, rate::RateLimit, retry::RetryPolicy};
+use outhook_core::{egress::Egress, gate::GatePolicy, lanes::Limits, rate::RateLimit, retry::RetryPolicy};
 use tokio::sync::Semaphore;
 
 use super::Actors;
@@ -42,6 +42,7 @@ pub(super) struct Parts {
     health: Health,
     directory: Directory,
     site: Arc<Site>,
+    egress: Arc<Egress>,
     route: Route,
     retry: RetryPolicy,
     room: Room,
@@ -62,6 +63,7 @@ impl Parts {
     ) -> Self {
         Self {
             directory: Directory::new(store.clone(), health.clone(), config.actors.bots_cached),
+            egress: Arc::new(Egress::from(&config.egress)),
             route,
             retry: RetryPolicy::from(&config.retry),
             room: Room::new(config.actors.event_pool_size()),
@@ -114,13 +116,13 @@ impl Parts {
         };
         let (http, route) = (&self.config.http, self.route.clone());
         let resolver = Resolver::new(&self.config.egress.resolver, http.connect_timeout);
-        let dialler = Dialler::new(Arc::clone(&route.egress), resolver);
+        let dialler = Dialler::new(Arc::clone(&self.egress), resolver);
         let tools = CallTools {
             directory: self.directory.clone(),
             trials: self.trials.clone(),
             tenure: self.current.get(),
             client: WebhookClient::new(http, route, dialler, self.site.user_agent()),
-            egress: Arc::clone(&self.route.egress),
+            egress: Arc::clone(&self.egress),
             retry: self.retry.clone(),
             gates: self.gates(shard),
             site: Arc::clone(&self.site),

@@ -122,7 +122,10 @@ impl WebhookClient {
         };
         let origin = outbound.url.origin().ascii_serialization();
         let body = Bytes::from(mem::take(&mut outbound.body));
-        let send = || self.request(&uri, &outbound, timestamp, &signature).send_body(body.clone());
+        let send = || {
+            let client = self.client(&origin, &outbound.url);
+            self.request(&client, &uri, &outbound, timestamp, &signature).send_body(body.clone())
+        };
         let sent = match send().await {
             // It was certainly not received, so it is sent again within the same attempt; once, because a new
             // connection is a good one.
@@ -148,9 +151,16 @@ impl WebhookClient {
         }
     }
 
-    fn request(&self, uri: &Uri, outbound: &Outbound<'_>, timestamp: i64, signature: &str) -> ClientRequest {
+    fn request(
+        &self,
+        client: &Client,
+        uri: &Uri,
+        outbound: &Outbound<'_>,
+        timestamp: i64,
+        signature: &str,
+    ) -> ClientRequest {
         let url = &outbound.url;
-        let mut request = self.client(url).post(uri.clone());
+        let mut request = client.post(uri.clone());
         for header in self.route.forwarder(url).map(Proxy::headers).unwrap_or_default() {
             request = request.insert_header(header);
         }
@@ -181,9 +191,9 @@ impl WebhookClient {
         }
     }
 
-    fn client(&self, url: &Url) -> Client {
-        let origin = url.origin().ascii_serialization();
-        self.clients.borrow_mut().entry(origin).or_insert_with(|| self.new_client(url)).clone()
+    fn client(&self, origin: &str, url: &Url) -> Client {
+        let mut clients = self.clients.borrow_mut();
+        clients.entry(origin.to_owned()).or_insert_with(|| self.new_client(url)).clone()
     }
 
     /// Lets go of the connections to a host; those of calls in flight are closed at their end.

@@ -16,7 +16,6 @@ use actix_rt::net::{ActixStream, Ready};
 use actix_tls::connect::{ConnectError, ConnectInfo, Connection};
 use actix_web::{dev::Service, http::Uri};
 use futures_util::future::LocalBoxFuture;
-use outhook_core::egress::Egress;
 use rustls::ClientConfig;
 use thiserror::Error;
 use tokio::{
@@ -37,8 +36,6 @@ use crate::config;
 /// How connections are made, whatever the endpoint.
 #[derive(Clone)]
 pub(crate) struct Route {
-    /// Which addresses may be dialled.
-    pub(crate) egress: Arc<Egress>,
     /// The proxy that is dialled instead, if there is one.
     pub(crate) proxy: Option<Arc<Proxy>>,
     /// TLS's configuration.
@@ -52,7 +49,6 @@ impl Route {
     /// If the file of trusted certificates can't be used.
     pub(crate) fn new(config: &config::egress::Egress) -> Result<Self, CaFileError> {
         Ok(Self {
-            egress: Arc::new(Egress::from(config)),
             proxy: config.proxy.as_ref().map(|url| Arc::new(Proxy::new(url))),
             tls: config.ca_file.as_deref().map_or_else(|| Ok(client_config()), client_config_and)?,
         })
@@ -256,11 +252,7 @@ mod tests {
 
     fn route(proxy: Option<&str>) -> Route {
         let proxy = proxy.map(|url| ConnectionUrl::parse(url, &["http://"]).expect("a URL"));
-        Route {
-            egress: Arc::default(),
-            proxy: proxy.map(|url| Arc::new(Proxy::new(&url))),
-            tls: client_config(),
-        }
+        Route { proxy: proxy.map(|url| Arc::new(Proxy::new(&url))), tls: client_config() }
     }
 
     fn target(route: &Route, url: &str) -> String {

@@ -85,10 +85,9 @@ fn client() -> WebhookClient {
         max_response_bytes: 1000,
     };
     let allow = vec![Allowed { target: "127.0.0.0/8".parse().expect("a network"), port: None }];
-    let egress = Arc::new(Egress { allow, ..Egress::default() });
     let resolver = Resolver::new(&NameServers::System, config.connect_timeout);
-    let dialler = Dialler::new(Arc::clone(&egress), resolver);
-    let route = Route { egress, proxy: None, tls: client_config() };
+    let dialler = Dialler::new(Arc::new(Egress { allow, ..Egress::default() }), resolver);
+    let route = Route { proxy: None, tls: client_config() };
     WebhookClient::new(&config, route, dialler, "outhook")
 }
 
