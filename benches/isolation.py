@@ -9,7 +9,6 @@ import json
 import os
 import re
 import sys
-import tempfile
 import threading
 import time
 from dataclasses import dataclass
@@ -199,12 +198,7 @@ def print_table(measured: dict[float, Measurement]) -> None:
 
 
 def main(programs: Path) -> None:
-    measure.quiet_environment()
-    with contextlib.ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="outhook-bench-")))
-        folder.chmod(0o755)  # PostgreSQL may run as somebody else
-        server_url = stack.enter_context(services.postgres(folder))
-        broker_url = stack.enter_context(services.rabbitmq(folder))
+    with measure.surroundings() as (folder, server_url, broker_url):
         bench = Bench(folder, programs, server_url, broker_url)
         measured = {}
         for share in SHARES:

@@ -251,15 +251,19 @@ def quiet_environment() -> None:
             del os.environ[name]
 
 
-def main(programs: Path) -> None:
+@contextlib.contextmanager
+def surroundings() -> Iterator[tuple[Path, str, str]]:
+    """A folder, the URL of a database server and that of a broker, which are gone when the block ends."""
     quiet_environment()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="outhook-bench-")))
         folder.chmod(0o755)  # PostgreSQL may run as somebody else
-        server_url = stack.enter_context(services.postgres(folder))
-        broker_url = stack.enter_context(services.rabbitmq(folder))
-        ports = stack.enter_context(endpoints(folder, programs))
+        yield folder, stack.enter_context(services.postgres(folder)), stack.enter_context(services.rabbitmq(folder))
+
+
+def main(programs: Path) -> None:
+    with surroundings() as (folder, server_url, broker_url), endpoints(folder, programs) as ports:
         measured = run_rounds(Bench(folder, programs, server_url, broker_url, ports))
     print_table(measured)
 
