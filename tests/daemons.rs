@@ -31,8 +31,7 @@ impl Fleet {
         let config = config.set("database.lease", &format!("\"{}s\"", LEASE.as_secs()));
         let db = setup::tables(&config).await;
         for bot in 1..=bots {
-            setup::insert_bot(&db, bot).await;
-            setup::insert_service(&db, bot, &endpoint.url("/hook"), 1, setup::TOKEN).await;
+            setup::insert_bot_at(&db, bot, &endpoint.url("/hook")).await;
         }
         Self { config, queue, db }
     }

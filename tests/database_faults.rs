@@ -74,8 +74,7 @@ async fn connections_cut_while_nothing_happens_do_not_hold_up_the_next_event() {
     // So many bots are looked up at once that every connection of the pool is opened.
     let bots = 201..=220;
     for bot in bots.clone() {
-        setup::insert_bot(&scene.db, bot).await;
-        setup::insert_service(&scene.db, bot, &endpoint.url("/hook"), 1, setup::TOKEN).await;
+        setup::insert_bot_at(&scene.db, bot, &endpoint.url("/hook")).await;
     }
     let event = |bot: i64| channel_event(bot, bot, 1, "Kitchen", "soup?");
     scene.send(&bots.map(event).collect::<Vec<_>>()).await;

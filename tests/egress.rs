@@ -182,8 +182,7 @@ pub(crate) async fn call(config: &Config, urls: &[String]) -> Vec<Called> {
     let db = setup::tables(config).await;
     let mut events = vec![];
     for (bot, url) in (1..).zip(urls) {
-        setup::insert_bot(&db, bot).await;
-        setup::insert_service(&db, bot, url, 1, setup::TOKEN).await;
+        setup::insert_bot_at(&db, bot, url).await;
         events.push(channel_event(bot, 1000 + bot, 7, "soup", "Hi!"));
     }
     let _outhook = Outhook::start(config).await;

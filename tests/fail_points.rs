@@ -330,8 +330,7 @@ async fn failed_work(storage: Storage) -> (Config, Db, Outhook, Endpoint) {
     let outhook = Outhook::start(&config).await;
     setup::send(&config, &[channel_event(1, 1, 1, "t", "x"), channel_event(2, 2, 1, "t", "x")]).await;
     setup::all_finished(&db).await;
-    setup::insert_bot(&db, 2).await;
-    setup::insert_service(&db, 2, &endpoint.url("/hook"), 1, setup::TOKEN).await;
+    setup::insert_bot_at(&db, 2, &endpoint.url("/hook")).await;
     (config, db, outhook, endpoint)
 }
 

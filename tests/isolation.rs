@@ -4,9 +4,6 @@ use std::time::Duration;
 
 use super::support::*;
 
-/// The number of the generic interface.
-const GENERIC: i16 = 1;
-
 /// Bots that never answer, and events for them.
 const HUNG_BOTS: i64 = 200;
 /// Bots whose endpoint answers at once, and as many events for them.
@@ -19,8 +16,7 @@ const GROWTH_BYTES_MAX: u64 = 120 << 20;
 
 async fn add_bots(scene: &Scene, bots: impl Iterator<Item = i64>, url: &str) {
     for bot in bots {
-        setup::insert_bot(&scene.db, bot).await;
-        setup::insert_service(&scene.db, bot, url, GENERIC, setup::TOKEN).await;
+        setup::insert_bot_at(&scene.db, bot, url).await;
     }
 }
 

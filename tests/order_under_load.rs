@@ -3,9 +3,6 @@
 use super::order::{Talk, assert_in_order, moody};
 use super::support::*;
 
-/// The number of the generic interface.
-const GENERIC: i16 = 1;
-
 const FIFTY_THOUSAND: Talk = Talk { bots: 50, conversations: 20, messages: 50 };
 
 #[tokio::test(flavor = "multi_thread")]
@@ -15,8 +12,7 @@ async fn fifty_thousand_events_stay_in_order_whatever_their_endpoints_do() {
     let mut scene = Scene::start(Inlet::RabbitMq, config).await;
     let bots: Vec<i64> = (1..=50).collect();
     for bot in &bots {
-        setup::insert_bot(&scene.db, *bot).await;
-        setup::insert_service(&scene.db, *bot, &endpoint.url("/hook"), GENERIC, setup::TOKEN).await;
+        setup::insert_bot_at(&scene.db, *bot, &endpoint.url("/hook")).await;
     }
     let events = FIFTY_THOUSAND.of_bots(&bots);
     for part in events.chunks(10_000) {

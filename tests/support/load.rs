@@ -25,8 +25,6 @@ const GROWTH_BYTES_MAX: u64 = 30 << 20;
 const BOTS: [(i64, &str); 3] = [(101, "/quick"), (102, "/quick"), (103, "/slow")];
 /// How long that one takes.
 const SLOW: Duration = Duration::from_millis(300);
-/// The number of the generic interface.
-const GENERIC: i16 = 1;
 
 /// Messages that are written at once; one of them is for the slow bot.
 const BATCH: i64 = 5;
@@ -52,8 +50,7 @@ impl Load {
     pub async fn on(scene: &Scene) -> Self {
         let endpoint = Endpoint::start(|request, _| answer(request)).await;
         for (bot, path) in BOTS {
-            setup::insert_bot(&scene.db, bot).await;
-            setup::insert_service(&scene.db, bot, &endpoint.url(path), GENERIC, setup::TOKEN).await;
+            setup::insert_bot_at(&scene.db, bot, &endpoint.url(path)).await;
         }
         Self { endpoint, last_message: Arc::default() }
     }

@@ -58,6 +58,9 @@ async fn created(config: &Config, command: &[&str]) -> i64 {
     records[0]["id"].as_i64().unwrap()
 }
 
+/// The number of the generic interface.
+const GENERIC: i16 = 1;
+
 /// Writes a bot of this id straight into the tables; its names are made of the id.
 pub async fn insert_bot(db: &Db, bot: i64) {
     let sql = format!(
@@ -68,6 +71,12 @@ pub async fn insert_bot(db: &Db, bot: i64) {
         secrets::secret(&format!("key-{bot}"))
     );
     db.exec(&sql).await;
+}
+
+/// Writes a bot with one service of the generic format straight into the tables.
+pub async fn insert_bot_at(db: &Db, bot: i64, url: &str) {
+    insert_bot(db, bot).await;
+    insert_service(db, bot, url, GENERIC, TOKEN).await;
 }
 
 /// Writes a service straight into the tables, also one that the product's command refuses.
