@@ -30,6 +30,7 @@ pub mod excerpt;
 pub mod gate;
 pub mod identity;
 pub mod lanes;
+pub mod newcomers;
 pub mod outcome;
 pub mod partition;
 pub mod quota;

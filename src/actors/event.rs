@@ -224,10 +224,10 @@ impl Handler<ProcessEvents> for EventActor {
         for taken in events {
             let event = &taken.event;
             if self.recent.has_finished(event.id) || !self.tenure.owns(event.key.bot) {
-                // It was finished while it was being read, or its bot is being given up.
+                // It was finished since its row was read or written, or its bot is being given up.
                 continue;
             }
-            if self.recent.parked_since(event.id, read_at) {
+            if self.recent.may_have_ended(event.id, read_at) {
                 self.lanes.look_up(event.ticket());
                 continue;
             }
@@ -296,14 +296,15 @@ impl Handler<EventsSettled> for EventActor {
     type Result = ();
 
     fn handle(&mut self, settled: EventsSettled, context: &mut Context<Self>) {
+        let now = Instant::now();
         for event in settled.finished {
             if let Some(held) = self.events.remove(&event) {
-                self.recent.finished(held.event.ticket());
+                self.recent.finished(held.event.ticket(), now);
             }
             self.lanes.finished(event);
         }
         for event in settled.parked {
-            self.recent.parked(event, Instant::now());
+            self.recent.parked(event, now);
             self.events.remove(&event);
             for dropped in self.lanes.parked(event) {
                 self.events.remove(&dropped);

@@ -1,11 +1,11 @@
 //! QueueActor: owns the inbox's intake. It stores deliveries and only then acknowledges them, and it
 //! hands out the rows that may be worked on.
 //!
-//! It does one thing at a time with the database, and sends what came of it before it begins the next.
-//! So what an EventActor is sent is in the order in which it was true, and no row is handed out that
-//! was finished in the meantime.
+//! Storing does not wait for reading, nor reading for storing ([`jobs`]). What was stored may so have been read, worked on
+//! and settled before it is handed out; EventActors recognise it ([`outhook_core::recent`]).
 
 mod intake;
+mod jobs;
 mod rows;
 mod wake;
 
@@ -18,11 +18,12 @@ use std::{
 use actix::{
     Actor, ActorContext, ActorFutureExt, AsyncContext, Context, Handler, Message, StreamHandler, WrapFuture,
 };
-use outhook_core::{identity::Millis, partition::Partitions, quota::Quota};
+use outhook_core::{identity::Millis, newcomers::Newcomers, partition::Partitions, quota::Quota};
 use tokio::sync::oneshot;
 
 pub(crate) use intake::read_delivery;
 
+use self::jobs::{Kind, Lines};
 use super::{due_timer::DueTimer, event::EventActor, lease::LeaseActor};
 use crate::{
     broker::{Broker, BrokerEvent, Delivery, Session},
@@ -32,19 +33,19 @@ use crate::{
     messages::{
         drain::{Drain, Stop},
         partitions::{BrokerChanged, LetGo},
-        rows::{BotsRead, LanesRead, ShardTakenOver, TakeOverShard, WantRows},
+        rows::{TakeOverShard, WantRows},
         settled::DueAt,
     },
     room::Room,
-    store::{BotPage, LanePage, Store, StoreError, Stored, Taken},
+    store::{Store, Taken},
     supervise::{Fatal, Supervisor},
     tenure::Tenure,
 };
 
 /// How long a broker may take to say good-bye.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
-/// The first wait before a database that is away is asked again; it doubles.
-const RETRY_DELAY: Duration = Duration::from_millis(200);
+/// Lanes in which events may be stored while rows are being read.
+const NEWCOMERS_MAX: usize = 20_000;
 /// The longest wait before a database that is away is asked again.
 const RETRY_DELAY_MAX: Duration = Duration::from_secs(3);
 
@@ -73,9 +74,9 @@ pub(crate) struct QueueActor {
     /// Found due and not yet known to be claimed.
     claiming: Option<FoundDue>,
     due_timer: DueTimer,
-    job: Option<Kind>,
-    job_began: Instant,
-    retry_delay: Duration,
+    lines: Lines,
+    /// Stored since the rows were read that are being read or claimed.
+    newcomers: Newcomers,
     /// The last batch may have been committed without our hearing of it.
     stores_again: bool,
     /// How many deliveries are stored at once; smaller for a while after a refusal.
@@ -127,40 +128,10 @@ pub(crate) struct Links {
     pub(crate) room: Room,
 }
 
-/// The kinds of job, in the order in which they take turns.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
-    Free,
-    Wants,
-    Due,
-    Store,
-}
-
-impl Kind {
-    const fn name(self) -> &'static str {
-        match self {
-            Self::Free => "free",
-            Self::Wants => "wants",
-            Self::Due => "due",
-            Self::Store => "store",
-        }
-    }
-}
-
-const KINDS: [Kind; 4] = [Kind::Free, Kind::Wants, Kind::Due, Kind::Store];
-
-/// What came of a job.
-enum Done {
-    Freed(usize),
-    Read(usize, Vec<LanePage>, Vec<BotPage>),
-    Due(Vec<Taken>, Instant),
-    Stored(Stored, usize),
-}
-
 impl QueueActor {
     /// A new generation.
     pub(crate) fn new(config: &crate::config::Config, links: Links) -> Self {
-        KINDS.iter().for_each(|kind| links.health.withdraw(kind.name()));
+        Kind::ALL.iter().for_each(|kind| links.health.withdraw(kind.name()));
         let bots_max = usize::try_from(config.actors.bots_cached).unwrap_or(usize::MAX);
         Self {
             store: links.store,
@@ -183,9 +154,8 @@ impl QueueActor {
             is_due: true,
             claiming: None,
             due_timer: DueTimer::default(),
-            job: None,
-            job_began: Instant::now(),
-            retry_delay: RETRY_DELAY,
+            lines: Lines::default(),
+            newcomers: Newcomers::new(NEWCOMERS_MAX),
             batch_rows: config.queue.prefetch.into(),
             stores_again: false,
             awaits_room: false,
@@ -194,84 +164,6 @@ impl QueueActor {
             is_draining: links.health.is_draining(),
             drained: None,
         }
-    }
-
-    fn is_ready(&self, kind: Kind) -> bool {
-        match kind {
-            Kind::Free => !self.shards_to_free.is_empty(),
-            _ if self.is_draining => false,
-            Kind::Wants => !self.wants.is_empty(),
-            Kind::Due => self.claiming.is_some() || self.is_due && self.room.is_free(),
-            Kind::Store => !self.deliveries.is_empty() && self.room.is_free(),
-        }
-    }
-
-    /// Begins the next job, if none is under way. The kinds take turns, so that none starves.
-    fn next_job(&mut self, last: Kind, context: &mut Context<Self>) {
-        if self.job.is_some() {
-            return;
-        }
-        self.pass_on_leaving();
-        let after = KINDS.iter().position(|kind| *kind == last).map_or(0, |at| at + 1);
-        let next = KINDS.iter().cycle().skip(after).take(KINDS.len()).find(|kind| self.is_ready(**kind));
-        self.job = next.copied();
-        self.job_began = Instant::now();
-        match next {
-            Some(Kind::Free) => self.free_shard(context),
-            Some(Kind::Wants) => self.read_rows(context),
-            Some(Kind::Due) => self.take_due(context),
-            Some(Kind::Store) => self.store_deliveries(context),
-            None if self.is_draining => self.close_session(context),
-            None if !self.room.is_free() => self.await_room(context),
-            None => {}
-        }
-    }
-
-    fn nudge(&mut self, context: &mut Context<Self>) {
-        self.next_job(Kind::Store, context);
-    }
-
-    fn done(&mut self, done: Done, context: &mut Context<Self>) {
-        self.retry_delay = RETRY_DELAY;
-        let last = self.job.take().unwrap_or(Kind::Store);
-        self.health.database_answers(last.name());
-        metrics::histogram!("outhook_inbox_job_seconds", "job" => last.name())
-            .record(self.job_began.elapsed());
-        log::debug!("inbox job {} took {:?}", last.name(), self.job_began.elapsed());
-        match done {
-            Done::Freed(shard) => {
-                self.shards_to_free.remove(&shard);
-                self.is_due = true;
-                self.events[shard].send(ShardTakenOver);
-            }
-            Done::Read(shard, lanes, bots) => {
-                if !lanes.is_empty() {
-                    self.events[shard].send(LanesRead { pages: lanes });
-                }
-                if !bots.is_empty() {
-                    self.events[shard].send(BotsRead { pages: bots });
-                }
-            }
-            Done::Due(taken, read_at) => self.hand_out(taken, read_at),
-            Done::Stored(stored, rows) => {
-                self.batch_rows = self.batch_rows_max;
-                metrics::histogram!("outhook_intake_rows").record(rows as f64);
-                metrics::counter!("outhook_events_taken_total").increment(stored.rows as u64);
-                self.hand_out(stored.held, self.job_began);
-            }
-        }
-        self.next_job(last, context);
-    }
-
-    /// The database is away: the same job is tried again later. Nothing was forgotten.
-    fn failed(&mut self, error: &StoreError, context: &mut Context<Self>) {
-        self.health.database_is_away(self.job.unwrap_or(Kind::Store).name(), error);
-        let delay = self.retry_delay;
-        self.retry_delay = (delay * 2).min(RETRY_DELAY_MAX);
-        context.run_later(delay, |actor, context| {
-            let last = actor.job.take().unwrap_or(Kind::Store);
-            actor.next_job(last, context);
-        });
     }
 
     /// Returns to the broker what was not stored, when nothing is being stored any more.
@@ -299,7 +191,7 @@ impl QueueActor {
         let freed = async move { room.freed().await };
         context.spawn(freed.into_actor(self).map(|(), actor, context| {
             actor.awaits_room = false;
-            actor.nudge(context);
+            actor.begin_jobs(context);
         }));
     }
 }
@@ -366,7 +258,7 @@ impl Handler<WantRows> for QueueActor {
             Some(waiting) => waiting.wants.extend(wants.wants),
             None => self.wants.push_back(wants),
         }
-        self.nudge(context);
+        self.begin_jobs(context);
     }
 }
 
@@ -377,7 +269,7 @@ impl Handler<TakeOverShard> for QueueActor {
         self.shards_to_free.insert(shard);
         // What the predecessor wanted is of no use to its successor.
         self.wants.retain(|wants| wants.shard != shard);
-        self.nudge(context);
+        self.begin_jobs(context);
     }
 }
 
@@ -386,7 +278,7 @@ impl Handler<LetGo> for QueueActor {
 
     fn handle(&mut self, LetGo { partitions }: LetGo, context: &mut Context<Self>) {
         self.leaving = self.leaving.or(partitions);
-        self.nudge(context);
+        self.begin_jobs(context);
     }
 }
 
@@ -405,7 +297,7 @@ impl Handler<Drain> for QueueActor {
     fn handle(&mut self, Drain { done }: Drain, context: &mut Context<Self>) {
         self.is_draining = true;
         self.drained = Some(done);
-        self.nudge(context);
+        self.begin_jobs(context);
     }
 }
 
@@ -415,7 +307,7 @@ impl Handler<Pump> for QueueActor {
     fn handle(&mut self, _: Pump, context: &mut Context<Self>) {
         fail_points::place("QueueActor.Pump");
         self.awaits_pump = false;
-        self.nudge(context);
+        self.begin_jobs(context);
     }
 }
 

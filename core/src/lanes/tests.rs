@@ -5,6 +5,7 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use proptest::prelude::*;
 
 use super::*;
+use crate::newcomers::Newcomers;
 
 const LIMITS: Limits =
     Limits { calls_per_bot: 2, waiting_per_bot: 4, waiting_total: 100, open_total: 100, failing_total: 50 };
@@ -247,28 +248,35 @@ struct Row {
     ticket: Ticket,
     finished: bool,
     parked: bool,
+    was_parked: bool,
 }
 
-/// What the lanes asked of the inbox.
+/// What the inbox is to read.
 enum Job {
     Pull(LaneWant),
     Refill(BotWant),
+    /// A parked event whose time has come.
+    Due(EventId),
 }
 
 /// What the inbox has sent to the lanes.
 #[derive(Debug)]
 enum Mail {
-    Offer(Ticket, Neighbours),
+    Stored(Ticket, Neighbours),
+    Due(Ticket, Neighbours),
     Pulled(LaneWant, Vec<Ticket>, bool),
     Refilled(BotId, Vec<Ticket>, bool),
 }
 
-/// The lanes together with an inbox that does one job after the other and whose results arrive later,
-/// in order.
+/// The lanes together with an inbox that stores and reads beside each other. What was stored or read is sent later, and
+/// arrives later still.
 struct Simulation {
     lanes: Lanes,
     rows: Vec<Row>,
     jobs: VecDeque<Job>,
+    stored: Option<(Ticket, Neighbours)>,
+    read: Option<Mail>,
+    newcomers: Newcomers,
     mail: VecDeque<Mail>,
     running: Vec<(EventId, usize)>,
     limits: Limits,
@@ -280,6 +288,9 @@ impl Simulation {
             lanes: Lanes::new(limits),
             rows: Vec::new(),
             jobs: VecDeque::new(),
+            stored: None,
+            read: None,
+            newcomers: Newcomers::new(100),
             mail: VecDeque::new(),
             running: Vec::new(),
             limits,
@@ -300,34 +311,40 @@ impl Simulation {
     }
 
     fn store(&mut self, bot: BotId, conversation: Conversation, message: MessageId) {
+        self.send_stored();
         let event = self.rows.len() as EventId;
         let ticket = Ticket { event, bot, conversation, message };
         let earlier = self.has_earlier(&ticket);
         let later = self.has_later(&ticket);
-        self.rows.push(Row { ticket, finished: false, parked: false });
-        self.mail.push_back(Mail::Offer(ticket, Neighbours { earlier, later }));
+        self.rows.push(Row { ticket, finished: false, parked: false, was_parked: false });
+        self.stored = Some((ticket, Neighbours { earlier, later }));
     }
 
-    fn unpark(&mut self, event: EventId) {
-        let ticket = self.rows[event as usize].ticket;
-        self.rows[event as usize].parked = false;
-        let earlier = self.has_earlier(&ticket);
-        self.mail.push_back(Mail::Offer(ticket, Neighbours { earlier, later: true }));
+    /// Reads rows, or sends what was read.
+    fn read_or_send(&mut self) -> bool {
+        match self.read.take() {
+            Some(read) => self.send(read),
+            None => {
+                let Some(job) = self.jobs.pop_front() else { return false };
+                self.newcomers.forget();
+                self.read = self.rows_of(job);
+            }
+        }
+        true
     }
 
-    fn serve(&mut self) -> bool {
-        match self.jobs.pop_front() {
-            None => return false,
-            Some(Job::Pull(want)) => {
+    fn rows_of(&self, job: Job) -> Option<Mail> {
+        Some(match job {
+            Job::Pull(want) => {
                 let lane =
                     self.unfinished(|row| (row.bot, row.conversation) == (want.bot, want.conversation));
                 let page = &lane[..lane.len().min(want.rows_max)];
                 let free: Vec<Ticket> =
                     page.iter().take_while(|row| !row.parked).map(|row| row.ticket).collect();
                 let more = lane.len() > free.len();
-                self.mail.push_back(Mail::Pulled(want, free, more));
+                Mail::Pulled(want, free, more)
             }
-            Some(Job::Refill(want)) => {
+            Job::Refill(want) => {
                 let mut heads: Vec<Ticket> = self
                     .unfinished(|row| row.bot == want.bot && !want.held.contains(&row.event))
                     .iter()
@@ -337,10 +354,38 @@ impl Simulation {
                 heads.sort_by_key(|head| (head.conversation <= want.after, head.conversation));
                 let more = heads.len() > want.rows_max;
                 heads.truncate(want.rows_max);
-                self.mail.push_back(Mail::Refilled(want.bot, heads, more));
+                Mail::Refilled(want.bot, heads, more)
+            }
+            Job::Due(event) => {
+                let Row { ticket, parked: true, .. } = self.rows[event as usize] else { return None };
+                Mail::Due(ticket, Neighbours { earlier: self.has_earlier(&ticket), later: true })
+            }
+        })
+    }
+
+    fn send(&mut self, mut read: Mail) {
+        match &mut read {
+            Mail::Stored(..) => unreachable!("it was not read"),
+            Mail::Due(ticket, neighbours) => {
+                self.rows[ticket.event as usize].parked = false;
+                neighbours.earlier |= self.newcomers.precede(ticket);
+            }
+            Mail::Pulled(_, rows, more) | Mail::Refilled(_, rows, more) => {
+                *more |= self.newcomers.cut(rows, |row| *row);
             }
         }
+        self.mail.push_back(read);
+    }
+
+    fn send_stored(&mut self) -> bool {
+        let Some((ticket, neighbours)) = self.stored.take() else { return false };
+        self.newcomers.add(&ticket);
+        self.mail.push_back(Mail::Stored(ticket, neighbours));
         true
+    }
+
+    fn go_on(&mut self) -> bool {
+        self.read_or_send() | self.send_stored() | self.deliver()
     }
 
     fn unfinished(&self, wanted: impl Fn(&Ticket) -> bool) -> Vec<&Row> {
@@ -353,9 +398,8 @@ impl Simulation {
     fn deliver(&mut self) -> bool {
         match self.mail.pop_front() {
             None => return false,
-            Some(Mail::Offer(ticket, neighbours)) => {
-                self.lanes.offer(ticket, neighbours);
-            }
+            Some(Mail::Stored(ticket, neighbours)) => self.offer_stored(ticket, neighbours),
+            Some(Mail::Due(ticket, neighbours)) => drop(self.lanes.offer(ticket, neighbours)),
             Some(Mail::Pulled(want, rows, more)) => {
                 self.lanes.pulled(want.bot, want.conversation, &rows, more);
             }
@@ -364,6 +408,23 @@ impl Simulation {
             }
         }
         true
+    }
+
+    /// What was read meanwhile, and has ended, is recognised.
+    fn offer_stored(&mut self, ticket: Ticket, neighbours: Neighbours) {
+        let row = &self.rows[ticket.event as usize];
+        if row.was_parked {
+            self.lanes.look_up(ticket);
+        } else if !row.finished {
+            self.lanes.offer(ticket, neighbours);
+        }
+    }
+
+    fn is_on_its_way(&self, event: EventId) -> bool {
+        self.stored.iter().any(|(ticket, _)| ticket.event == event)
+            || self.mail.iter().any(|mail| {
+                matches!(mail, Mail::Stored(ticket, _) | Mail::Due(ticket, _) if ticket.event == event)
+            })
     }
 
     fn pump(&mut self) {
@@ -378,12 +439,8 @@ impl Simulation {
             }
             assert!(!self.rows[event as usize].finished && !self.rows[event as usize].parked);
             let offered_earlier = self.rows.iter().any(|row| {
-                let known = !self
-                    .mail
-                    .iter()
-                    .any(|mail| matches!(mail, Mail::Offer(t, _) if t.event == row.ticket.event));
                 !row.finished
-                    && known
+                    && !self.is_on_its_way(row.ticket.event)
                     && (row.ticket.bot, row.ticket.conversation) == (ticket.bot, ticket.conversation)
                     && (row.ticket.message, row.ticket.event) < (ticket.message, ticket.event)
             });
@@ -414,7 +471,7 @@ impl Simulation {
             self.lanes.call_ended(row.ticket.bot, Some(parks));
         }
         if parks {
-            row.parked = true;
+            (row.parked, row.was_parked) = (true, true);
             self.lanes.parked(event);
         } else {
             row.finished = true;
@@ -425,7 +482,7 @@ impl Simulation {
     /// A bot goes to another daemon and comes back. What had been read is delivered before, and its rows are
     /// due afterwards.
     fn go_away_and_back(&mut self, bot: BotId) {
-        while self.serve() | self.deliver() {
+        while self.go_on() {
             self.pump();
         }
         self.lanes.let_go(|other| other == bot);
@@ -445,7 +502,7 @@ impl Simulation {
             .collect();
         for ticket in back {
             let earlier = self.has_earlier(&ticket);
-            self.mail.push_back(Mail::Offer(ticket, Neighbours { earlier, later: true }));
+            self.mail.push_back(Mail::Due(ticket, Neighbours { earlier, later: true }));
         }
     }
 
@@ -466,7 +523,7 @@ proptest! {
         waiting_total in 0usize..10,
         open_total in 1usize..6,
         failing_total in 1usize..4,
-        steps in proptest::collection::vec((0u8..11, any::<prop::sample::Index>(), 0i64..9), 1..300),
+        steps in proptest::collection::vec((0u8..12, any::<prop::sample::Index>(), 0i64..9), 1..300),
     ) {
         let mut simulation = Simulation::new(Limits { calls_per_bot, waiting_per_bot, waiting_total, open_total, failing_total });
         let mut next_message = 10;
@@ -477,7 +534,7 @@ proptest! {
                     let late = if step == 3 { 5 } else { 0 };
                     simulation.store(lane % 3, lane / 3, next_message - late);
                 }
-                4 => { simulation.serve(); }
+                4 => { simulation.read_or_send(); }
                 5 | 6 => { simulation.deliver(); }
                 7 | 8 if !simulation.running.is_empty() => {
                     let at = pick.index(simulation.running.len());
@@ -485,22 +542,23 @@ proptest! {
                 }
                 9 => {
                     let parked = simulation.parked();
-                    if !parked.is_empty() { simulation.unpark(parked[pick.index(parked.len())]); }
+                    if !parked.is_empty() { simulation.jobs.push_back(Job::Due(parked[pick.index(parked.len())])); }
                 }
                 10 => simulation.go_away_and_back(lane % 3),
+                11 => { simulation.send_stored(); }
                 _ => {}
             }
             simulation.pump();
         }
         for _ in 0..10_000 {
-            let served = simulation.serve() | simulation.deliver();
+            let served = simulation.go_on();
             simulation.pump();
             if !simulation.running.is_empty() {
                 simulation.end(0, false);
                 simulation.pump();
             } else if !served {
                 match simulation.parked().first() {
-                    Some(event) => simulation.unpark(*event),
+                    Some(event) => simulation.jobs.push_back(Job::Due(*event)),
                     None => break,
                 }
             }

@@ -5,11 +5,11 @@ use std::collections::HashMap;
 use actix::{ActorFutureExt, AsyncContext, Context, WrapFuture};
 use outhook_core::{event::Header, identity::BotId};
 
-use super::{CurrentSession, Done, Kind, QueueActor};
+use super::{CurrentSession, QueueActor, jobs::Kind};
 use crate::{
     actors::{EVENT_LOG, count_letter},
     broker::Delivery,
-    store::{DeadLetter, Intake, NewEvent, StoreError},
+    store::{DeadLetter, Intake, NewEvent, StoreError, Stored},
 };
 
 /// Deliveries that are being stored, and where they are acknowledged.
@@ -74,19 +74,28 @@ impl QueueActor {
         failed: fn(&mut Self, Batch, StoreError, &mut Context<Self>),
     ) {
         let store = self.store.clone();
-        let job = async move {
-            let stored = store.store_deliveries(intake, batch.again).await;
-            if stored.is_ok() {
-                batch.acknowledge().await;
-            }
-            (stored, batch)
-        };
-        context.spawn(job.into_actor(self).map(move |(stored, batch), actor, context| match stored {
-            Ok(stored) => {
-                actor.stores_again = false;
-                actor.done(Done::Stored(stored, batch.deliveries.len()), context);
-            }
+        let again = batch.again;
+        let job = async move { store.store_deliveries(intake, again).await };
+        context.spawn(job.into_actor(self).map(move |stored, actor, context| match stored {
+            Ok(stored) => actor.stored(stored, batch, context),
             Err(error) => failed(actor, batch, error, context),
+        }));
+    }
+
+    /// Handed out first: a bot need not wait for the broker.
+    fn stored(&mut self, stored: Stored, batch: Batch, context: &mut Context<Self>) {
+        metrics::histogram!("outhook_intake_rows").record(batch.deliveries.len() as f64);
+        metrics::counter!("outhook_events_taken_total").increment(stored.rows as u64);
+        self.stores_again = false;
+        self.batch_rows = self.batch_rows_max;
+        let began = self.lines.began(Kind::Store);
+        if self.lines.is_reading() {
+            stored.held.iter().for_each(|taken| self.newcomers.add(&taken.event.ticket()));
+        }
+        self.hand_out(stored.held, began);
+        let acknowledge = async move { batch.acknowledge().await };
+        context.spawn(acknowledge.into_actor(self).map(|(), actor, context| {
+            actor.done(Kind::Store, context);
         }));
     }
 
@@ -109,7 +118,7 @@ impl QueueActor {
         if self.put_back(batch) && !error.is_transient() {
             self.isolate(rows, error, context);
         } else {
-            self.failed(error, context);
+            self.failed(Kind::Store, error, context);
         }
     }
 
@@ -133,23 +142,23 @@ impl QueueActor {
     /// is then set aside.
     fn isolate(&mut self, rows: usize, error: &StoreError, context: &mut Context<Self>) {
         log::error!("the database refuses a batch of {rows} deliveries: {error}");
-        self.job = None;
         if rows > 1 {
             self.batch_rows = rows / 2;
-            return self.next_job(Kind::Due, context);
+            return self.go_on_after(Kind::Store, context);
         }
-        let Some(delivery) = self.deliveries.pop_front() else { return self.nudge(context) };
+        let Some(delivery) = self.deliveries.pop_front() else {
+            return self.go_on_after(Kind::Store, context);
+        };
         let detail = format!("it can't be stored as an event: {error}");
         let letter =
             DeadLetter { bot: None, message: None, reason: "poison", detail, payload: delivery.body.clone() };
         count_letter(letter.reason);
-        self.job = Some(Kind::Store);
         let batch = Batch { deliveries: vec![delivery], session: self.session.clone(), again: false };
         let intake = Intake { dead: vec![letter], ..Intake::default() };
         // If not even that is stored, it waits for better times.
         self.store_batch(intake, batch, context, |actor, batch, error, context| {
             actor.put_back(batch);
-            actor.failed(&error, context);
+            actor.failed(Kind::Store, &error, context);
         });
     }
 }

@@ -8,10 +8,14 @@ use outhook_core::{
     partition::{Partitions, partition_of},
 };
 
-use super::{Done, FoundDue, QueueActor};
+use super::{FoundDue, QueueActor, jobs::Kind};
 use crate::{
-    messages::{partitions::LetGo, process_event::ProcessEvents, rows::WantRows},
-    store::{Taken, now},
+    messages::{
+        partitions::LetGo,
+        process_event::ProcessEvents,
+        rows::{BotsRead, LanesRead, ShardTakenOver, WantRows},
+    },
+    store::{BotPage, InboxEvent, LanePage, Taken, now},
 };
 
 /// The most due rows that are taken at a time.
@@ -28,14 +32,18 @@ impl QueueActor {
                 if rows > 0 {
                     log::info!("{rows} unfinished events of shard {shard} are handed out again");
                 }
-                actor.done(Done::Freed(shard), context);
+                actor.shards_to_free.remove(&shard);
+                actor.is_due = true;
+                actor.events[shard].send(ShardTakenOver);
+                actor.done(Kind::Free, context);
             }
-            Err(error) => actor.failed(&error, context),
+            Err(error) => actor.failed(Kind::Free, &error, context),
         }));
     }
 
     pub(super) fn read_rows(&mut self, context: &mut Context<Self>) {
         let Some(WantRows { shard, wants }) = self.wants.pop_front() else { return };
+        self.newcomers.forget();
         let store = self.store.clone();
         let job = async move {
             let read = async {
@@ -46,13 +54,16 @@ impl QueueActor {
             (read.await, wants)
         };
         context.spawn(job.into_actor(self).map(move |(read, wants), actor, context| match read {
-            Ok((lanes, bots)) => actor.done(Done::Read(shard, lanes, bots), context),
+            Ok((lanes, bots)) => {
+                actor.hand_out_pages(shard, lanes, bots);
+                actor.done(Kind::Wants, context);
+            }
             Err(error) => {
                 // What a predecessor wanted is of no use to its successor.
                 if !actor.shards_to_free.contains(&shard) {
                     actor.wants.push_front(WantRows { shard, wants });
                 }
-                actor.failed(&error, context);
+                actor.failed(Kind::Wants, &error, context);
             }
         }));
     }
@@ -63,6 +74,7 @@ impl QueueActor {
         }
         // Forgotten before looking: what is announced while looking is looked for again.
         self.is_due = false;
+        self.newcomers.forget();
         let (store, read_at) = (self.store.clone(), Instant::now());
         let due_by = now();
         let job = async move { store.due_events(due_by, DUE_ROWS_MAX).await };
@@ -79,7 +91,7 @@ impl QueueActor {
             }
             Err(error) => {
                 actor.is_due = true;
-                actor.failed(&error, context);
+                actor.failed(Kind::Due, &error, context);
             }
         }));
     }
@@ -97,9 +109,13 @@ impl QueueActor {
             Ok(claimed) => {
                 let mut due = actor.claiming.take().map(|found| found.events).unwrap_or_default();
                 due.retain(|taken| claimed.contains(&taken.event.id));
-                actor.done(Done::Due(due, read_at), context);
+                for taken in &mut due {
+                    taken.neighbours.earlier |= actor.newcomers.precede(&taken.event.ticket());
+                }
+                actor.hand_out(due, read_at);
+                actor.done(Kind::Due, context);
             }
-            Err(error) => actor.failed(&error, context),
+            Err(error) => actor.failed(Kind::Due, &error, context),
         }));
     }
 
@@ -117,6 +133,21 @@ impl QueueActor {
             if !partitions.is_empty() {
                 mailbox.send(LetGo { partitions });
             }
+        }
+    }
+
+    fn hand_out_pages(&self, shard: usize, mut lanes: Vec<LanePage>, mut bots: Vec<BotPage>) {
+        for page in &mut lanes {
+            page.more |= self.newcomers.cut(&mut page.events, InboxEvent::ticket);
+        }
+        for page in &mut bots {
+            page.more |= self.newcomers.cut(&mut page.events, InboxEvent::ticket);
+        }
+        if !lanes.is_empty() {
+            self.events[shard].send(LanesRead { pages: lanes });
+        }
+        if !bots.is_empty() {
+            self.events[shard].send(BotsRead { pages: bots });
         }
     }
 

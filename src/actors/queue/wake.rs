@@ -32,7 +32,7 @@ impl QueueActor {
 
     pub(super) fn look(&mut self, context: &mut Context<Self>) {
         self.is_due = true;
-        self.nudge(context);
+        self.begin_jobs(context);
     }
 
     pub(super) fn look_regularly(context: &mut Context<Self>) {

@@ -1,0 +1,160 @@
+//! What QueueActor does with the database, in two lines beside each other: deliveries are stored in one, rows are read and
+//! claimed in the other. Within a line there is one job at a time, and what came of it is sent before the next begins.
+//!
+//! Freeing a shard and letting go of partitions need both lines at rest: nothing may be on its way to an EventActor then
+//! that was taken before.
+
+use std::time::{Duration, Instant};
+
+use actix::{AsyncContext, Context};
+
+use super::{QueueActor, RETRY_DELAY_MAX};
+use crate::store::StoreError;
+
+/// The first wait before a database that is away is asked again; it doubles.
+const RETRY_DELAY: Duration = Duration::from_millis(200);
+
+/// The kinds of job.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// Frees a shard's rows.
+    Free,
+    /// Reads the rows that an EventActor wants.
+    Wants,
+    /// Claims rows whose time has come.
+    Due,
+    /// Stores deliveries.
+    Store,
+}
+
+impl Kind {
+    pub(super) const ALL: [Self; 4] = [Self::Free, Self::Wants, Self::Due, Self::Store];
+
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::Free => "free",
+            Self::Wants => "wants",
+            Self::Due => "due",
+            Self::Store => "store",
+        }
+    }
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(super) struct Lines {
+    storing: Line,
+    reading: Line,
+}
+
+#[derive(Debug)]
+struct Line {
+    is_at_rest: bool,
+    /// The job that began last, and when.
+    last: (Kind, Instant),
+    retry_delay: Duration,
+}
+
+impl Default for Line {
+    fn default() -> Self {
+        Self { is_at_rest: true, last: (Kind::Due, Instant::now()), retry_delay: RETRY_DELAY }
+    }
+}
+
+impl Lines {
+    fn of(&mut self, kind: Kind) -> &mut Line {
+        if kind == Kind::Store { &mut self.storing } else { &mut self.reading }
+    }
+
+    /// When the job of this kind that is under way began.
+    pub(super) fn began(&mut self, kind: Kind) -> Instant {
+        self.of(kind).last.1
+    }
+
+    pub(super) fn is_reading(&self) -> bool {
+        !self.reading.is_at_rest
+    }
+
+    fn are_at_rest(&self) -> bool {
+        self.storing.is_at_rest && self.reading.is_at_rest
+    }
+}
+
+impl QueueActor {
+    /// Begins whatever can be begun now.
+    pub(super) fn begin_jobs(&mut self, context: &mut Context<Self>) {
+        if self.lines.are_at_rest() {
+            self.pass_on_leaving();
+            if !self.shards_to_free.is_empty() {
+                return self.begin(Kind::Free, context);
+            }
+            if self.is_draining {
+                return self.close_session(context);
+            }
+        }
+        // What needs both lines at rest must not wait for ever.
+        if self.is_draining || !self.leaving.is_empty() || !self.shards_to_free.is_empty() {
+            return;
+        }
+        if self.lines.storing.is_at_rest && self.may_store() {
+            self.begin(Kind::Store, context);
+        }
+        if self.lines.reading.is_at_rest
+            && let Some(kind) = self.next_reading()
+        {
+            self.begin(kind, context);
+        }
+        if !self.room.is_free() {
+            self.await_room(context);
+        }
+    }
+
+    fn may_store(&self) -> bool {
+        !self.deliveries.is_empty() && self.room.is_free() && !self.newcomers.are_too_many()
+    }
+
+    /// The kinds of reading take turns, so that none starves.
+    fn next_reading(&self) -> Option<Kind> {
+        let wants = (!self.wants.is_empty()).then_some(Kind::Wants);
+        let may_take_due = self.claiming.is_some() || self.is_due && self.room.is_free();
+        let due = may_take_due.then_some(Kind::Due);
+        if self.lines.reading.last.0 == Kind::Wants { due.or(wants) } else { wants.or(due) }
+    }
+
+    pub(super) fn begin(&mut self, kind: Kind, context: &mut Context<Self>) {
+        let line = self.lines.of(kind);
+        (line.is_at_rest, line.last) = (false, (kind, Instant::now()));
+        match kind {
+            Kind::Free => self.free_shard(context),
+            Kind::Wants => self.read_rows(context),
+            Kind::Due => self.take_due(context),
+            Kind::Store => self.store_deliveries(context),
+        }
+    }
+
+    /// A job is done, and what came of it was sent.
+    pub(super) fn done(&mut self, kind: Kind, context: &mut Context<Self>) {
+        let line = self.lines.of(kind);
+        line.retry_delay = RETRY_DELAY;
+        let took = line.last.1.elapsed();
+        metrics::histogram!("outhook_inbox_job_seconds", "job" => kind.name()).record(took);
+        log::debug!("inbox job {} took {took:?}", kind.name());
+        self.health.database_answers(kind.name());
+        self.go_on_after(kind, context);
+    }
+
+    /// The database is away: the same is tried again later. Nothing was forgotten.
+    pub(super) fn failed(&mut self, kind: Kind, error: &StoreError, context: &mut Context<Self>) {
+        self.health.database_is_away(kind.name(), error);
+        let line = self.lines.of(kind);
+        let delay = line.retry_delay;
+        line.retry_delay = (delay * 2).min(RETRY_DELAY_MAX);
+        context.run_later(delay, move |actor, context| actor.go_on_after(kind, context));
+    }
+
+    /// A job is over, with or without a result.
+    pub(super) fn go_on_after(&mut self, kind: Kind, context: &mut Context<Self>) {
+        self.lines.of(kind).is_at_rest = true;
+        self.begin_jobs(context);
+    }
+}
