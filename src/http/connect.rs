@@ -27,6 +27,7 @@ use url::{Position, Url};
 
 use super::{
     dial::{DialError, Dialler},
+    heads::Heads,
     proxy::{Proxy, ProxyFault},
     socket::{Socket, end},
     tls::{CaFileError, Tls, client_config, client_config_and},
@@ -151,7 +152,7 @@ impl Target {
 }
 
 impl Service<ConnectInfo<Uri>> for EndpointConnector {
-    type Response = Connection<Uri, Stream>;
+    type Response = Connection<Uri, Heads<Stream>>;
     type Error = ConnectError;
     type Future = LocalBoxFuture<'static, Result<Self::Response, Self::Error>>;
 
@@ -163,7 +164,7 @@ impl Service<ConnectInfo<Uri>> for EndpointConnector {
         let target = Rc::clone(&self.0);
         Box::pin(async move {
             let stream = target.connect().await.map_err(|fault| ConnectError::Resolver(Box::new(fault)))?;
-            Ok(Connection::new(request.request().clone(), stream))
+            Ok(Connection::new(request.request().clone(), Heads::new(stream)))
         })
     }
 }
