@@ -55,15 +55,19 @@ async fn a_target_that_the_egress_rules_forbid_fails_at_once_and_is_told() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_answer_that_ends_with_its_connection_is_read_to_its_end() {
+    let (exact, over) = (RESPONSE_BYTES_MAX, RESPONSE_BYTES_MAX + 1);
     let mut table = Table::default();
-    let answer = |_| {
-        let head = b"HTTP/1.0 200 OK\r\nconnection: close\r\n\r\n".as_slice();
-        Answer::Raw([head, br#"{"content":"soup"}"#].concat())
-    };
-    table.answer("HTTP/1.0", Outcome::succeeded(Says::reply("soup")), answer).await;
-    // awc takes an HTTP/1.1 answer that announces no body to have none; docs/SEMANTICS.md says so.
-    let answer = |_| Answer::Raw(b"HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n{}".to_vec());
-    table.answer("HTTP/1.1", Outcome::succeeded(Says::Nothing), answer).await;
+    for version in ["HTTP/1.0", "HTTP/1.1"] {
+        let answer = move |body: &[u8]| {
+            Answer::Raw([format!("{version} 200 OK\r\nconnection: close\r\n\r\n").as_bytes(), body].concat())
+        };
+        let soup = Outcome::succeeded(Says::reply("soup"));
+        table.answer(version, soup, move |_| answer(br#"{"content":"soup"}"#)).await;
+        table.answer(version, Outcome::succeeded(Says::Nothing), move |_| answer(b"")).await;
+        let fits = Outcome::succeeded(Says::reply(&words_of(exact)));
+        table.answer(version, fits, move |_| answer(&of_size(exact))).await;
+        table.answer(version, Outcome::failed("too_large"), move |_| answer(&of_size(over))).await;
+    }
 
     table.check(&config()).await;
 }

@@ -86,6 +86,36 @@ async fn at_the_level_of_traces_nothing_secret_is_told_of_endpoints_that_tell_al
     look_around(&outhook, &config).await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_library_does_not_tell_what_it_could_not_read_in_an_answer() {
+    // The HTTP library would log these two headers with their values, at the level of debugging.
+    let endpoint = Endpoint::start(|request, _| {
+        let (name, token) = (request.path.trim_start_matches('/'), request.json()["token"].clone());
+        Answer::Raw(format!("HTTP/1.1 200 OK\r\n{name}: {}\r\n\r\n", token.as_str().unwrap()).into())
+    })
+    .await;
+    for filter in ["debug", "trace"] {
+        let config = Config::sqlite().set("retry.max_retries", "0").text("log.filter", filter);
+        let db = setup::tables(&config).await;
+        let mut events = vec![];
+        for (bot, path) in [(1, "/content-length"), (2, "/transfer-encoding")] {
+            setup::insert_bot(&db, bot).await;
+            setup::insert_service(&db, bot, &endpoint.url(path), GENERIC, &secret("token")).await;
+            events.push(channel_event(bot, 9000 + bot, 7, "kitchen", "soup?"));
+        }
+        let mut outhook = Outhook::start(&config).await;
+        setup::send(&config, &events).await;
+        setup::all_finished(&db).await;
+        outhook.terminate().await;
+        assert!(outhook.wait().await.success());
+
+        let deliveries = setup::deliveries(&config).await;
+        assert_eq!(deliveries.len(), events.len());
+        assert!(deliveries.iter().all(|delivery| delivery["reason"] == "not_http"), "{deliveries:#?}");
+        assert!(outhook.log().iter().any(|line| line.contains("DEBUG")), "the filter {filter} holds");
+    }
+}
+
 /// What an operator looks at.
 async fn look_around(outhook: &Outhook, config: &Config) {
     let wrong = format!("Bearer {}", secret("wrong"));

@@ -162,6 +162,27 @@ async fn an_answer_that_is_cut_short_is_noticed_however_the_connection_ends() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_answer_that_ends_with_its_connection_is_complete_only_with_the_end_that_tls_has_for_that() {
+    let authority = Authority::new("Ours");
+    let identity = authority.sign(&["localhost"], Validity::Now);
+    let endpoint = Endpoint::start(|request, _| {
+        let version = request.path.trim_start_matches('/');
+        Answer::Raw(format!("HTTP/{version} 200 OK\r\n\r\n{{}}").into())
+    })
+    .await;
+    let rude = Manners { is_rude: true, ..Manners::default() };
+    let rude = TlsFront::with(&identity, endpoint.address(), rude).await;
+    let polite = TlsFront::start(&identity, endpoint.address()).await;
+    let truncated = ("failed", Some("truncated"), "without TLS's own end");
+    let mut table = vec![];
+    for path in ["/1.0", "/1.1"] {
+        table.push((polite.url("localhost", path), SUCCEEDED));
+        table.push((rude.url("localhost", path), truncated));
+    }
+    check(config(&authority), &table).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_file_of_authorities_that_can_not_be_used_is_a_fault_of_the_configuration() {
     let config = Config::sqlite();
     let folder = config.folder().to_owned();

@@ -29,7 +29,8 @@ use super::{
     connect::{EndpointConnector, Route},
     dial::Dialler,
     faults,
-    framing::{Body, Framing},
+    framing::{Body, Field, Framing},
+    heads::HEAD_BYTES_MAX,
     inflate::{ENCODINGS, inflate},
     proxy::Proxy,
     socket::{is_end, is_unsent},
@@ -39,9 +40,6 @@ use crate::{config::http::Http, store::now};
 /// How long a connection may have been unused and be used again; and how often those that nobody uses are
 /// let go.
 pub(crate) const KEEP_ALIVE: Duration = Duration::from_secs(30);
-
-/// awc takes no head of an answer that is larger, nor one of more than 96 headers.
-const HEAD_BYTES_MAX: usize = 131_072;
 
 /// How many bytes may be sent for a byte of a body: small chunks and TLS records have large frames.
 const FRAMED_BYTES_PER_BYTE: usize = 4;
@@ -139,7 +137,7 @@ impl WebhookClient {
             Ok(response) => response,
             Err(error) => return faults::no_answer(&error),
         };
-        let framing = Framing::of(response.status(), response.version(), response.headers());
+        let framing = framing(&response);
         if !framing.is_safe {
             self.forget(&origin);
         }
@@ -221,6 +219,12 @@ impl WebhookClient {
             .no_default_headers()
             .finish()
     }
+}
+
+fn framing(response: &ClientResponse) -> Framing {
+    let headers = response.headers().iter();
+    let fields: Vec<Field<'_>> = headers.map(|(name, value)| (name.as_str(), value.as_bytes())).collect();
+    Framing::of(response.status(), response.version(), &fields)
 }
 
 /// Reads a body up to a size. One that is not read takes its connection with it.

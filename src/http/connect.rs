@@ -27,8 +27,9 @@ use url::{Position, Url};
 
 use super::{
     dial::{DialError, Dialler},
+    heads::Heads,
     proxy::{Proxy, ProxyFault},
-    socket::{Socket, end},
+    socket::{Socket, end, is_end},
     tls::{CaFileError, Tls, client_config, client_config_and},
 };
 use crate::config;
@@ -151,7 +152,7 @@ impl Target {
 }
 
 impl Service<ConnectInfo<Uri>> for EndpointConnector {
-    type Response = Connection<Uri, Stream>;
+    type Response = Connection<Uri, Heads<Stream>>;
     type Error = ConnectError;
     type Future = LocalBoxFuture<'static, Result<Self::Response, Self::Error>>;
 
@@ -163,10 +164,13 @@ impl Service<ConnectInfo<Uri>> for EndpointConnector {
         let target = Rc::clone(&self.0);
         Box::pin(async move {
             let stream = target.connect().await.map_err(|fault| ConnectError::Resolver(Box::new(fault)))?;
-            Ok(Connection::new(request.request().clone(), stream))
+            Ok(Connection::new(request.request().clone(), Heads::new(stream)))
         })
     }
 }
+
+/// What is said of a connection whose end is not that of TLS.
+const CUT_OFF: &str = "the connection was closed without TLS's own end";
 
 /// A connection to an endpoint.
 #[derive(Debug)]
@@ -202,10 +206,16 @@ impl AsyncRead for Stream {
     ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
         let has_room = buffer.remaining() > 0;
-        ready!(with!(self.get_mut(), stream => Pin::new(stream).poll_read(context, buffer)))?;
-        // TLS has an end of its own, which must not look as if the answer were complete either.
-        let is_end = has_room && buffer.filled().len() == before;
-        Poll::Ready(if is_end { Err(end()) } else { Ok(()) })
+        let this = self.get_mut();
+        let is_tls = matches!(this, Self::Tls(_));
+        let read = ready!(with!(this, stream => Pin::new(stream).poll_read(context, buffer)));
+        Poll::Ready(match read {
+            // TLS has an end of its own, which must not look as if the answer were complete either.
+            Ok(()) if has_room && buffer.filled().len() == before => Err(end()),
+            // Without it, anybody on the way may have closed the connection.
+            Err(error) if is_tls && is_end(&error) => Err(io::Error::new(error.kind(), CUT_OFF)),
+            read => read,
+        })
     }
 }
 

@@ -6,8 +6,11 @@
 
 use actix_web::http::{
     StatusCode, Version,
-    header::{CONTENT_LENGTH, HeaderMap, TRANSFER_ENCODING},
+    header::{CONTENT_LENGTH, TRANSFER_ENCODING},
 };
+
+/// A line of a head: a name and a value.
+pub(super) type Field<'a> = (&'a str, &'a [u8]);
 
 /// How an answer is framed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,28 +32,37 @@ pub(super) enum Body {
     Chunks,
     /// With the connection.
     Connection,
+    /// As a transfer coding says that was not asked for. awc refuses such an answer.
+    Coded,
 }
 
 impl Framing {
-    /// The framing of an answer with this head, which awc has accepted.
-    pub(super) fn of(status: StatusCode, version: Version, headers: &HeaderMap) -> Self {
-        let length: Option<u64> =
-            headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.trim().parse().ok());
-        let is_chunked = version == Version::HTTP_11
-            && headers
-                .get(TRANSFER_ENCODING)
-                .is_some_and(|value| value.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked"));
+    /// The framing of an answer with this head.
+    pub(super) fn of(status: StatusCode, version: Version, fields: &[Field<'_>]) -> Self {
+        let is_http_11 = version == Version::HTTP_11;
+        let lengths = values(fields, CONTENT_LENGTH.as_str());
+        let length: Option<u64> = lengths.first().and_then(|value| str::from_utf8(value).ok()?.parse().ok());
+        let codings = if is_http_11 { values(fields, TRANSFER_ENCODING.as_str()) } else { Vec::new() };
+        let is_coded =
+            |name: &str| matches!(codings.as_slice(), [only] if only.eq_ignore_ascii_case(name.as_bytes()));
         let body = match length {
             _ if has_no_body(status) => Body::None,
-            _ if is_chunked => Body::Chunks,
+            _ if is_coded("chunked") => Body::Chunks,
+            _ if !codings.is_empty() && !is_coded("identity") => Body::Coded,
             Some(length) => Body::Length(length),
             None => Body::Connection,
         };
         // Behind an interim answer the final one comes, or another protocol.
-        let is_over = !status.is_informational() && body != Body::Connection;
-        let is_clear = length.is_none() || !headers.contains_key(TRANSFER_ENCODING);
-        Self { body, is_safe: is_over && is_clear && version == Version::HTTP_11 }
+        let is_over = !status.is_informational() && !matches!(body, Body::Connection | Body::Coded);
+        let is_clear = length.is_none() || codings.is_empty();
+        Self { body, is_safe: is_over && is_clear && is_http_11 }
     }
+}
+
+/// The values of all fields of a name.
+fn values<'a>(fields: &[Field<'a>], name: &str) -> Vec<&'a [u8]> {
+    let named = fields.iter().filter(|field| field.0.eq_ignore_ascii_case(name));
+    named.map(|field| field.1.trim_ascii()).collect()
 }
 
 fn has_no_body(status: StatusCode) -> bool {
@@ -59,28 +71,29 @@ fn has_no_body(status: StatusCode) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use actix_web::http::header::{HeaderName, HeaderValue};
-
     use super::*;
 
-    fn framing(status: u16, version: Version, lines: &[(&'static str, &'static str)]) -> Framing {
-        let mut headers = HeaderMap::new();
-        for &(name, value) in lines {
-            headers.append(HeaderName::from_static(name), HeaderValue::from_static(value));
-        }
-        Framing::of(StatusCode::from_u16(status).expect("a status"), version, &headers)
+    fn framing(status: u16, version: Version, lines: &[(&str, &str)]) -> Framing {
+        let fields: Vec<Field<'_>> = lines.iter().map(|(name, value)| (*name, value.as_bytes())).collect();
+        Framing::of(StatusCode::from_u16(status).expect("a status"), version, &fields)
     }
 
     #[test]
     fn a_body_ends_where_rfc_9112_says() {
         const LENGTH: (&str, &str) = ("content-length", "7");
-        const CHUNKS: (&str, &str) = ("transfer-encoding", "Chunked");
+        const CHUNKS: (&str, &str) = ("Transfer-Encoding", " Chunked ");
+        const CODED: (&str, &str) = ("transfer-encoding", "gzip, chunked");
+        const PLAIN: (&str, &str) = ("transfer-encoding", "identity");
         let body = |status, lines: &[_]| framing(status, Version::HTTP_11, lines).body;
         assert_eq!(body(200, &[LENGTH]), Body::Length(7));
         assert_eq!(body(200, &[CHUNKS]), Body::Chunks);
         assert_eq!(body(200, &[LENGTH, CHUNKS]), Body::Chunks);
         assert_eq!(body(500, &[]), Body::Connection);
-        assert_eq!(body(200, &[("transfer-encoding", "identity")]), Body::Connection);
+        assert_eq!(body(200, &[PLAIN]), Body::Connection);
+        assert_eq!(body(200, &[PLAIN, LENGTH]), Body::Length(7));
+        for lines in [[CODED, LENGTH], [CHUNKS, CHUNKS], [PLAIN, CHUNKS], [PLAIN, PLAIN]] {
+            assert_eq!(body(200, &lines), Body::Coded, "{lines:?}");
+        }
         for status in [100, 101, 103, 204, 304] {
             assert_eq!(body(status, &[LENGTH]), Body::None, "{status}");
         }
@@ -99,6 +112,8 @@ mod tests {
         assert!(!is_safe(103, Version::HTTP_11, &[length]));
         assert!(!is_safe(200, Version::HTTP_11, &[]));
         assert!(!is_safe(200, Version::HTTP_11, &[length, chunks]));
+        assert!(!is_safe(200, Version::HTTP_11, &[length, ("transfer-encoding", "identity")]));
+        assert!(!is_safe(200, Version::HTTP_11, &[("transfer-encoding", "gzip")]));
         assert!(!is_safe(200, Version::HTTP_10, &[length]));
     }
 }

@@ -9,6 +9,7 @@
 //! | `proxy` | the operator's proxy: tunnels, and its own answers told from those of endpoints |
 //! | `tls` | TLS, always verified, and its errors in words |
 //! | `socket` | a stream whose end is an error, and on which an answer is bounded |
+//! | `heads` | interim answers are passed over, open-ended ones are marked for awc |
 //! | `framing` | where an answer ends, and whether its connection is used again |
 //! | `inflate` | decompression that stops at the same size |
 //! | `faults` | what the libraries' errors mean |
@@ -18,6 +19,7 @@ mod connect;
 mod dial;
 mod faults;
 mod framing;
+mod heads;
 mod inflate;
 mod proxy;
 mod resolve;

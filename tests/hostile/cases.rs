@@ -7,7 +7,7 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 
 use super::Comes::{self, Failed, Reply, Silence};
-use super::peer::{Behaviour, drips, floods, resets, resets_at_once, says, says_unasked, stays};
+use super::peer::{Behaviour, drips, floods, resets, resets_at_once, says, says_unasked, spells, stays};
 
 /// A name, what comes of it, the scheme of its URL, and what the endpoint does.
 pub(super) type Case = (&'static str, Comes, &'static str, Behaviour);
@@ -16,6 +16,8 @@ pub(super) type Case = (&'static str, Comes, &'static str, Behaviour);
 const OK: &str = "HTTP/1.1 200 OK\r\nconnection: close\r\n";
 const SECOND: Duration = Duration::from_secs(1);
 const MILLISECOND: Duration = Duration::from_millis(1);
+const HINTS: &str = "HTTP/1.1 103 Early Hints\r\nlink: </x>\r\n\r\n";
+const UPGRADE: &str = "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n";
 /// As much as is sent at a time in a flood.
 const MUCH: usize = 0x4000;
 
@@ -27,9 +29,9 @@ const LONG_REPLY: &str = match std::str::from_utf8(&[b'x'; 20_000]) {
 
 /// All of them.
 pub(super) fn all() -> Vec<Case> {
-    let groups =
-        [silent(), heads(), floods_of_heads(), statuses(), chunks(), lengths(), not_http(), ends(), bodies()];
-    groups.into_iter().flatten().chain(encodings()).chain(tls()).collect()
+    let heads = [silent(), heads(), floods_of_heads(), interim_answers(), statuses(), not_http()];
+    let bodies = [chunks(), lengths(), open_ends(), ends(), bodies(), encodings()];
+    heads.into_iter().chain(bodies).flatten().chain(tls()).collect()
 }
 
 fn http(name: &'static str, comes: Comes, behaviour: Behaviour) -> Case {
@@ -119,21 +121,38 @@ fn floods_of_heads() -> Vec<Case> {
         ),
         http("an endless status text", TOO_LARGE, floods("HTTP/1.1 200 ", of(b'x', MUCH))),
         http("endless empty lines", TOO_LARGE, floods("", "\r\n".repeat(MUCH))),
-        // awc takes the first of them for the answer.
         http("endless 100 Continue", STATUS, floods("", "HTTP/1.1 100 Continue\r\n\r\n".repeat(100))),
+        http("endless 103 Early Hints", STATUS, floods("", HINTS.repeat(100))),
+    ]
+}
+
+fn interim_answers() -> Vec<Case> {
+    const SOUP: Comes = Reply("soup");
+    const STATUS: Comes = Failed(&["status"]);
+    let then_soup = |interim: &str| [interim.as_bytes(), &ok(r#"{"content":"soup"}"#)].concat();
+    vec![
+        http("100 before the answer", SOUP, says(then_soup("HTTP/1.1 100 Continue\r\n\r\n"))),
+        http("102 before the answer", SOUP, says(then_soup("HTTP/1.1 102 Processing\r\n\r\n"))),
+        http("103 before the answer, in drops", SOUP, spells(then_soup(HINTS))),
+        http("an unknown 1xx before the answer", SOUP, says(then_soup("HTTP/1.1 199 Soon\r\n\r\n"))),
         http(
-            "endless 103 Early Hints",
-            STATUS,
-            floods("", "HTTP/1.1 103 Early Hints\r\nlink: </x>\r\n\r\n".repeat(100)),
+            "a length without a body before the answer",
+            SOUP,
+            says(then_soup("HTTP/1.1 103 x\r\ncontent-length: 7\r\n\r\n")),
         ),
+        http("16 before the answer", SOUP, says(then_soup(&HINTS.repeat(16)))),
+        http("17 before the answer", STATUS, says(then_soup(&HINTS.repeat(17)))),
+        http("another protocol behind one", STATUS, stays([HINTS, UPGRADE].concat())),
+        http("an end behind one", Failed(&["reset"]), says(HINTS)),
+        http("nothing more behind one", Failed(&["timeout"]), stays(HINTS)),
+        http("garbage behind one", Failed(&["not_http"]), says([HINTS, "garbage"].concat())),
     ]
 }
 
 fn statuses() -> Vec<Case> {
     const STATUS: Comes = Failed(&["status"]);
-    let upgrade = "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n";
     vec![
-        http("another protocol", STATUS, floods(upgrade, of(b'x', MUCH))),
+        http("another protocol", STATUS, floods(UPGRADE, of(b'x', MUCH))),
         http(
             "300 with a place",
             STATUS,
@@ -148,6 +167,8 @@ fn statuses() -> Vec<Case> {
         ),
         http("204 that announces a body", Silence, stays("HTTP/1.1 204 None\r\ncontent-length: 7\r\n\r\n")),
         http("304 that announces a body", STATUS, stays("HTTP/1.1 304 Same\r\ncontent-length: 7\r\n\r\n")),
+        http("204 that announces nothing", Silence, stays("HTTP/1.1 204 None\r\nconnection: close\r\n\r\n")),
+        http("304 that announces nothing", STATUS, stays("HTTP/1.1 304 Same\r\nconnection: close\r\n\r\n")),
         http("a status of four digits", Failed(&["not_http"]), says("HTTP/1.1 2000 OK\r\n\r\n")),
         http("a status below 100", Failed(&["not_http"]), says("HTTP/1.1 099 OK\r\n\r\n")),
         http(
@@ -200,6 +221,45 @@ fn lengths() -> Vec<Case> {
         http("chunks beside a length", Silence, two("transfer-encoding: chunked", "content-length: 500")),
         http("chunks twice", NOT_HTTP, two("transfer-encoding: chunked", "transfer-encoding: chunked")),
         http("chunks of something else", NOT_HTTP, two("transfer-encoding: gzip, chunked", "x: y")),
+        http("no chunks of something else", NOT_HTTP, two("transfer-encoding: gzip", "x: y")),
+        http("no coding twice", NOT_HTTP, two("transfer-encoding: identity", "transfer-encoding: identity")),
+        http(
+            "chunks behind no coding",
+            NOT_HTTP,
+            two("transfer-encoding: identity", "transfer-encoding: chunked"),
+        ),
+    ]
+}
+
+/// Bodies that end with their connection.
+fn open_ends() -> Vec<Case> {
+    const SOUP: Comes = Reply("soup");
+    let open = |lines: &str, body: &[u8]| [format!("{OK}{lines}\r\n").as_bytes(), body].concat();
+    let soup = br#"{"content":"soup"}"#;
+    vec![
+        http("neither a length nor chunks", SOUP, says(open("", soup))),
+        http("the same in drops", SOUP, spells(open("", soup))),
+        http("the same behind an interim answer", SOUP, says([HINTS.as_bytes(), &open("", soup)].concat())),
+        http("the same compressed", SOUP, says(open("content-encoding: gzip\r\n", &gzip(soup)))),
+        http(
+            "the same on a connection that is to be kept",
+            SOUP,
+            says([b"HTTP/1.1 200 OK\r\nconnection: keep-alive\r\n\r\n".as_slice(), soup].concat()),
+        ),
+        http("no transfer coding, by its name", SOUP, says(open("transfer-encoding: identity\r\n", soup))),
+        http("neither a length nor chunks nor a body", Silence, says(open("", b""))),
+        http("half a body without a length", Failed(&["bad_answer"]), says(open("", &soup[..9]))),
+        http("a body whose connection stays", Failed(&["timeout"]), stays(open("", soup))),
+        http(
+            "an endless body without a length",
+            Failed(&["too_large"]),
+            floods(open("", b""), of(b' ', MUCH)),
+        ),
+        http(
+            "a reset behind a body without a length",
+            Failed(&["truncated", "reset"]),
+            resets(open("", soup)),
+        ),
     ]
 }
 

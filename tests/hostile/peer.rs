@@ -52,6 +52,12 @@ pub(super) fn says(bytes: impl Into<Vec<u8>>) -> Behaviour {
     after_request(bytes.into(), |_| async { Ok(()) }.boxed())
 }
 
+/// Reads the request, says this a byte at a time, and closes the connection.
+pub(super) fn spells(bytes: impl Into<Vec<u8>>) -> Behaviour {
+    let bytes = bytes.into();
+    after_request(vec![], move |stream| spell(stream, bytes.clone()).boxed())
+}
+
 /// Reads the request, says this and then nothing more, for as long as the client stays.
 pub(super) fn stays(bytes: impl Into<Vec<u8>>) -> Behaviour {
     after_request(bytes.into(), |mut stream| {
@@ -93,6 +99,14 @@ async fn repeat(mut stream: TcpStream, bytes: Vec<u8>, every: Duration) -> io::R
         }
         stream.write_all(&bytes).await?;
     }
+}
+
+async fn spell(mut stream: TcpStream, bytes: Vec<u8>) -> io::Result<()> {
+    for byte in bytes {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        stream.write_u8(byte).await?;
+    }
+    Ok(())
 }
 
 async fn say_unasked(mut stream: TcpStream, bytes: Vec<u8>) -> io::Result<()> {

@@ -135,10 +135,7 @@ async fn a_request_that_may_have_been_received_is_not_sent_again() {
 #[actix::test]
 async fn behind_an_answer_that_may_go_on_its_connection_is_not_used_again() {
     for answer in [
-        "HTTP/1.1 100 Continue\r\n\r\n",
-        "HTTP/1.1 103 Early Hints\r\nlink: </style.css>\r\n\r\n",
         "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n",
-        "HTTP/1.1 200 OK\r\n\r\n",
         "HTTP/1.1 204 No Content\r\ncontent-length: 7\r\n\r\n",
         "HTTP/1.1 200 OK\r\ncontent-length: 5\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
         "HTTP/1.0 200 OK\r\ncontent-length: 2\r\n\r\n{}",
@@ -149,6 +146,20 @@ async fn behind_an_answer_that_may_go_on_its_connection_is_not_used_again() {
             assert_eq!(peer.connections.get(), connections, "{answer}");
         }
     }
+}
+
+#[actix::test]
+async fn an_interim_answer_is_passed_over_and_its_connection_is_used_again() {
+    let answer = "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}";
+    let (peer, client) = (Peer::start(answer, true).await, client());
+    assert_eq!(status(&client.post(peer.outbound()).await), Some(200));
+    let mut idle = peer.idle.borrow_mut().pop().expect("a connection");
+    actix_rt::spawn(async move {
+        read_request(&mut idle, true).await;
+        idle.write_all(answer.as_bytes()).await.expect("room");
+    });
+    assert_eq!(status(&client.post(peer.outbound()).await), Some(200));
+    assert_eq!(peer.connections.get(), 1);
 }
 
 #[actix::test]
