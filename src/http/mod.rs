@@ -10,6 +10,7 @@
 //! | `tls` | TLS, always verified, and its errors in words |
 //! | `socket` | a stream whose end is an error, and on which an answer is bounded |
 //! | `framing` | where an answer ends, and whether its connection is used again |
+//! | `files` | what it looks like when no further file can be opened |
 //! | `inflate` | decompression that stops at the same size |
 //! | `faults` | what the libraries' errors mean |
 
@@ -17,6 +18,7 @@ mod client;
 mod connect;
 mod dial;
 mod faults;
+mod files;
 mod framing;
 mod inflate;
 mod proxy;
