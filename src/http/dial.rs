@@ -24,7 +24,7 @@ use super::{
 /// Addresses of a host that are tried at most.
 const ADDRESSES_MAX: usize = 8;
 /// Attempts of one call that are open at a time: each is a file, and there are many calls.
-const OPEN_MAX: usize = 2;
+pub(super) const OPEN_MAX: usize = 2;
 /// How long an address is tried alone, before the next one is tried beside it: an address that swallows
 /// everything must not use up the time of the others (RFC 8305 asks for the same).
 const HEAD_START: Duration = Duration::from_millis(250);

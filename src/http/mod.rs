@@ -10,7 +10,7 @@
 //! | `tls` | TLS, always verified, and its errors in words |
 //! | `socket` | a stream whose end is an error, and on which an answer is bounded |
 //! | `framing` | where an answer ends, and whether its connection is used again |
-//! | `files` | what it looks like when no further file can be opened |
+//! | `files` | how many files a call needs, and what it looks like when there are no more |
 //! | `inflate` | decompression that stops at the same size |
 //! | `faults` | what the libraries' errors mean |
 
@@ -29,5 +29,6 @@ mod tls;
 pub(crate) use client::{KEEP_ALIVE, Outbound, WebhookClient, retry_after};
 pub(crate) use connect::Route;
 pub(crate) use dial::{Dialler, addresses_of};
+pub(crate) use files::PER_CALL as FILES_PER_CALL;
 pub(crate) use resolve::Resolver;
 pub(crate) use tls::client_config;

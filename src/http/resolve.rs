@@ -31,6 +31,10 @@ use tokio::time::timeout;
 use super::files;
 use crate::config::egress::NameServers;
 
+/// Name servers that are asked beside each other.
+const SERVERS_BESIDE: usize = 2;
+/// Sockets of a look-up: it asks each of them for addresses of both kinds.
+pub(super) const SOCKETS: usize = 2 * SERVERS_BESIDE;
 /// Answers that a thread remembers; the IPv4 and the IPv6 addresses of a name are two.
 const CACHED_ANSWERS_MAX: u64 = 4096;
 /// How long an answer is remembered at most, whatever it says itself.
@@ -250,6 +254,7 @@ fn build(
 ) -> Option<TokioResolver> {
     options.timeout = connect_timeout / 4;
     options.attempts = 1;
+    options.num_concurrent_reqs = SERVERS_BESIDE;
     options.ip_strategy = LookupIpStrategy::Ipv4AndIpv6;
     options.use_hosts_file = ResolveHosts::Never;
     options.cache_size = CACHED_ANSWERS_MAX;
