@@ -372,7 +372,7 @@ async fn join(config: &Config, store: &Store, health: &Health) -> Result<Tenure,
     }
 }
 
-/// Every call in flight is an open file.
+/// Every call in flight needs open files.
 fn raise_file_limit() {
     if let Err(error) = rlimit::increase_nofile_limit(u64::MAX) {
         log::warn!("the limit on open files can't be raised: {error}");

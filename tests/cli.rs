@@ -90,7 +90,7 @@ async fn every_fault_of_a_configuration_is_reported_at_once() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn check_reports_every_part_and_a_broker_that_refuses_us() {
-    let good = Config::sqlite();
+    let good = Config::sqlite().set("http.max_calls", "100");
     let output = good.cli(&["check"]).await.success();
     for part in ["configuration", "database", "queue", "replies"] {
         assert!(output.stdout.contains(part), "{part}: {}", output.stdout);
@@ -100,6 +100,16 @@ async fn check_reports_every_part_and_a_broker_that_refuses_us() {
     let config = Config::sqlite().queue(&wrong, "q");
     let output = config.cli(&["check"]).await;
     assert_eq!(output.status, 69, "{}{}", output.stdout, output.stderr);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn check_counts_the_files_that_so_many_calls_may_need() {
+    let (less, enough) = ("ulimit -n 499", "ulimit -n 500");
+    for (limit, status, says) in [(less, 64, "needs 500"), (enough, 0, "500 are needed")] {
+        let output = Config::sqlite().set("http.max_calls", "100").shell_first(limit).cli(&["check"]).await;
+        assert_eq!(output.status, status, "{output:?}");
+        assert!(output.stdout.contains(says), "{output:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -18,6 +18,7 @@ mod isolation;
 mod kills;
 mod main_job;
 mod malformed;
+mod open_files;
 mod order;
 mod order_under_load;
 mod outbox;

@@ -60,6 +60,8 @@ pub enum Fault {
     Blocked,
     /// The proxy can't be reached, or failed; the endpoint has no part in it.
     Proxy,
+    /// Not called: no file was left to open a connection with, here or on the machine.
+    NoFiles,
     /// An answer with a status that is not 2xx.
     Status,
     /// A 2xx answer that is not one of the accepted shapes.
@@ -93,6 +95,7 @@ impl Fault {
             Self::BadUrl => "bad_url",
             Self::Blocked => "blocked",
             Self::Proxy => "proxy",
+            Self::NoFiles => "no_files",
             Self::Status => "status",
             Self::BadAnswer => "bad_answer",
             Self::Unsupported => "unsupported",
@@ -116,6 +119,7 @@ impl Fault {
                 | Self::Truncated
                 | Self::NotHttp
                 | Self::Proxy
+                | Self::NoFiles
         )
     }
 }
@@ -155,6 +159,7 @@ impl Failure {
             (Fault::Refused | Fault::Reset | Fault::Dns | Fault::Proxy, _) => {
                 "its endpoint could not be reached".into()
             }
+            (Fault::NoFiles, _) => "this server has too many connections open".into(),
             (Fault::Tls, _) => "no secure connection to its endpoint could be made".into(),
             (Fault::Truncated, _) => "its endpoint's answer was cut short".into(),
             (Fault::TooLarge, _) => "its endpoint's answer was too large".into(),
@@ -246,8 +251,15 @@ mod tests {
     #[test]
     fn a_fault_of_the_line_is_tried_again_and_a_fault_of_the_target_is_not() {
         let verdict = |fault| judge(Attempt::Failed { fault, detail: String::new() });
-        for fault in [Fault::Timeout, Fault::Refused, Fault::Reset, Fault::Dns, Fault::Tls, Fault::Truncated]
-        {
+        for fault in [
+            Fault::Timeout,
+            Fault::Refused,
+            Fault::Reset,
+            Fault::Dns,
+            Fault::Tls,
+            Fault::Truncated,
+            Fault::NoFiles,
+        ] {
             assert!(matches!(verdict(fault), Verdict::Retry { not_before: None, .. }), "{fault}");
         }
         for fault in [Fault::TooLarge, Fault::BadUrl, Fault::Blocked, Fault::Unsupported] {

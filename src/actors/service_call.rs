@@ -172,6 +172,11 @@ impl Assignment {
         }
         let began = Instant::now();
         let result = self.try_once(&bot, service).await;
+        if let Verdict::Retry { failure, .. } = &result.verdict
+            && failure.fault == Fault::NoFiles
+        {
+            return self.put_off_without_files(service, failure.clone());
+        }
         let took = began.elapsed();
         metrics::histogram!("outhook_call_seconds").record(took.as_secs_f64());
         let gate = self.change_gate(&result.verdict);

@@ -5,7 +5,7 @@ use crate::{
     broker::Publisher,
     config::{Config, queue::QueueUrl, reply::ReplyTo},
     exit::{Exit, Failed},
-    http::{Route, client_config},
+    http::{FILES_PER_CALL, Route, client_config},
     store,
     zulip::RestClient,
 };
@@ -71,12 +71,12 @@ async fn check_replies(config: &Config) -> Result<String, Failed> {
     }
 }
 
-/// Each call in flight is an open file; some more are needed beside them.
+/// Calls need open files, and so do the database, the broker and the admin server.
 fn check_files(config: &Config) -> Result<String, Failed> {
     const BESIDE: u64 = 100;
     let (_, hard) =
         rlimit::getrlimit(rlimit::Resource::NOFILE).map_err(|error| Failed::new(Exit::Internal, error))?;
-    let needed = config.http.max_calls as u64 + BESIDE;
+    let needed = config.http.max_calls as u64 * FILES_PER_CALL + BESIDE;
     if hard < needed {
         return Err(Failed::usage(format!(
             "at most {hard} files may be open, but http.max_calls = {} needs {needed}: raise the limit or lower max_calls",

@@ -1,11 +1,11 @@
 //! One POST under one deadline.
 
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     collections::HashMap,
     mem,
     panic::AssertUnwindSafe,
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use actix_web::{
@@ -41,6 +41,9 @@ use crate::{config::http::Http, store::now};
 /// let go.
 pub(crate) const KEEP_ALIVE: Duration = Duration::from_secs(30);
 
+/// How often, at most, it is said that no file is left.
+const NO_FILES_INTERVAL: Duration = Duration::from_secs(10);
+
 /// How many bytes may be sent for a byte of a body: small chunks and TLS records have large frames.
 const FRAMED_BYTES_PER_BYTE: usize = 4;
 
@@ -54,6 +57,8 @@ pub(crate) struct WebhookClient {
     connect_timeout: Duration,
     timeout: Duration,
     response_bytes_max: usize,
+    /// When it was last said that no file is left.
+    no_files_told: Cell<Option<Instant>>,
 }
 
 /// A request to an endpoint.
@@ -83,6 +88,7 @@ impl WebhookClient {
             connect_timeout: config.connect_timeout,
             timeout: config.timeout,
             response_bytes_max: config.max_response_bytes,
+            no_files_told: Cell::default(),
         }
     }
 
@@ -90,6 +96,20 @@ impl WebhookClient {
     /// host is called again; calls in flight keep the old client alive.
     pub(crate) fn renew(&self) {
         self.clients.borrow_mut().clear();
+    }
+
+    /// No file was left for a call. The connections that nobody uses are files too, so they make way; an operator is
+    /// told, and neither more often than now and then.
+    pub(crate) fn ran_out_of_files(&self) {
+        if self.no_files_told.get().is_some_and(|at| at.elapsed() < NO_FILES_INTERVAL) {
+            return;
+        }
+        self.no_files_told.set(Some(Instant::now()));
+        self.renew();
+        log::warn!(
+            "no file is left to open connections with, so calls are put off: raise the limit of open files \
+             (LimitNOFILE= of systemd, ulimit -n), or lower http.max_calls"
+        );
     }
 
     /// Makes one attempt. Everything that can happen is an [`Attempt`].

@@ -2,6 +2,7 @@
 //! nothing that happened to the name before can matter.
 
 use std::{
+    collections::VecDeque,
     io,
     net::{IpAddr, SocketAddr},
     rc::Rc,
@@ -10,18 +11,20 @@ use std::{
 };
 
 use actix_rt::net::TcpStream;
-use futures_util::{
-    future::LocalBoxFuture,
-    stream::{FuturesUnordered, StreamExt},
-};
+use futures_util::future::{LocalBoxFuture, select_all};
 use outhook_core::egress::{Blocked, Egress};
 use thiserror::Error;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
-use super::resolve::{LookupError, Resolver};
+use super::{
+    files,
+    resolve::{LookupError, Resolver},
+};
 
 /// Addresses of a host that are tried at most.
 const ADDRESSES_MAX: usize = 8;
+/// Attempts of one call that are open at a time: each is a file, and there are many calls.
+pub(super) const OPEN_MAX: usize = 2;
 /// How long an address is tried alone, before the next one is tried beside it: an address that swallows
 /// everything must not use up the time of the others (RFC 8305 asks for the same).
 const HEAD_START: Duration = Duration::from_millis(250);
@@ -85,22 +88,39 @@ impl Dialler {
         }
     }
 
-    /// Tries the addresses in their order, each with a head start, and takes the first that answers.
+    /// Tries the addresses in their order and takes the first that answers: each has a head start alone or beside the
+    /// one before it, and another beside the one behind it, until it makes way for a third; the last two have all
+    /// the time that is left, and what fails makes way at once.
     async fn dial_any(&self, addresses: &[SocketAddr]) -> io::Result<TcpStream> {
         let mut rest = addresses.iter().take(ADDRESSES_MAX);
-        let mut attempts = FuturesUnordered::new();
+        let mut open: VecDeque<(Instant, Connecting)> = VecDeque::with_capacity(OPEN_MAX);
         let mut failure = io::Error::new(io::ErrorKind::AddrNotAvailable, "the host has no addresses");
         loop {
             if let Some(address) = rest.next() {
-                attempts.push((self.dial)(*address));
+                if open.len() == OPEN_MAX {
+                    open.pop_front();
+                }
+                open.push_back((Instant::now(), (self.dial)(*address)));
             }
-            let patience = if rest.len() > 0 { HEAD_START } else { Duration::MAX };
-            match timeout(patience, attempts.next()).await {
-                Ok(Some(Ok(stream))) => return Ok(stream),
-                // That somebody refused says more than that a network is away.
-                Ok(Some(Err(error))) if failure.kind() != io::ErrorKind::ConnectionRefused => failure = error,
-                Ok(None) => return Err(failure),
-                Ok(Some(Err(_))) | Err(_) => {}
+            let Some((oldest, _)) = open.front() else { return Err(failure) };
+            let patience = match rest.len() {
+                0 => Duration::MAX,
+                _ => (HEAD_START * open.len() as u32).saturating_sub(oldest.elapsed()),
+            };
+            let attempts = open.iter_mut().map(|(_, connecting)| connecting);
+            let ended = timeout(patience, select_all(attempts)).await;
+            match ended.map(|(result, index, _)| (result, index)) {
+                Ok((Ok(stream), _)) => return Ok(stream),
+                // Another one could not be opened either; that is no fault of the host, whatever the others do.
+                Ok((Err(error), _)) if files::are_used_up(&error) => return Err(error),
+                Ok((Err(error), index)) => {
+                    open.remove(index);
+                    // That somebody refused says more than that a network is away.
+                    if failure.kind() != io::ErrorKind::ConnectionRefused {
+                        failure = error;
+                    }
+                }
+                Err(_) => {}
             }
         }
     }

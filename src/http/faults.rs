@@ -9,7 +9,9 @@ use outhook_core::outcome::{Attempt, Fault};
 use super::{
     connect::ConnectFault,
     dial::DialError,
+    files,
     inflate::InflateError,
+    resolve::LookupError,
     socket::is_excess,
     tls::{explained, rustls_error},
 };
@@ -102,6 +104,7 @@ fn connect_fault(error: &ConnectFault) -> Attempt {
         ConnectFault::Tls(_) => Fault::Tls,
         ConnectFault::Late(_) => Fault::Timeout,
         ConnectFault::Dial(DialError::Blocked(_)) => Fault::Blocked,
+        ConnectFault::Dial(DialError::Unresolved(_, LookupError::NoFiles)) => Fault::NoFiles,
         ConnectFault::Dial(DialError::Unresolved(..)) => Fault::Dns,
         ConnectFault::Dial(DialError::Io(error)) => io_fault(error),
     };
@@ -121,6 +124,9 @@ fn io_fault(error: &io::Error) -> Fault {
     if is_excess(error) {
         return Fault::TooLarge;
     }
+    if files::are_used_up(error) {
+        return Fault::NoFiles;
+    }
     match error.kind() {
         io::ErrorKind::ConnectionRefused => Fault::Refused,
         io::ErrorKind::TimedOut => Fault::Timeout,
@@ -137,5 +143,29 @@ fn response_fault(error: &ParseError) -> Fault {
         ParseError::Incomplete => Fault::Reset,
         ParseError::Timeout => Fault::Timeout,
         _ => Fault::NotHttp,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What an attempt comes to that failed before there was a connection.
+    fn fault(error: ConnectFault) -> Fault {
+        match no_answer(&SendRequestError::Connect(ConnectError::Resolver(Box::new(error)))) {
+            Attempt::Failed { fault, .. } => fault,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn that_no_file_is_left_is_no_fault_of_the_endpoint() {
+        let dial = |number| fault(DialError::Io(io::Error::from_raw_os_error(number)).into());
+        let (no_memory, enfile, emfile, not_a_terminal) = (12, 23, 24, 25);
+        assert_eq!([enfile, emfile].map(dial), [Fault::NoFiles; 2]);
+        assert_eq!([no_memory, not_a_terminal].map(dial), [Fault::Reset; 2]);
+        let look_up = |error| fault(DialError::Unresolved("bot.example".into(), error).into());
+        assert_eq!(look_up(LookupError::NoFiles), Fault::NoFiles);
+        assert_eq!(look_up(LookupError::Silence), Fault::Dns);
     }
 }

@@ -22,7 +22,7 @@ use tokio::{
 };
 use url::Url;
 
-use super::client::retry_after_value;
+use super::{client::retry_after_value, files};
 use crate::config::connection_url::ConnectionUrl;
 
 /// What Smokescreen calls the kind of its clients; Zulip's own worker says the same.
@@ -82,6 +82,7 @@ impl Proxy {
             Ok(Ok(stream)) => {
                 return stream.set_nodelay(true).map(|()| stream).map_err(|error| self.broke(&error));
             }
+            Ok(Err(error)) if files::are_used_up(&error) => return Err(ProxyFault::no_files(&error)),
             Ok(Err(error)) => error.to_string(),
             Err(_) => "no connection within http.connect_timeout".into(),
         };
@@ -166,6 +167,13 @@ impl Proxy {
     fn late(&self) -> ProxyFault {
         let detail = "the proxy has not connected to the endpoint within http.connect_timeout".into();
         ProxyFault { fault: Fault::Timeout, detail, retry_after: None }
+    }
+}
+
+impl ProxyFault {
+    /// The proxy was not reached for: no file was left for a connection to it.
+    fn no_files(error: &io::Error) -> Self {
+        Self { fault: Fault::NoFiles, detail: error.to_string(), retry_after: None }
     }
 }
 

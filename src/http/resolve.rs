@@ -6,7 +6,7 @@
 
 use std::{
     cell::RefCell,
-    fs,
+    fs, io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     path::PathBuf,
     rc::Rc,
@@ -28,8 +28,13 @@ use hickory_resolver::{
 use thiserror::Error;
 use tokio::time::timeout;
 
+use super::files;
 use crate::config::egress::NameServers;
 
+/// Name servers that are asked beside each other.
+const SERVERS_BESIDE: usize = 2;
+/// Sockets of a look-up: it asks each of them for addresses of both kinds.
+pub(super) const SOCKETS: usize = 2 * SERVERS_BESIDE;
 /// Answers that a thread remembers; the IPv4 and the IPv6 addresses of a name are two.
 const CACHED_ANSWERS_MAX: u64 = 4096;
 /// How long an answer is remembered at most, whatever it says itself.
@@ -60,6 +65,7 @@ struct Known {
 }
 
 /// Who is asked.
+#[derive(Default)]
 struct Sources {
     hosts: Hosts,
     /// `None` if the system names no server.
@@ -84,6 +90,9 @@ pub(crate) enum LookupError {
     /// A name server answered, but not with an answer, or could not be reached.
     #[error("the name server failed: {0}")]
     Failed(String),
+    /// No socket could be opened to ask with.
+    #[error("no file is left for a question to a name server")]
+    NoFiles,
     /// There is nobody to ask.
     #[error("/etc/resolv.conf names no server: mend it, or set egress.resolver")]
     NoServer,
@@ -106,7 +115,11 @@ impl Resolver {
     fn system(files: SystemFiles, connect_timeout: Duration) -> Self {
         // The stamps first: a change while the files are read must be noticed later.
         let changed_at = files.changed_at();
-        let sources = files.read(connect_timeout);
+        let (changed_at, sources) = match files.read(connect_timeout) {
+            Ok(sources) => (changed_at, sources),
+            // The next look finds them changed.
+            Err(_) => Default::default(),
+        };
         Self::with(Some(files), changed_at, sources, connect_timeout)
     }
 
@@ -141,7 +154,8 @@ impl Resolver {
         if addresses.is_empty() { Err(LookupError::NoAddress) } else { Ok(addresses) }
     }
 
-    /// Whom to ask now. Files that have changed are read again, and what was cached is forgotten.
+    /// Whom to ask now. Files that have changed are read again, and what was cached is forgotten; while they can't be
+    /// opened because too many are open, what is known of them holds.
     fn sources(&self) -> Rc<Sources> {
         let mut known = self.0.known.borrow_mut();
         if let Some(files) = &self.0.files
@@ -149,9 +163,11 @@ impl Resolver {
         {
             known.looked_at = Instant::now();
             let changed_at = files.changed_at();
-            if changed_at != known.changed_at {
+            if changed_at != known.changed_at
+                && let Ok(sources) = files.read(self.0.connect_timeout)
+            {
                 known.changed_at = changed_at;
-                known.sources = Rc::new(files.read(self.0.connect_timeout));
+                known.sources = Rc::new(sources);
             }
         }
         Rc::clone(&known.sources)
@@ -189,18 +205,25 @@ impl SystemFiles {
         [&self.resolv_conf, &self.hosts].map(|path| fs::metadata(path).and_then(|file| file.modified()).ok())
     }
 
-    fn read(&self, connect_timeout: Duration) -> Sources {
+    /// # Errors
+    /// No file is left to open them with.
+    fn read(&self, connect_timeout: Duration) -> io::Result<Sources> {
         let mut hosts = Hosts::default();
-        // Without the file, or with a line that is no text, there are fewer names; DNS has the others.
-        if let Err(error) = fs::File::open(&self.hosts).and_then(|file| hosts.read_hosts_conf(file)) {
-            log::info!("{}: {error}", self.hosts.display());
+        match fs::File::open(&self.hosts).and_then(|file| hosts.read_hosts_conf(file)) {
+            Err(error) if files::are_used_up(&error) => return Err(error),
+            // Without the file, or with a line that is no text, there are fewer names; DNS has the others.
+            Err(error) => log::info!("{}: {error}", self.hosts.display()),
+            Ok(()) => {}
         }
-        Sources { hosts, servers: self.servers(connect_timeout) }
+        Ok(Sources { hosts, servers: self.servers(connect_timeout)? })
     }
 
-    fn servers(&self, connect_timeout: Duration) -> Option<TokioResolver> {
-        let read = fs::read(&self.resolv_conf).map_err(NetError::from).and_then(parse_resolv_conf);
-        match read {
+    fn servers(&self, connect_timeout: Duration) -> io::Result<Option<TokioResolver>> {
+        let text = match fs::read(&self.resolv_conf) {
+            Err(error) if files::are_used_up(&error) => return Err(error),
+            text => text,
+        };
+        let servers = match text.map_err(NetError::from).and_then(parse_resolv_conf) {
             Ok((config, options)) => build(config, options, connect_timeout),
             Err(error) => {
                 log::warn!(
@@ -209,7 +232,8 @@ impl SystemFiles {
                 );
                 None
             }
-        }
+        };
+        Ok(servers)
     }
 }
 
@@ -230,6 +254,7 @@ fn build(
 ) -> Option<TokioResolver> {
     options.timeout = connect_timeout / 4;
     options.attempts = 1;
+    options.num_concurrent_reqs = SERVERS_BESIDE;
     options.ip_strategy = LookupIpStrategy::Ipv4AndIpv6;
     options.use_hosts_file = ResolveHosts::Never;
     options.cache_size = CACHED_ANSWERS_MAX;
@@ -250,6 +275,7 @@ fn fault(error: NetError) -> LookupError {
         error if error.is_nx_domain() => LookupError::NoSuchName,
         error if error.is_no_records_found() => LookupError::NoAddress,
         NetError::Timeout => LookupError::Silence,
+        NetError::Io(error) if files::are_used_up(&error) => LookupError::NoFiles,
         NetError::Dns(DnsError::ResponseCode(code)) => LookupError::Failed(code.to_string()),
         other => LookupError::Failed(other.to_string()),
     }
@@ -345,6 +371,14 @@ pub(super) mod tests {
         assert_eq!(resolver.addresses("bot.internal").await, Ok(ips(&["10.0.0.2"])));
         assert!(resolver.sources().servers.is_some());
         drop(system);
+    }
+
+    #[test]
+    fn that_no_socket_could_be_opened_is_told_from_a_server_that_failed() {
+        let told = |number| fault(NetError::from(io::Error::from_raw_os_error(number)));
+        let (enfile, emfile, unreachable) = (23, 24, 101);
+        assert_eq!([enfile, emfile].map(told), [LookupError::NoFiles, LookupError::NoFiles]);
+        assert!(matches!(told(unreachable), LookupError::Failed(_)));
     }
 
     #[tokio::test]

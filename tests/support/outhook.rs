@@ -84,6 +84,11 @@ impl Outhook {
         process::memory(self.pid())
     }
 
+    /// Lets it open so many files more, and no further ones.
+    pub fn leave_files(&self, left: usize) {
+        process::leave_files(self.pid(), left);
+    }
+
     /// Where its admin server listens.
     pub fn admin(&self) -> SocketAddr {
         self.admin

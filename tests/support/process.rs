@@ -1,7 +1,10 @@
 //! What a process uses, as the kernel counts it.
 
+use std::collections::HashSet;
 use std::fs;
 use std::time::{Duration, Instant};
+
+use rlimit::Resource;
 
 /// Linux counts the time of a process in these, whatever the machine.
 const TICK: Duration = Duration::from_millis(10);
@@ -22,6 +25,19 @@ pub fn memory(pid: u32) -> u64 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
     resident.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
+}
+
+/// Lets a process open so many files beside those that it has open, and no more.
+pub fn leave_files(pid: u32, left: usize) {
+    let open: HashSet<u64> = fs::read_dir(format!("/proc/{pid}/fd"))
+        .unwrap()
+        .map(|file| file.unwrap().file_name().to_string_lossy().parse().unwrap())
+        .collect();
+    // A file gets the lowest number that is free, and the limit is one on numbers.
+    let limit = (0..).filter(|number| !open.contains(number)).nth(left).unwrap();
+    let (pid, (mut soft, mut hard)) = (pid.try_into().unwrap(), (0, 0));
+    rlimit::prlimit(pid, Resource::NOFILE, None, Some((&mut soft, &mut hard))).unwrap();
+    rlimit::prlimit(pid, Resource::NOFILE, Some((limit, hard)), None).unwrap();
 }
 
 fn cpu_time(pid: u32) -> Duration {

@@ -170,7 +170,15 @@ fn a_call_that_was_not_made_says_nothing_of_its_endpoint() {
     for fault in [Fault::Timeout, Fault::Refused, Fault::Reset, Fault::Dns, Fault::Tls, Fault::Truncated] {
         assert_eq!(signal(fault), FAILED, "{fault}");
     }
-    for fault in [Fault::Blocked, Fault::BadUrl, Fault::Unsupported, Fault::BadInterface, Fault::Panicked] {
+    for fault in [
+        Fault::Blocked,
+        Fault::BadUrl,
+        Fault::Unsupported,
+        Fault::BadInterface,
+        Fault::Panicked,
+        Fault::Proxy,
+        Fault::NoFiles,
+    ] {
         assert_eq!(signal(fault), Signal::None, "{fault}");
     }
     assert_eq!(signal(Fault::TooLarge), Signal::Answered);

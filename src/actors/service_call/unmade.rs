@@ -1,4 +1,5 @@
-//! Calls that are not made: the service is gone or paused, or its gate is closed. They spend no attempt.
+//! Calls that are not made: the service is gone or paused, its gate is closed, or no file is left for a connection. They
+//! spend no attempt.
 
 use outhook_core::{
     identity::Millis,
@@ -14,6 +15,8 @@ use crate::{
 
 /// How soon the database is asked again whether a service is paused, in milliseconds.
 const GONE_DELAY_MS: Millis = 1000;
+/// How soon a call that found no file left looks for one again, in milliseconds.
+const NO_FILES_DELAY_MS: Millis = 1000;
 
 impl Assignment {
     pub(super) fn removed(&self) -> CallRecord {
@@ -52,8 +55,17 @@ impl Assignment {
     }
 
     fn refused(&self, service: &Service, refusal: &Refusal) -> CallRecord {
-        let (fault, detail) = (refusal.closed.reason.fault(), refusal.detail.clone());
-        match self.tools.retry.put_off(self.event.taken_at, refusal.closed.until) {
+        self.put_off(service, refusal.closed.until, refusal.closed.reason.fault(), refusal.detail.clone())
+    }
+
+    /// The endpoint was not reached for, and has no part in it.
+    pub(super) fn put_off_without_files(&self, service: &Service, failure: Failure) -> CallRecord {
+        self.tools.client.ran_out_of_files();
+        self.put_off(service, now().saturating_add(NO_FILES_DELAY_MS), failure.fault, failure.detail)
+    }
+
+    fn put_off(&self, service: &Service, until: Millis, fault: Fault, detail: String) -> CallRecord {
+        match self.tools.retry.put_off(self.event.taken_at, until) {
             Next::At(due) => {
                 count("put_off");
                 log::debug!(target: EVENT_LOG, "{}: {} is put off: {detail}", self.turn.key, shown(service));
