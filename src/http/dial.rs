@@ -20,8 +20,8 @@ use tokio::time::timeout;
 
 use super::resolve::{LookupError, Resolver};
 
-/// Addresses of a host that are tried at most.
-const ADDRESSES_MAX: usize = 8;
+/// Addresses of a host that are tried at most: the first ones of those that may be dialled.
+pub(crate) const ADDRESSES_MAX: usize = 8;
 /// How long an address is tried alone, before the next one is tried beside it: an address that swallows
 /// everything must not use up the time of the others (RFC 8305 asks for the same).
 const HEAD_START: Duration = Duration::from_millis(250);
