@@ -1,11 +1,15 @@
 //! `outhook check`
 
+use std::sync::Arc;
+
+use outhook_core::egress::Egress;
+
 use super::output::say;
 use crate::{
     broker::Publisher,
     config::{Config, queue::QueueUrl, reply::ReplyTo},
     exit::{Exit, Failed},
-    http::{Route, client_config},
+    http::{Dialler, Resolver, Route, client_config},
     store,
     zulip::RestClient,
 };
@@ -53,7 +57,10 @@ async fn check_queue(config: &Config) -> Result<String, Failed> {
 async fn check_route(config: &Config) -> Result<String, Failed> {
     let route = Route::new(&config.egress).map_err(Failed::usage)?;
     let (Some(proxy), Some(url)) = (route.proxy, &config.egress.proxy) else { return Ok("straight".into()) };
-    proxy.check(config.http.connect_timeout).await.map_err(Failed::unavailable)?;
+    let connect_timeout = config.http.connect_timeout;
+    let resolver = Resolver::new(&config.egress.resolver, connect_timeout);
+    let dialler = Dialler::new(Arc::new(Egress::from(&config.egress)), resolver);
+    proxy.check(&dialler, connect_timeout).await.map_err(Failed::unavailable)?;
     Ok(format!("through the proxy {url}, which can be reached"))
 }
 

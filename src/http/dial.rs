@@ -64,7 +64,17 @@ impl Dialler {
     pub(super) async fn dial(&self, host: &str, port: u16) -> Result<TcpStream, DialError> {
         let addresses = addresses_of(&self.resolver, host, port).await?;
         let allowed = self.allowed(host, addresses)?;
-        let stream = self.dial_any(&allowed).await?;
+        self.open(&allowed).await
+    }
+
+    /// Connects to a host of the operator's own, wherever it is.
+    pub(super) async fn dial_own(&self, host: &str, port: u16) -> Result<TcpStream, DialError> {
+        let addresses = addresses_of(&self.resolver, host, port).await?;
+        self.open(&addresses).await
+    }
+
+    async fn open(&self, addresses: &[SocketAddr]) -> Result<TcpStream, DialError> {
+        let stream = self.dial_any(addresses).await?;
         stream.set_nodelay(true)?;
         Ok(stream)
     }

@@ -126,6 +126,18 @@ async fn an_allowed_network_or_host_is_dialled_on_its_port() {
 }
 
 #[tokio::test]
+async fn a_host_of_the_operators_own_is_dialled_wherever_it_is() {
+    let recorded = Recorded::refusing(Egress::default(), "10.0.0.1 proxy.internal\n");
+    for (host, dialled) in
+        [("proxy.internal", "10.0.0.1:4750"), ("127.0.0.1", "127.0.0.1:4750"), ("::1", "[::1]:4750")]
+    {
+        let error = recorded.dialler.dial_own(host, 4750).await.expect_err("all is refused");
+        assert!(is_refused(&error), "{host}: {error:?}");
+        assert_eq!(recorded.dialled(), [dialled]);
+    }
+}
+
+#[tokio::test]
 async fn a_name_without_addresses_says_why() {
     let recorded = Recorded::refusing(Egress::default(), "");
     let error = recorded.call("http://bot.example/").await;
