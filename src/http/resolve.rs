@@ -28,14 +28,14 @@ use hickory_resolver::{
 use thiserror::Error;
 use tokio::time::timeout;
 
+use self::answers::{Answer, Answers};
 use crate::config::egress::NameServers;
 
-/// Answers that a thread remembers; the IPv4 and the IPv6 addresses of a name are two.
-const CACHED_ANSWERS_MAX: u64 = 4096;
-/// How long an answer is remembered at most, whatever it says itself.
-const CACHED_MAX: Duration = Duration::from_secs(3600);
-/// The same for the answer that there is nothing.
-const CACHED_NOTHING_MAX: Duration = Duration::from_secs(10);
+mod answers;
+
+/// What a thread remembers of names at most: some thousand of them with a few addresses, or a few dozen of which each
+/// has as many as fit into an answer of 64 KiB.
+const REMEMBERED_BYTES_MAX: u64 = 4 << 20;
 /// How often the system's files are looked at.
 const LOOK_INTERVAL: Duration = Duration::from_secs(5);
 
@@ -63,7 +63,13 @@ struct Known {
 struct Sources {
     hosts: Hosts,
     /// `None` if the system names no server.
-    servers: Option<TokioResolver>,
+    servers: Option<Servers>,
+}
+
+/// Name servers, and what they have said.
+struct Servers {
+    asked: TokioResolver,
+    answers: Answers,
 }
 
 /// Why a name has no addresses for us.
@@ -122,7 +128,7 @@ impl Resolver {
 
     /// The addresses of a host, those of IPv4 first, at least one. `localhost` is loopback, whatever anybody
     /// says (RFC 6761).
-    pub(crate) async fn addresses(&self, host: &str) -> Result<Vec<IpAddr>, LookupError> {
+    pub(crate) async fn addresses(&self, host: &str) -> Answer {
         let name = Name::from_ascii(host).map_err(|_| LookupError::NotAName)?;
         if name.is_localhost() {
             return Ok(LOOPBACK.to_vec());
@@ -133,12 +139,7 @@ impl Resolver {
             return Ok(listed);
         }
         let servers = sources.servers.as_ref().ok_or(LookupError::NoServer)?;
-        let found = match timeout(self.0.connect_timeout * 4 / 5, servers.lookup_ip(name)).await {
-            Ok(found) => found.map_err(fault)?,
-            Err(_) => return Err(LookupError::Silence),
-        };
-        let addresses: Vec<IpAddr> = found.iter().collect();
-        if addresses.is_empty() { Err(LookupError::NoAddress) } else { Ok(addresses) }
+        servers.addresses(name, self.0.connect_timeout * 4 / 5).await
     }
 
     /// Whom to ask now. Files that have changed are read again, and what was cached is forgotten.
@@ -166,6 +167,24 @@ impl Sources {
         let found = [RecordType::A, RecordType::AAAA].map(of_type).into_iter().flatten();
         let records = found.flat_map(|lookup| lookup.answers().to_vec());
         records.filter_map(|record| record.data.ip_addr()).collect()
+    }
+}
+
+impl Servers {
+    /// The addresses of a name, if they are known or found within this time. However many there are, all are
+    /// returned: the first that may be dialled can be the last.
+    async fn addresses(&self, name: Name, patience: Duration) -> Answer {
+        if let Some(answer) = self.answers.fresh(&name, Instant::now()) {
+            return answer;
+        }
+        let found = timeout(patience, self.asked.lookup_ip(name.clone())).await;
+        let now = Instant::now();
+        let (answer, valid) = answers::read(found.unwrap_or(Err(NetError::Timeout)), now);
+        if let Err(LookupError::Silence | LookupError::Failed(_)) = answer {
+            return self.answers.valid(&name, now).unwrap_or(answer);
+        }
+        self.answers.put(name, &answer, valid, now);
+        answer
     }
 }
 
@@ -198,7 +217,7 @@ impl SystemFiles {
         Sources { hosts, servers: self.servers(connect_timeout) }
     }
 
-    fn servers(&self, connect_timeout: Duration) -> Option<TokioResolver> {
+    fn servers(&self, connect_timeout: Duration) -> Option<Servers> {
         let read = fs::read(&self.resolv_conf).map_err(NetError::from).and_then(parse_resolv_conf);
         match read {
             Ok((config, options)) => build(config, options, connect_timeout),
@@ -223,21 +242,16 @@ fn name_server(server: &SocketAddr) -> NameServerConfig {
 
 /// Two rounds over the servers, each of a quarter of the time for connecting, so that one kind of address is
 /// found in time although the other is never answered.
-fn build(
-    config: ResolverConfig,
-    mut options: ResolverOpts,
-    connect_timeout: Duration,
-) -> Option<TokioResolver> {
+fn build(config: ResolverConfig, mut options: ResolverOpts, connect_timeout: Duration) -> Option<Servers> {
     options.timeout = connect_timeout / 4;
     options.attempts = 1;
     options.ip_strategy = LookupIpStrategy::Ipv4AndIpv6;
     options.use_hosts_file = ResolveHosts::Never;
-    options.cache_size = CACHED_ANSWERS_MAX;
-    options.positive_max_ttl = Some(CACHED_MAX);
-    options.negative_max_ttl = Some(CACHED_NOTHING_MAX);
+    // It would remember whole messages, and so many of them, however large they are.
+    options.cache_size = 0;
     let builder = TokioResolver::builder_with_config(config, TokioRuntimeProvider::default());
     match builder.with_options(options).build() {
-        Ok(resolver) => Some(resolver),
+        Ok(asked) => Some(Servers { asked, answers: Answers::new(REMEMBERED_BYTES_MAX) }),
         Err(error) => {
             log::warn!("no host can be looked up: {error}");
             None
@@ -258,6 +272,7 @@ fn fault(error: NetError) -> LookupError {
 #[cfg(test)]
 pub(super) mod tests {
     use tempfile::TempDir;
+    use tokio::net::UdpSocket;
 
     use super::*;
 
@@ -331,6 +346,31 @@ pub(super) mod tests {
         ] {
             assert_eq!(system.resolver().addresses("bot.example").await, Err(LookupError::NoServer));
         }
+    }
+
+    /// Servers of which the only one never answers; it is there as long as its socket.
+    async fn silent() -> (UdpSocket, Servers) {
+        let socket = UdpSocket::bind("127.0.0.1:0").await.expect("a port");
+        let server = name_server(&socket.local_addr().expect("an address"));
+        let config = ResolverConfig::from_name_servers(vec![server]);
+        (socket, build(config, ResolverOpts::default(), TIME).expect("servers"))
+    }
+
+    #[tokio::test]
+    async fn what_is_still_valid_is_used_where_nobody_answers() {
+        let (_socket, servers) = silent().await;
+        let name = Name::from_ascii("bot.example").expect("a name");
+        let addresses = || servers.addresses(name.clone(), Duration::from_millis(50));
+        assert_eq!(addresses().await, Err(LookupError::Silence));
+
+        let half_a_minute = Duration::from_secs(30);
+        let earlier = Instant::now().checked_sub(half_a_minute).expect("a machine that runs for 30 s");
+        let known = Ok(ips(&["10.0.0.1"]));
+        servers.answers.put(name.clone(), &known, half_a_minute * 10, earlier);
+        assert_eq!(servers.answers.fresh(&name, Instant::now()), None, "it is asked for again");
+        assert_eq!(addresses().await, known);
+        servers.answers.put(name.clone(), &known, half_a_minute, earlier);
+        assert_eq!(addresses().await, Err(LookupError::Silence));
     }
 
     #[tokio::test]

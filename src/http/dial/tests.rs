@@ -154,6 +154,17 @@ async fn no_more_addresses_are_tried_than_may_be() {
 }
 
 #[tokio::test]
+async fn the_first_allowed_addresses_are_tried_however_many_others_stand_before_them() {
+    let (inside, outside) = (1..=11, 12..=20);
+    let inside = inside.map(|number| format!("10.0.0.{number} many.example\n"));
+    let outside = outside.map(|number| format!("1.1.1.{number} many.example\n"));
+    let recorded = Recorded::refusing(Egress::default(), &inside.chain(outside).collect::<String>());
+    assert!(is_refused(&recorded.call("http://many.example/").await));
+    let first_eight: Vec<String> = (12..=19).map(|number| format!("1.1.1.{number}:80")).collect();
+    assert_eq!(recorded.dialled(), first_eight);
+}
+
+#[tokio::test]
 async fn a_refusal_is_told_rather_than_a_network_that_is_away() {
     let hosts = "1.1.1.1 dual.example\n2606:4700::1111 dual.example\n";
     let reaction = |address: IpAddr| match address {
