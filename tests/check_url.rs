@@ -14,7 +14,7 @@ fn config(dns: &Dns) -> Config {
 }
 
 fn decided(address: &str, is_allowed: bool, rule: &str) -> Value {
-    json!({ "address": address, "is_allowed": is_allowed, "rule": rule })
+    json!({ "address": address, "is_allowed": is_allowed, "is_tried": is_allowed, "rule": rule })
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -84,4 +84,28 @@ async fn a_person_reads_the_steps_in_their_order() {
     );
     assert!(lines[5].contains("10.0.0.1:8080") && lines[5].contains("allowed by the host"), "{lines:?}");
     assert_eq!(lines.last(), Some(&"verdict  allowed"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_allowed_address_that_no_call_would_try_is_told() {
+    let dns = Dns::start().await;
+    let nine: Vec<String> = (1..=9).map(|number| format!("127.0.0.{number}")).collect();
+    let mut many: Vec<&str> = nine.iter().map(String::as_str).collect();
+    dns.says("eight.test", Says::now(&many[..8]));
+    many.insert(0, "10.0.0.1");
+    dns.says("nine.test", Says::now(&many));
+    let config = config(&dns);
+
+    let output = config.cli(&["check-url", "http://nine.test/", "--json"]).await.success();
+    let is_tried = |record: &Value| record["is_tried"].as_bool();
+    let tried: Vec<bool> = output.records().iter().filter_map(is_tried).collect();
+    assert_eq!(tried, [&[false][..], &[true; 8][..], &[false][..]].concat(), "{output:?}");
+    assert_eq!(output.records()[9]["is_allowed"], true, "{output:?}");
+
+    let told = config.cli(&["check-url", "http://nine.test/"]).await.success().stdout;
+    let not_tried = told.lines().filter(|line| line.contains("allowed, not tried")).collect::<Vec<_>>();
+    assert!(matches!(not_tried[..], [line] if line.contains("127.0.0.9:80")), "{told}");
+    assert!(told.contains("tried    only the first 8 of the allowed addresses"), "{told}");
+    let told = config.cli(&["check-url", "http://eight.test/"]).await.success().stdout;
+    assert!(!told.contains("tried"), "{told}");
 }

@@ -8,7 +8,9 @@ use serde_json::json;
 
 use crate::egress::{Called, Doorbell, call};
 use crate::support::dns::{Dns, Says, ips};
-use crate::support::{Answer, Config, Db, Endpoint, Outhook, PATIENCE, channel_event, eventually, setup};
+use crate::support::{
+    Answer, Config, Db, Endpoint, Outhook, PATIENCE, Ruling, Smokescreen, channel_event, eventually, setup,
+};
 
 const INSIDE: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
 
@@ -70,6 +72,9 @@ async fn of_the_addresses_that_dns_gives_only_the_allowed_are_dialled() {
     let dns = &street.dns;
     dns.says("outside.test", Says::now(&["127.0.0.1"]));
     dns.says("both.test", Says::now(&["127.0.0.2", "127.0.0.1", "::1", "10.0.0.1"]));
+    let twelfth: Vec<String> = (1..12).map(|number| format!("10.0.0.{number}")).collect();
+    let twelfth: Vec<&str> = twelfth.iter().map(String::as_str).chain(["127.0.0.1"]).collect();
+    dns.says("twelfth.test", Says::now(&twelfth));
     dns.says("alias-out.test", Says::Alias("outside.test", ips(&["127.0.0.1"])));
     dns.says("large.test", Says::MoreThanFits(ips(&["127.0.0.2", "127.0.0.1"])));
     dns.says("inside.test", Says::now(&["127.0.0.2"]));
@@ -77,7 +82,8 @@ async fn of_the_addresses_that_dns_gives_only_the_allowed_are_dialled() {
     dns.says("mapped.test", Says::now(&["::ffff:127.0.0.2"]));
     dns.says("nat64.test", Says::now(&["64:ff9b::7f00:1", "::127.0.0.1", "2002:7f00:1::"]));
     dns.says("metadata.test", Says::now(&["169.254.169.254", "fd00:ec2::254", "10.0.0.1"]));
-    let allowed = ["outside.test", "OUTSIDE.test.", "both.test", "alias-out.test", "large.test"];
+    let allowed =
+        ["outside.test", "OUTSIDE.test.", "both.test", "twelfth.test", "alias-out.test", "large.test"];
     let forbidden = ["inside.test", "alias-in.test", "mapped.test", "nat64.test", "metadata.test"];
 
     let calls = street.call(&street.config(), &[&allowed[..], &forbidden[..]].concat()).await;
@@ -124,7 +130,8 @@ async fn an_answer_is_remembered_for_as_long_as_it_says() {
     setup::insert_service(&db, 1, &street.url("kept.test"), 1, "token").await;
     let _outhook = Outhook::start(&config).await;
 
-    street.dns.says("kept.test", Says::for_a_minute(&["127.0.0.1"]));
+    // With addresses of one kind only it would be asked for again after 10 s.
+    street.dns.says("kept.test", Says::for_a_minute(&["127.0.0.1", "::1"]));
     assert_eq!(next(&config, &db, 1).await, succeeded());
     let asked = street.dns.asked("kept.test");
     street.dns.says("kept.test", Says::now(&["127.0.0.2"]));
@@ -211,4 +218,38 @@ async fn an_allowed_host_is_called_wherever_it_is_and_on_its_port_only() {
         assert_eq!(called.seen(), expected, "{url}: {:?}", called.delivery);
     }
     assert_eq!((street.outside.requests().len(), other.requests().len()), (2, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_proxys_own_name_is_looked_up_as_those_of_bots_and_may_be_anywhere() {
+    let street = Street::new().await;
+    let outside = street.outside.address();
+    let proxy = Smokescreen::start(move |_, _| Ruling::To(outside)).await;
+    street.dns.says("proxy.test", Says::now(&["127.0.0.1"]));
+    let url = proxy.url().replace("127.0.0.1", "proxy.test");
+    let config = street.config().set("egress.allow", "[]").text("egress.proxy", &url);
+
+    let calls = street.call(&config, &["bot.test"]).await;
+
+    assert_eq!(calls[0].seen(), ("succeeded", None, 1), "{:?}", calls[0].delivery);
+    assert_eq!(street.dns.asked("bot.test"), 0, "the proxy looks bots up");
+    let asked = street.dns.asked("proxy.test");
+    config.cli(&["check"]).await.success();
+    assert!(0 < asked && asked < street.dns.asked("proxy.test"), "{asked}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_proxys_name_that_is_not_found_is_the_fault_of_the_proxy_and_not_of_the_bot() {
+    let street = Street::new().await;
+    let config = street.config().text("egress.proxy", "http://proxy.test:4750");
+    let why = "(egress.proxy) can't be reached: the name proxy.test can't be resolved: there is no such name";
+
+    let calls = call(&config, &["http://bot.test/", "https://bot.test/"].map(str::to_owned)).await;
+
+    for called in calls {
+        assert_eq!(called.seen(), ("failed", Some("proxy"), 1), "{:?}", called.delivery);
+        assert!(called.delivery["detail"].as_str().unwrap().contains(why), "{:?}", called.delivery);
+    }
+    let checked = config.cli(&["check"]).await;
+    assert!(checked.status == 69 && checked.stdout.contains(why), "{checked:#?}");
 }

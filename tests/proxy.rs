@@ -143,9 +143,8 @@ async fn smokescreens_header_means_nothing_where_there_is_no_proxy() {
 async fn a_proxy_that_is_down_is_waited_for() {
     let endpoint = Endpoint::json(json!({})).await;
     let port = free_port();
-    let config = through(&format!("http://127.0.0.1:{port}"), Config::sqlite())
-        .set("retry.max_retries", "100")
-        .set("http.max_calls", "1000");
+    let config =
+        through(&format!("http://127.0.0.1:{port}"), Config::sqlite()).set("retry.max_retries", "100");
     let checked = config.cli(&["check"]).await;
     assert_eq!(checked.status, 69, "{checked:#?}");
     assert!(checked.stdout.contains("(egress.proxy) can't be reached"), "{checked:#?}");

@@ -11,6 +11,9 @@ use ipnet::IpNet;
 use thiserror::Error;
 use url::{Host, Url};
 
+pub use network::NetworkFault;
+
+mod network;
 mod ranges;
 #[cfg(test)]
 mod spellings;

@@ -1,11 +1,15 @@
 //! `outhook check`
 
+use std::sync::Arc;
+
+use outhook_core::egress::Egress;
+
 use super::output::say;
 use crate::{
     broker::Publisher,
     config::{Config, queue::QueueUrl, reply::ReplyTo},
     exit::{Exit, Failed},
-    http::{FILES_PER_CALL, Route, client_config},
+    http::{Dialler, FILES_PER_CALL, Resolver, Route, client_config},
     store,
     zulip::RestClient,
 };
@@ -53,7 +57,10 @@ async fn check_queue(config: &Config) -> Result<String, Failed> {
 async fn check_route(config: &Config) -> Result<String, Failed> {
     let route = Route::new(&config.egress).map_err(Failed::usage)?;
     let (Some(proxy), Some(url)) = (route.proxy, &config.egress.proxy) else { return Ok("straight".into()) };
-    proxy.check(config.http.connect_timeout).await.map_err(Failed::unavailable)?;
+    let connect_timeout = config.http.connect_timeout;
+    let resolver = Resolver::new(&config.egress.resolver, connect_timeout);
+    let dialler = Dialler::new(Arc::new(Egress::from(&config.egress)), resolver);
+    proxy.check(&dialler, connect_timeout).await.map_err(Failed::unavailable)?;
     Ok(format!("through the proxy {url}, which can be reached"))
 }
 
@@ -76,12 +83,19 @@ fn check_files(config: &Config) -> Result<String, Failed> {
     const BESIDE: u64 = 100;
     let (_, hard) =
         rlimit::getrlimit(rlimit::Resource::NOFILE).map_err(|error| Failed::new(Exit::Internal, error))?;
-    let needed = config.http.max_calls as u64 * FILES_PER_CALL + BESIDE;
+    let calls = config.http.max_calls as u64;
+    let (needed, at_worst) = (calls + BESIDE, calls * FILES_PER_CALL + BESIDE);
     if hard < needed {
         return Err(Failed::usage(format!(
-            "at most {hard} files may be open, but http.max_calls = {} needs {needed}: raise the limit or lower max_calls",
-            config.http.max_calls
+            "at most {hard} files may be open, but http.max_calls = {calls} needs {needed}: raise the limit or lower max_calls"
         )));
     }
-    Ok(format!("{hard} may be open, {needed} are needed"))
+    let reserve = if hard < at_worst {
+        format!(
+            "{at_worst} if every call is being connected at the same time; those for which none is left will wait"
+        )
+    } else {
+        format!("{at_worst} at worst")
+    };
+    Ok(format!("{hard} may be open; http.max_calls = {calls} needs {needed}, {reserve}"))
 }

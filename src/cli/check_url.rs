@@ -12,7 +12,7 @@ use super::output::{say, say_json, table};
 use crate::{
     config::{Config, connection_url::ConnectionUrl, egress::NameServers},
     exit::{Exit, Failed},
-    http::{Resolver, addresses_of},
+    http::{ADDRESSES_MAX, Resolver, addresses_of},
 };
 
 /// Says whether the daemon would call a URL, and by which rule. Nothing is dialled but name servers.
@@ -37,6 +37,8 @@ struct Decision {
 struct Decided {
     address: SocketAddr,
     is_allowed: bool,
+    /// Whether it is among the first allowed ones; a call tries no others.
+    is_tried: bool,
     rule: String,
 }
 
@@ -88,7 +90,9 @@ impl Decision {
     }
 
     fn by_address(steps: Vec<(&'static str, String)>, addresses: impl Iterator<Item = Decided>) -> Self {
-        let addresses: Vec<Decided> = addresses.collect();
+        let mut addresses: Vec<Decided> = addresses.collect();
+        let allowed = addresses.iter_mut().filter(|decided| decided.is_allowed);
+        allowed.take(ADDRESSES_MAX).for_each(|decided| decided.is_tried = true);
         let verdict = match addresses.iter().any(|decided| decided.is_allowed) {
             true => Verdict::Allowed,
             false => Verdict::Refused(Fault::Blocked, "none of its addresses may be called".to_owned()),
@@ -106,11 +110,13 @@ impl Decision {
         }
         if !self.addresses.is_empty() {
             let mut lines = table(["ADDRESS", "", "RULE"]);
-            for Decided { address, is_allowed, rule } in &self.addresses {
-                let word = if *is_allowed { "allowed" } else { "blocked" };
-                lines.add_row([&address.to_string(), word, rule]);
+            for decided in &self.addresses {
+                lines.add_row([&decided.address.to_string(), decided.word(), &decided.rule]);
             }
             say(lines.to_string())?;
+        }
+        if self.addresses.iter().any(Decided::is_too_many) {
+            say(format!("tried    only the first {ADDRESSES_MAX} of the allowed addresses"))?;
         }
         match &self.verdict {
             Verdict::Allowed => say("verdict  allowed"),
@@ -129,6 +135,20 @@ impl Decision {
                 say_json(&json!({ "url": url, "verdict": fault.name(), "detail": detail }))
             }
         }
+    }
+}
+
+impl Decided {
+    fn word(&self) -> &'static str {
+        match self.is_allowed {
+            true if self.is_too_many() => "allowed, not tried",
+            true => "allowed",
+            false => "blocked",
+        }
+    }
+
+    fn is_too_many(&self) -> bool {
+        self.is_allowed && !self.is_tried
     }
 }
 
@@ -180,10 +200,11 @@ fn target(url: &Url) -> (&str, u16) {
     (url.host_str().unwrap_or_default(), url.port_or_known_default().unwrap_or_default())
 }
 
+/// By the rules alone.
 fn decide(egress: &Egress, host: &str, address: SocketAddr) -> Decided {
     let (is_allowed, rule) = match egress.permit(host, address) {
         Ok(permit) => (true, permit.to_string()),
         Err(blocked) => (false, blocked.rule.to_owned()),
     };
-    Decided { address, is_allowed, rule }
+    Decided { address, is_allowed, is_tried: false, rule }
 }

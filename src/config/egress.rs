@@ -62,7 +62,7 @@ enum Target {
 impl Egress {
     pub(super) fn read(section: &mut Section) -> Self {
         let (mut allow, mut hosts) = (Vec::new(), Vec::new());
-        for target in section.list("allow", TARGET, target) {
+        for target in section.explained_list("allow", TARGET, target) {
             match target {
                 Target::Network(network) => allow.push(network),
                 Target::Host(host) => hosts.push(host),
@@ -105,19 +105,27 @@ impl From<&Egress> for outhook_core::egress::Egress {
 }
 
 /// What stands as a whole is taken so, because an IPv6 address without brackets has colons of its own.
-fn target(text: &str) -> Option<Target> {
-    without_port(text, None).or_else(|| {
-        let (target, port_text) = text.rsplit_once(':')?;
-        let bare = target.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
-        without_port(bare.unwrap_or(target), Some(port(port_text)?))
-    })
+fn target(text: &str) -> Result<Target, String> {
+    let whole = without_port(text, None);
+    whole.or_else(|| with_port(text)).unwrap_or_else(|| Err(TARGET.to_owned()))
 }
 
-fn without_port(text: &str, port: Option<u16>) -> Option<Target> {
+fn with_port(text: &str) -> Option<Result<Target, String>> {
+    let (target, port_text) = text.rsplit_once(':')?;
+    let bare = target.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+    without_port(bare.unwrap_or(target), Some(port(port_text)?))
+}
+
+/// `None` if this is neither a network, an address nor a name; an error if it is a network that must be written
+/// otherwise.
+fn without_port(text: &str, port: Option<u16>) -> Option<Result<Target, String>> {
     let address = || text.parse::<IpAddr>().map(IpNet::from);
     match text.parse::<IpNet>().or_else(|_| address()) {
-        Ok(network) => Some(Target::Network(Allowed { target: network.trunc(), port })),
-        Err(_) => host(text).map(|target| Target::Host(Allowed { target, port })),
+        Ok(written) => {
+            let network = Allowed::network(written, port).map(Target::Network);
+            Some(network.map_err(|fault| fault.to_string()))
+        }
+        Err(_) => host(text).map(|target| Ok(Target::Host(Allowed { target, port }))),
     }
 }
 

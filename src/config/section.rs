@@ -112,6 +112,16 @@ impl Section {
         allowed: &str,
         parse: impl Fn(&str) -> Option<T>,
     ) -> Vec<T> {
+        self.explained_list(key, allowed, |text| parse(text).ok_or_else(|| allowed.to_owned()))
+    }
+
+    /// The same, where `parse` says of an entry that it does not accept what it must be.
+    pub(super) fn explained_list<T>(
+        &mut self,
+        key: &'static str,
+        allowed: &str,
+        parse: impl Fn(&str) -> Result<T, String>,
+    ) -> Vec<T> {
         let Some(value) = self.take(key) else { return Vec::new() };
         let Some(entries) = value::entries(&value) else {
             self.refuse(key, &value, &format!("a list, each entry {allowed}"));
@@ -119,9 +129,10 @@ impl Section {
         };
         let mut accepted = Vec::with_capacity(entries.len());
         for entry in entries {
-            match value::entry(&entry.kind).and_then(|text| parse(&text)) {
-                Some(item) => accepted.push(item),
-                None => self.refuse(key, &entry, allowed),
+            let text = value::entry(&entry.kind).ok_or_else(|| allowed.to_owned());
+            match text.and_then(|text| parse(&text)) {
+                Ok(item) => accepted.push(item),
+                Err(allowed) => self.refuse(key, &entry, &allowed),
             }
         }
         accepted

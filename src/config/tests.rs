@@ -440,7 +440,7 @@ fn opened(entry: &str) -> String {
 #[test]
 fn networks_addresses_and_hosts_may_be_allowed_with_a_port_or_without() {
     for (entry, opens) in [
-        ("10.1.2.3/8", "10.0.0.0/8"),
+        ("10.0.0.0/8", "10.0.0.0/8"),
         ("10.0.0.0/8:8080", "10.0.0.0/8:8080"),
         ("10.0.0.5", "10.0.0.5/32"),
         ("10.0.0.5:8080", "10.0.0.5/32:8080"),
@@ -448,12 +448,43 @@ fn networks_addresses_and_hosts_may_be_allowed_with_a_port_or_without() {
         ("::1:8080", "::1:8080/128"),
         ("[::1]:8080", "::1/128:8080"),
         ("[fd00::/8]:65535", "fd00::/8:65535"),
+        ("fd00::/8:65535", "fd00::/8:65535"),
+        ("::/0", "::/0"),
+        ("::ffff:10.0.0.0/104", "10.0.0.0/8"),
+        ("::ffff:10.1.2.3", "10.1.2.3/32"),
+        ("[::ffff:10.1.2.3]:8080", "10.1.2.3/32:8080"),
         ("Bot.Internal.", "bot.internal"),
         ("bot.internal:1", "bot.internal:1"),
         ("bücher.example", "xn--bcher-kva.example"),
     ] {
         assert_eq!(opened(entry), opens, "{entry}");
     }
+}
+
+#[test]
+fn a_network_that_may_be_meant_otherwise_is_refused_with_what_to_write() {
+    let both = |alone, whole| {
+        format!("\"{alone}\" for that address alone, or \"{whole}\" for the whole network that it is in")
+    };
+    for (entry, must_be) in [
+        ("10.0.0.7/8", both("10.0.0.7/32", "10.0.0.0/8")),
+        ("10.0.0.7/8:8080", both("10.0.0.7/32:8080", "10.0.0.0/8:8080")),
+        ("fd00::1/8", both("fd00::1/128", "fd00::/8")),
+        ("[fd00::1/8]:8080", both("fd00::1/128:8080", "fd00::/8:8080")),
+        ("::ffff:10.0.0.7/104", both("10.0.0.7/32", "10.0.0.0/8")),
+        (
+            "::ffff:10.0.0.0/8",
+            "written as IPv4, such as \"10.0.0.0/32\" for that address alone: the prefix of an IPv4-mapped \
+             network is at least 96"
+                .to_owned(),
+        ),
+    ] {
+        let told = told(&assignment("egress.allow", &format!("['{entry}']")));
+        assert_eq!(told, format!("egress.allow = \"{entry}\": must be {must_be}"));
+    }
+    let variable = [("OUTHOOK__EGRESS__ALLOW", "10.0.0.7/8")];
+    let told = read_with("", &variable).expect_err("host bits").to_string();
+    assert!(told.ends_with("(set by OUTHOOK__EGRESS__ALLOW)"), "{told}");
 }
 
 #[test]

@@ -138,8 +138,10 @@ impl Target {
             None => timeout_at(deadline, self.dialler.dial(&self.host, self.port))
                 .await
                 .map_err(|_| ConnectFault::Late("no connection"))??,
-            Some(proxy) if self.tls.is_some() => proxy.tunnel(&self.host, self.port, deadline).await?,
-            Some(proxy) => proxy.dial(deadline).await?,
+            Some(proxy) if self.tls.is_some() => {
+                proxy.tunnel(&self.dialler, &self.host, self.port, deadline).await?
+            }
+            Some(proxy) => proxy.dial(&self.dialler, deadline).await?,
         };
         let socket = Socket::new(stream, self.answer_bytes_max);
         let Some(tls) = &self.tls else { return Ok(Stream::Plain(socket)) };

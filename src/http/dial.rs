@@ -21,8 +21,8 @@ use super::{
     resolve::{LookupError, Resolver},
 };
 
-/// Addresses of a host that are tried at most.
-const ADDRESSES_MAX: usize = 8;
+/// Addresses of a host that are tried at most: the first ones of those that may be dialled.
+pub(crate) const ADDRESSES_MAX: usize = 8;
 /// Attempts of one call that are open at a time: each is a file, and there are many calls.
 pub(super) const OPEN_MAX: usize = 2;
 /// How long an address is tried alone, before the next one is tried beside it: an address that swallows
@@ -57,6 +57,17 @@ pub(crate) enum DialError {
     Io(#[from] io::Error),
 }
 
+impl DialError {
+    /// Whether it failed because no further file could be opened.
+    pub(super) fn is_for_want_of_files(&self) -> bool {
+        match self {
+            Self::Unresolved(_, error) => *error == LookupError::NoFiles,
+            Self::Io(error) => files::are_used_up(error),
+            Self::Blocked(_) => false,
+        }
+    }
+}
+
 impl Dialler {
     /// A dialler of the current thread that obeys these rules.
     pub(crate) fn new(egress: Arc<Egress>, resolver: Resolver) -> Self {
@@ -67,7 +78,17 @@ impl Dialler {
     pub(super) async fn dial(&self, host: &str, port: u16) -> Result<TcpStream, DialError> {
         let addresses = addresses_of(&self.resolver, host, port).await?;
         let allowed = self.allowed(host, addresses)?;
-        let stream = self.dial_any(&allowed).await?;
+        self.open(&allowed).await
+    }
+
+    /// Connects to a host of the operator's own, wherever it is.
+    pub(super) async fn dial_own(&self, host: &str, port: u16) -> Result<TcpStream, DialError> {
+        let addresses = addresses_of(&self.resolver, host, port).await?;
+        self.open(&addresses).await
+    }
+
+    async fn open(&self, addresses: &[SocketAddr]) -> Result<TcpStream, DialError> {
+        let stream = self.dial_any(addresses).await?;
         stream.set_nodelay(true)?;
         Ok(stream)
     }

@@ -11,7 +11,6 @@ use super::{
     dial::DialError,
     files,
     inflate::InflateError,
-    resolve::LookupError,
     socket::is_excess,
     tls::{explained, rustls_error},
 };
@@ -104,7 +103,7 @@ fn connect_fault(error: &ConnectFault) -> Attempt {
         ConnectFault::Tls(_) => Fault::Tls,
         ConnectFault::Late(_) => Fault::Timeout,
         ConnectFault::Dial(DialError::Blocked(_)) => Fault::Blocked,
-        ConnectFault::Dial(DialError::Unresolved(_, LookupError::NoFiles)) => Fault::NoFiles,
+        ConnectFault::Dial(error) if error.is_for_want_of_files() => Fault::NoFiles,
         ConnectFault::Dial(DialError::Unresolved(..)) => Fault::Dns,
         ConnectFault::Dial(DialError::Io(error)) => io_fault(error),
     };

@@ -30,7 +30,7 @@ mod tls;
 
 pub(crate) use client::{KEEP_ALIVE, Outbound, WebhookClient, retry_after};
 pub(crate) use connect::Route;
-pub(crate) use dial::{Dialler, addresses_of};
+pub(crate) use dial::{ADDRESSES_MAX, Dialler, addresses_of};
 pub(crate) use files::PER_CALL as FILES_PER_CALL;
 pub(crate) use resolve::Resolver;
 pub(crate) use tls::client_config;

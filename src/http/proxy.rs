@@ -22,7 +22,10 @@ use tokio::{
 };
 use url::Url;
 
-use super::{client::retry_after_value, files};
+use super::{
+    client::retry_after_value,
+    dial::{DialError, Dialler},
+};
 use crate::config::connection_url::ConnectionUrl;
 
 /// What Smokescreen calls the kind of its clients; Zulip's own worker says the same.
@@ -71,18 +74,15 @@ impl Proxy {
     }
 
     /// Whether the proxy can be reached within this time.
-    pub(crate) async fn check(&self, timeout: Duration) -> Result<(), ProxyFault> {
-        self.dial(Instant::now() + timeout).await.map(drop)
+    pub(crate) async fn check(&self, dialler: &Dialler, timeout: Duration) -> Result<(), ProxyFault> {
+        self.dial(dialler, Instant::now() + timeout).await.map(drop)
     }
 
     /// Connects to the proxy itself, whose address is the operator's and not subject to the egress rules.
-    pub(super) async fn dial(&self, deadline: Instant) -> Result<TcpStream, ProxyFault> {
-        let connected = timeout_at(deadline, TcpStream::connect((self.host.as_str(), self.port))).await;
-        let why = match connected {
-            Ok(Ok(stream)) => {
-                return stream.set_nodelay(true).map(|()| stream).map_err(|error| self.broke(&error));
-            }
-            Ok(Err(error)) if files::are_used_up(&error) => return Err(ProxyFault::no_files(&error)),
+    pub(super) async fn dial(&self, dialler: &Dialler, deadline: Instant) -> Result<TcpStream, ProxyFault> {
+        let why = match timeout_at(deadline, dialler.dial_own(&self.host, self.port)).await {
+            Ok(Ok(stream)) => return Ok(stream),
+            Ok(Err(error)) if error.is_for_want_of_files() => return Err(ProxyFault::no_files(&error)),
             Ok(Err(error)) => error.to_string(),
             Err(_) => "no connection within http.connect_timeout".into(),
         };
@@ -92,11 +92,12 @@ impl Proxy {
     /// Has the proxy connect to an endpoint, and returns the connection with nothing read of it.
     pub(super) async fn tunnel(
         &self,
+        dialler: &Dialler,
         host: &str,
         port: u16,
         deadline: Instant,
     ) -> Result<TcpStream, ProxyFault> {
-        let mut stream = self.dial(deadline).await?;
+        let mut stream = self.dial(dialler, deadline).await?;
         let asked = async {
             stream.write_all(self.connect_request(host, port).as_bytes()).await?;
             read_head(&mut stream).await
@@ -172,7 +173,7 @@ impl Proxy {
 
 impl ProxyFault {
     /// The proxy was not reached for: no file was left for a connection to it.
-    fn no_files(error: &io::Error) -> Self {
+    fn no_files(error: &DialError) -> Self {
         Self { fault: Fault::NoFiles, detail: error.to_string(), retry_after: None }
     }
 }
@@ -256,9 +257,13 @@ pub(super) fn printable(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use outhook_core::egress::Egress;
     use tokio::net::TcpListener;
 
     use super::*;
+    use crate::http::resolve::tests::System;
 
     const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -357,7 +362,8 @@ mod tests {
             read_head(&mut stream).await.expect("a request");
             stream.write_all(answer).await.expect("room");
         });
-        let mut stream = proxy.tunnel("bot.example", 443, Instant::now() + PATIENCE).await?;
+        let dialler = Dialler::new(Arc::new(Egress::default()), System::new().resolver());
+        let mut stream = proxy.tunnel(&dialler, "bot.example", 443, Instant::now() + PATIENCE).await?;
         serving.await.expect("an answer");
         let mut rest = Vec::new();
         stream.read_to_end(&mut rest).await.expect("the end");

@@ -28,19 +28,19 @@ use hickory_resolver::{
 use thiserror::Error;
 use tokio::time::timeout;
 
+use self::answers::{Answer, Answers};
 use super::files;
 use crate::config::egress::NameServers;
+
+mod answers;
 
 /// Name servers that are asked beside each other.
 const SERVERS_BESIDE: usize = 2;
 /// Sockets of a look-up: it asks each of them for addresses of both kinds.
 pub(super) const SOCKETS: usize = 2 * SERVERS_BESIDE;
-/// Answers that a thread remembers; the IPv4 and the IPv6 addresses of a name are two.
-const CACHED_ANSWERS_MAX: u64 = 4096;
-/// How long an answer is remembered at most, whatever it says itself.
-const CACHED_MAX: Duration = Duration::from_secs(3600);
-/// The same for the answer that there is nothing.
-const CACHED_NOTHING_MAX: Duration = Duration::from_secs(10);
+/// What a thread remembers of names at most: some thousand of them with a few addresses, or a few dozen of which each
+/// has as many as fit into an answer of 64 KiB.
+const REMEMBERED_BYTES_MAX: u64 = 4 << 20;
 /// How often the system's files are looked at.
 const LOOK_INTERVAL: Duration = Duration::from_secs(5);
 
@@ -69,7 +69,13 @@ struct Known {
 struct Sources {
     hosts: Hosts,
     /// `None` if the system names no server.
-    servers: Option<TokioResolver>,
+    servers: Option<Servers>,
+}
+
+/// Name servers, and what they have said.
+struct Servers {
+    asked: TokioResolver,
+    answers: Answers,
 }
 
 /// Why a name has no addresses for us.
@@ -135,7 +141,7 @@ impl Resolver {
 
     /// The addresses of a host, those of IPv4 first, at least one. `localhost` is loopback, whatever anybody
     /// says (RFC 6761).
-    pub(crate) async fn addresses(&self, host: &str) -> Result<Vec<IpAddr>, LookupError> {
+    pub(crate) async fn addresses(&self, host: &str) -> Answer {
         let name = Name::from_ascii(host).map_err(|_| LookupError::NotAName)?;
         if name.is_localhost() {
             return Ok(LOOPBACK.to_vec());
@@ -146,12 +152,7 @@ impl Resolver {
             return Ok(listed);
         }
         let servers = sources.servers.as_ref().ok_or(LookupError::NoServer)?;
-        let found = match timeout(self.0.connect_timeout * 4 / 5, servers.lookup_ip(name)).await {
-            Ok(found) => found.map_err(fault)?,
-            Err(_) => return Err(LookupError::Silence),
-        };
-        let addresses: Vec<IpAddr> = found.iter().collect();
-        if addresses.is_empty() { Err(LookupError::NoAddress) } else { Ok(addresses) }
+        servers.addresses(name, self.0.connect_timeout * 4 / 5).await
     }
 
     /// Whom to ask now. Files that have changed are read again, and what was cached is forgotten; while they can't be
@@ -182,6 +183,24 @@ impl Sources {
         let found = [RecordType::A, RecordType::AAAA].map(of_type).into_iter().flatten();
         let records = found.flat_map(|lookup| lookup.answers().to_vec());
         records.filter_map(|record| record.data.ip_addr()).collect()
+    }
+}
+
+impl Servers {
+    /// The addresses of a name, if they are known or found within this time. However many there are, all are
+    /// returned: the first that may be dialled can be the last.
+    async fn addresses(&self, name: Name, patience: Duration) -> Answer {
+        if let Some(answer) = self.answers.fresh(&name, Instant::now()) {
+            return answer;
+        }
+        let found = timeout(patience, self.asked.lookup_ip(name.clone())).await;
+        let now = Instant::now();
+        let (answer, valid) = answers::read(found.unwrap_or(Err(NetError::Timeout)), now);
+        if let Err(LookupError::Silence | LookupError::Failed(_)) = answer {
+            return self.answers.valid(&name, now).unwrap_or(answer);
+        }
+        self.answers.put(name, &answer, valid, now);
+        answer
     }
 }
 
@@ -218,7 +237,7 @@ impl SystemFiles {
         Ok(Sources { hosts, servers: self.servers(connect_timeout)? })
     }
 
-    fn servers(&self, connect_timeout: Duration) -> io::Result<Option<TokioResolver>> {
+    fn servers(&self, connect_timeout: Duration) -> io::Result<Option<Servers>> {
         let text = match fs::read(&self.resolv_conf) {
             Err(error) if files::are_used_up(&error) => return Err(error),
             text => text,
@@ -247,22 +266,17 @@ fn name_server(server: &SocketAddr) -> NameServerConfig {
 
 /// Two rounds over the servers, each of a quarter of the time for connecting, so that one kind of address is
 /// found in time although the other is never answered.
-fn build(
-    config: ResolverConfig,
-    mut options: ResolverOpts,
-    connect_timeout: Duration,
-) -> Option<TokioResolver> {
+fn build(config: ResolverConfig, mut options: ResolverOpts, connect_timeout: Duration) -> Option<Servers> {
     options.timeout = connect_timeout / 4;
     options.attempts = 1;
     options.num_concurrent_reqs = SERVERS_BESIDE;
     options.ip_strategy = LookupIpStrategy::Ipv4AndIpv6;
     options.use_hosts_file = ResolveHosts::Never;
-    options.cache_size = CACHED_ANSWERS_MAX;
-    options.positive_max_ttl = Some(CACHED_MAX);
-    options.negative_max_ttl = Some(CACHED_NOTHING_MAX);
+    // It would remember whole messages, and so many of them, however large they are.
+    options.cache_size = 0;
     let builder = TokioResolver::builder_with_config(config, TokioRuntimeProvider::default());
     match builder.with_options(options).build() {
-        Ok(resolver) => Some(resolver),
+        Ok(asked) => Some(Servers { asked, answers: Answers::new(REMEMBERED_BYTES_MAX) }),
         Err(error) => {
             log::warn!("no host can be looked up: {error}");
             None
@@ -284,6 +298,7 @@ fn fault(error: NetError) -> LookupError {
 #[cfg(test)]
 pub(super) mod tests {
     use tempfile::TempDir;
+    use tokio::net::UdpSocket;
 
     use super::*;
 
@@ -357,6 +372,31 @@ pub(super) mod tests {
         ] {
             assert_eq!(system.resolver().addresses("bot.example").await, Err(LookupError::NoServer));
         }
+    }
+
+    /// Servers of which the only one never answers; it is there as long as its socket.
+    async fn silent() -> (UdpSocket, Servers) {
+        let socket = UdpSocket::bind("127.0.0.1:0").await.expect("a port");
+        let server = name_server(&socket.local_addr().expect("an address"));
+        let config = ResolverConfig::from_name_servers(vec![server]);
+        (socket, build(config, ResolverOpts::default(), TIME).expect("servers"))
+    }
+
+    #[tokio::test]
+    async fn what_is_still_valid_is_used_where_nobody_answers() {
+        let (_socket, servers) = silent().await;
+        let name = Name::from_ascii("bot.example").expect("a name");
+        let addresses = || servers.addresses(name.clone(), Duration::from_millis(50));
+        assert_eq!(addresses().await, Err(LookupError::Silence));
+
+        let half_a_minute = Duration::from_secs(30);
+        let earlier = Instant::now().checked_sub(half_a_minute).expect("a machine that runs for 30 s");
+        let known = Ok(ips(&["10.0.0.1"]));
+        servers.answers.put(name.clone(), &known, half_a_minute * 10, earlier);
+        assert_eq!(servers.answers.fresh(&name, Instant::now()), None, "it is asked for again");
+        assert_eq!(addresses().await, known);
+        servers.answers.put(name.clone(), &known, half_a_minute, earlier);
+        assert_eq!(addresses().await, Err(LookupError::Silence));
     }
 
     #[tokio::test]

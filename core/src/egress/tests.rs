@@ -132,7 +132,38 @@ fn an_allowed_network_opens_itself_and_nothing_else() {
         assert!(rules.permit("h", at(closed, 80)).is_err(), "{closed}");
     }
     assert_eq!(rules.permit("h", at("1.1.1.1", 80)), Ok(Permit::Public));
-    assert!(allowing(&["::/0"]).permit("h", at("::ffff:127.0.0.1", 80)).is_err(), "IPv4 is not IPv6");
+}
+
+#[test]
+fn a_mapped_network_opens_its_addresses_of_ipv4_in_both_their_forms() {
+    let net = "::ffff:10.0.0.0/105".parse().expect("a network");
+    let allowed = Allowed::network(net, None).expect("one of IPv4");
+    let rules = Egress { allow: vec![allowed], ..Egress::default() };
+    for open in ["10.0.0.0", "10.127.255.255", "::ffff:10.0.0.0", "::ffff:10.127.255.255"] {
+        assert!(matches!(rules.permit("h", at(open, 80)), Ok(Permit::Network(_))), "{open}");
+    }
+    for closed in ["10.128.0.0", "::ffff:10.128.0.0", "::10.0.0.1", "::ffff:0:a00:1", "127.0.0.1"] {
+        assert!(rules.permit("h", at(closed, 80)).is_err(), "{closed}");
+    }
+}
+
+#[test]
+fn a_network_of_ipv6_that_is_wider_than_the_mapped_one_opens_no_address_of_ipv4() {
+    let in_64 = ["::", "::1", "::127.0.0.1", "::ffff:0:7f00:1"];
+    let beyond_64 = ["0:0:0:1::", "fd00::1", "fe80::1"];
+    for (wide, open, closed) in [
+        ("::/0", [&in_64[..], &beyond_64[..]].concat(), vec![]),
+        ("::/64", in_64.to_vec(), beyond_64.to_vec()),
+    ] {
+        let rules = allowing(&[wide]);
+        for address in open {
+            assert!(rules.permit("h", at(address, 80)).is_ok(), "{wide} {address}");
+        }
+        let ipv4 = ["127.0.0.1", "10.0.0.1", "::ffff:127.0.0.1", "::ffff:10.0.0.1"];
+        for address in closed.into_iter().chain(ipv4) {
+            assert!(rules.permit("h", at(address, 80)).is_err(), "{wide} {address}");
+        }
+    }
 }
 
 #[test]

@@ -175,6 +175,18 @@ async fn an_allowed_network_or_host_is_dialled_on_its_port() {
 }
 
 #[tokio::test]
+async fn a_host_of_the_operators_own_is_dialled_wherever_it_is() {
+    let recorded = Recorded::refusing(Egress::default(), "10.0.0.1 proxy.internal\n");
+    for (host, dialled) in
+        [("proxy.internal", "10.0.0.1:4750"), ("127.0.0.1", "127.0.0.1:4750"), ("::1", "[::1]:4750")]
+    {
+        let error = recorded.dialler.dial_own(host, 4750).await.expect_err("all is refused");
+        assert!(is_refused(&error), "{host}: {error:?}");
+        assert_eq!(recorded.dialled(), [dialled]);
+    }
+}
+
+#[tokio::test]
 async fn a_name_without_addresses_says_why() {
     let recorded = Recorded::refusing(Egress::default(), "");
     let error = recorded.call("http://bot.example/").await;
@@ -188,6 +200,17 @@ async fn no_more_addresses_are_tried_than_may_be() {
     let recorded = Recorded::refusing(Egress::default(), &hosts);
     assert!(is_refused(&recorded.call("http://many.example/").await));
     assert_eq!(recorded.dialled().len(), ADDRESSES_MAX);
+}
+
+#[tokio::test]
+async fn the_first_allowed_addresses_are_tried_however_many_others_stand_before_them() {
+    let (inside, outside) = (1..=11, 12..=20);
+    let inside = inside.map(|number| format!("10.0.0.{number} many.example\n"));
+    let outside = outside.map(|number| format!("1.1.1.{number} many.example\n"));
+    let recorded = Recorded::refusing(Egress::default(), &inside.chain(outside).collect::<String>());
+    assert!(is_refused(&recorded.call("http://many.example/").await));
+    let first_eight: Vec<String> = (12..=19).map(|number| format!("1.1.1.{number}:80")).collect();
+    assert_eq!(recorded.dialled(), first_eight);
 }
 
 #[tokio::test]
