@@ -3,14 +3,14 @@
 `isolation.py FOLDER_OF_PROGRAMS`
 """
 
-import asyncio
 import contextlib
 import json
 import os
 import re
+import subprocess
 import sys
-import threading
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,49 +46,22 @@ class Measurement:
     unfinished: int
 
 
-class Endpoints:
-    """Two servers in a thread of their own: one answers at once and notes when it was called, one never answers."""
-
-    def __init__(self):
-        self.arrived: dict[int, float] = {}
-        self.ports: list[int] = []
-        self.held = []
-        started = threading.Event()
-        threading.Thread(target=lambda: asyncio.run(self.serve(started)), daemon=True).start()
-        started.wait()
-
-    async def serve(self, started: threading.Event) -> None:
-        servers = [await asyncio.start_server(client, "127.0.0.1", 0) for client in (self.answer, self.hang)]
-        self.ports = [server.sockets[0].getsockname()[1] for server in servers]
-        started.set()
-        await asyncio.Event().wait()
-
-    async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
-            while True:
-                head = await reader.readuntil(b"\r\n\r\n")
-                arrived = time.monotonic()
-                length = int(re.search(rb"(?i)content-length: *(\d+)", head).group(1))
-                event = json.loads(await reader.readexactly(length))
-                self.arrived.setdefault(event["message"]["id"], arrived)
-                writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
-        writer.close()
-
-    async def hang(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Reads the request, so that it was surely sent, and nothing else until the caller has gone."""
-        with contextlib.suppress(ConnectionError):
-            while await reader.read(65536):
-                pass
-        writer.close()
+@contextlib.contextmanager
+def endpoint(folder: Path, behaviour: str) -> Iterator[int]:
+    """Starts an endpoint in a process of its own, and yields its port."""
+    log = folder / f"endpoint-{behaviour}.log"
+    argv = [sys.executable, "-B", Path(__file__).with_name("isolation_endpoint.py"), behaviour]
+    with services.process(argv, log, stdout=subprocess.PIPE, text=True) as child:
+        line = child.stdout.readline()
+        if not line:
+            raise Failure(f"the endpoint did not start:\n{services.tail(log)}")
+        yield int(line)
 
 
 class Bench:
     """The surroundings of the daemon."""
 
-    def __init__(self, folder: Path, programs: Path, server_url: str, broker_url: str):
-        self.endpoints = Endpoints()
-        healthy, hung = self.endpoints.ports
-        ports = [healthy] * HEALTHY_BOTS + [hung] * HUNG_BOTS
+    def __init__(self, folder: Path, programs: Path, server_url: str, broker_url: str, ports: list[int]):
         fixtures.BOTS = len(ports)
         self.daemon = measure.Bench(folder, programs, server_url, broker_url, ports)
 
@@ -96,7 +69,6 @@ class Bench:
         """A new database, a new queue and a new daemon; then a steady stream of events."""
         self.daemon.prepare_database(WARM_UP_EVENTS + EVENTS_PER_SECOND * SECONDS)
         self.daemon.prepare_queue(0)
-        self.endpoints.arrived.clear()
         log = self.daemon.folder / "isolation.log"
         with services.process(self.daemon.argv("outhook"), log, cwd=self.daemon.folder) as child:
             try:
@@ -107,24 +79,27 @@ class Bench:
     def stream(self, share: float, pid: int) -> Measurement:
         stream = Stream(self.daemon)
         stream.publish(WARM_UP_EVENTS, 0.0)
-        self.wait_for(stream.to_healthy)
+        self.arrivals(stream.to_healthy)
         stream.to_healthy.clear()
         cpu = measure.cpu_seconds(pid)
         stream.publish(EVENTS_PER_SECOND * SECONDS, share)
         cpu = measure.cpu_seconds(pid) - cpu
         queued, unfinished = self.daemon.queued(), self.unfinished()
         megabytes = int(re.search(r"VmRSS:\s+(\d+)", Path(f"/proc/{pid}/status").read_text()).group(1)) / 1024
-        self.wait_for(stream.to_healthy)
-        latencies = [self.endpoints.arrived[message] - due for message, due in stream.to_healthy.items()]
+        arrived = self.arrivals(stream.to_healthy)
+        latencies = [arrived[message] - due for message, due in stream.to_healthy.items()]
         published = len(latencies)
         return Measurement(latencies, published, stream.latest, cpu, megabytes, queued, unfinished)
 
-    def wait_for(self, messages: dict[int, float]) -> None:
+    def arrivals(self, messages: dict[int, float]) -> dict[int, float]:
+        """Waits until each of these messages has arrived, and returns when. Other processes have the same clock."""
         deadline = time.monotonic() + PATIENCE_S
-        while missing := len(messages.keys() - self.endpoints.arrived.keys()):
+        while (missing := len(messages) - int(self.daemon.endpoint("/count"))) > 0:
             if time.monotonic() > deadline:
                 raise Failure(f"{missing} of {len(messages)} events of healthy bots did not arrive")
             time.sleep(0.05)
+        arrived = json.loads(self.daemon.endpoint("/take", method="POST"))
+        return {int(message): at for message, at in arrived.items()}
 
     def unfinished(self) -> int:
         with psycopg.connect(self.daemon.database_url) as database:
@@ -198,8 +173,13 @@ def print_table(measured: dict[float, Measurement]) -> None:
 
 
 def main(programs: Path) -> None:
-    with measure.surroundings() as (folder, server_url, broker_url):
-        bench = Bench(folder, programs, server_url, broker_url)
+    with (
+        measure.surroundings() as (folder, server_url, broker_url),
+        endpoint(folder, "answer") as healthy,
+        endpoint(folder, "hang") as hung,
+    ):
+        ports = [healthy] * HEALTHY_BOTS + [hung] * HUNG_BOTS
+        bench = Bench(folder, programs, server_url, broker_url, ports)
         measured = {}
         for share in SHARES:
             measured[share] = bench.measure(share)

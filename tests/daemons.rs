@@ -121,23 +121,11 @@ async fn a_daemon_without_a_broker_leaves_the_deliveries_to_one_that_has_it() {
 }
 
 /// What decides which daemon is killed, and when: `OUTHOOK_KILL_SEED`, or chance.
-struct Dice(u64);
-
-impl Dice {
-    fn cast() -> Self {
-        let given = std::env::var("OUTHOOK_KILL_SEED").ok().and_then(|seed| seed.parse().ok());
-        let seed = given.unwrap_or_else(|| getrandom::u64().unwrap());
-        println!("seed={seed}");
-        Self(seed | 1)
-    }
-
-    /// Marsaglia's xorshift: any sequence will do.
-    fn below(&mut self, end: usize) -> usize {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0 % end as u64) as usize
-    }
+fn cast_dice() -> Dice {
+    let given = std::env::var("OUTHOOK_KILL_SEED").ok().and_then(|seed| seed.parse().ok());
+    let seed = given.unwrap_or_else(|| getrandom::u64().unwrap());
+    println!("seed={seed}");
+    Dice::of_seed(seed)
 }
 
 /// What the endpoint and the database held at each kill.
@@ -201,7 +189,7 @@ async fn daemons_that_are_killed_at_random_lose_nothing_and_keep_the_order() {
     // Neighbours on the queue are of one conversation, so that two consumers would store them in either order.
     let events: Vec<Value> =
         (1..=EVENTS).map(|n| channel_event(n / 5 % BOTS + 1, n, 1, "topic", "x")).collect();
-    let mut dice = Dice::cast();
+    let mut dice = cast_dice();
     let mut kills = Kills::default();
     for (kill, portion) in events.chunks(events.len() / KILLS).enumerate() {
         fleet.publish(portion).await;

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 
-use self::judge::{Attempt, Call, Committed, Judge, Left, Limits, Said};
+use self::judge::{Committed, Judge, Left, Limits, Said};
 use self::plan::{Event, Mood, Plan, Size};
 use super::support::*;
 

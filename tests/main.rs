@@ -16,6 +16,7 @@ mod handlers;
 mod hostile;
 mod isolation;
 mod kills;
+mod lanes;
 mod main_job;
 mod malformed;
 mod open_files;

@@ -1,103 +1,22 @@
 //! In order within a conversation, beside each other across conversations and bots, and never more at once
 //! than the limits allow.
 
-use std::collections::BTreeMap;
-use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+pub(crate) mod talk;
+
 use std::time::Duration;
 
 use serde_json::Value;
 
+use self::talk::{Talk, assert_in_order, moody, persistent};
 use super::support::*;
 
 /// Every answer of a test about limits takes so long at least, so that calls overlap if they may.
 const ANSWER: Duration = Duration::from_millis(20);
 
-/// A number that looks random, and is always the same for an attempt.
-fn dice(request: &Request) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    (message_of(request), request.header("outhook-attempt")).hash(&mut hasher);
-    hasher.finish()
-}
-
-/// How long an endpoint takes over a request.
-fn latency(request: &Request) -> Duration {
-    Duration::from_millis(dice(request) % 15)
-}
-
-/// Sooner or later, now and then with a failure that is tried again.
-pub(super) fn moody(request: &Request) -> Answer {
-    let answer = match dice(request) / 15 % 20 {
-        0 => Answer::status(503),
-        1 => Answer::Reset,
-        _ => echo(request),
-    };
-    Answer::Late(latency(request), Box::new(answer))
-}
-
-/// Bots, each with as many conversations of as many messages.
-#[derive(Clone, Copy)]
-pub(super) struct Talk {
-    pub(super) bots: usize,
-    pub(super) conversations: usize,
-    pub(super) messages: usize,
-}
-
-impl Talk {
-    pub(super) fn events(self) -> usize {
-        self.bots * self.conversations * self.messages
-    }
-
-    /// The events in order of their messages, as Zulip publishes them: conversation by conversation in
-    /// turn, each named by what it says.
-    pub(super) fn of_bots(self, bots: &[i64]) -> Vec<Value> {
-        let mut events = vec![];
-        for _ in 0..self.messages {
-            for bot in bots {
-                for stream in 1..=i64::try_from(self.conversations).unwrap() {
-                    let message = i64::try_from(events.len()).unwrap() + 1;
-                    let name = format!("bot {bot}, channel {stream}");
-                    events.push(channel_event(*bot, message, stream, "Kitchen", &name));
-                }
-            }
-        }
-        events
-    }
-}
-
-fn conversation_of(event: &Value) -> String {
-    event["message"]["content"].as_str().unwrap().to_owned()
-}
-
-/// In each conversation a call begins only after the one before it has ended, and a message only after all
-/// attempts of the one before it; and none is left out.
-pub(super) fn assert_in_order(requests: &[Request], events: &[Value]) {
-    let mut expected: BTreeMap<String, Vec<i64>> = BTreeMap::new();
-    for event in events {
-        let message = event["message"]["id"].as_i64().unwrap();
-        expected.entry(conversation_of(event)).or_default().push(message);
-    }
-    let mut made: BTreeMap<String, Vec<&Request>> = BTreeMap::new();
-    for call in requests {
-        made.entry(call.json()["data"].as_str().unwrap().to_owned()).or_default().push(call);
-    }
-    for (conversation, messages) in expected {
-        let mut calls = made.remove(&conversation).unwrap_or_default();
-        calls.sort_by_key(|call| call.at);
-        for pair in calls.windows(2) {
-            let ended = pair[0].at + latency(pair[0]);
-            assert!(ended <= pair[1].at, "{conversation}: message {} began early", message_of(pair[1]));
-        }
-        let mut called: Vec<i64> = calls.into_iter().map(message_of).collect();
-        called.dedup();
-        assert_eq!(called, messages, "{conversation}");
-    }
-    assert!(made.is_empty(), "nobody wrote in {:?}", made.keys());
-}
-
 /// Sends everything while outhook is at work, and judges by what the endpoint was asked.
 async fn stays_in_order(inlet: Inlet, config: Config, talk: Talk) {
     let endpoint = Endpoint::start(|request, _| moody(request)).await;
-    let mut scene = Scene::start(inlet, config).await;
+    let mut scene = Scene::start(inlet, persistent(config)).await;
     let mut bots = vec![];
     for number in 0..talk.bots {
         bots.push(scene.bot_at(&format!("bot-{number}"), &endpoint.url("/hook")).await);
@@ -108,8 +27,7 @@ async fn stays_in_order(inlet: Inlet, config: Config, talk: Talk) {
     }
     scene.finished(talk.events()).await;
     assert_eq!(scene.drain().await, 0);
-    assert_in_order(&endpoint.requests(), &events);
-    assert_eq!(scene.db.count("SELECT count(*) FROM outhook_dead_letter").await, 0);
+    assert_in_order(&scene, &endpoint.requests(), &events).await;
 }
 
 const FIFTY: Talk = Talk { bots: 5, conversations: 10, messages: 20 };

@@ -6,7 +6,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::json;
 use url::form_urlencoded;
 
-use super::support::secrets::{find, secret};
+use super::support::secrets::{MARK, find, secret};
 use super::support::*;
 
 const GENERIC: i16 = 1;
@@ -137,6 +137,58 @@ async fn look_around(outhook: &Outhook, config: &Config) {
     }
     // This Zulip does not even tell its version.
     assert_eq!(config.cli(&["check"]).await.status, 69);
+}
+
+/// What of an answer is looked at for an excerpt, and what an excerpt has at most.
+const LOOKED_AT_BYTES: usize = 8 << 10;
+const EXCERPT_BYTES: usize = 1 << 10;
+
+/// Of an answer's token on either side of a limit: how many more of it stand before it, how many other bytes between
+/// them and it, and what is kept of it.
+const EDGES: [(usize, usize, &str); 5] = [
+    (15, 0, "[hidden]"),
+    (15, TOKEN_BYTES - 1, "[hidden]"),
+    (15, TOKEN_BYTES, ""),
+    (0, EXCERPT_BYTES - 1, "["),
+    (0, EXCERPT_BYTES, ""),
+];
+
+/// Sixteen such tokens are all that is looked at, and leave room in an excerpt when they are hidden.
+const TOKEN_BYTES: usize = LOOKED_AT_BYTES / 16;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_a_large_answer_only_the_beginning_is_kept_and_no_part_of_a_token_on_its_edge() {
+    const BODY_BYTES: usize = 300 << 10;
+    let token = secret(&"x".repeat(TOKEN_BYTES - MARK.len() - 1));
+    assert_eq!(token.len(), TOKEN_BYTES);
+    let said = token.clone();
+    let endpoint = Endpoint::start(move |request, _| {
+        let (tokens, plain, _) = EDGES[request.path[1..].parse::<usize>().unwrap()];
+        let mut body = format!("{}{}{said}", said.repeat(tokens), ".".repeat(plain));
+        body += &".".repeat(BODY_BYTES - TOKEN_BYTES - body.len());
+        body += &said;
+        Answer::Http { status: 400, headers: vec![], body: body.into_bytes() }
+    })
+    .await;
+    let config = Config::sqlite().set("http.max_response_bytes", &BODY_BYTES.to_string());
+    let scene = Scene::start(Inlet::Stored, config).await;
+    let mut events = vec![];
+    for (bot, edge) in (1..).zip(0..EDGES.len()) {
+        setup::insert_bot(&scene.db, bot).await;
+        setup::insert_service(&scene.db, bot, &endpoint.url(&format!("/{edge}")), GENERIC, &token).await;
+        events.push(direct_event(bot, bot, 31, "soup?"));
+    }
+    scene.send(&events).await;
+    scene.finished(events.len()).await;
+
+    let calls = scene.db.rows("SELECT excerpt FROM outhook_call ORDER BY bot_id").await;
+    let kept: Vec<&str> = calls.iter().map(|call| call["excerpt"].as_str().unwrap()).collect();
+    let expected = EDGES
+        .map(|(tokens, plain, last)| format!("{}{}{last}", "[hidden]".repeat(tokens), ".".repeat(plain)));
+    assert_eq!(kept, expected);
+    assert!(kept.iter().all(|kept| kept.len() <= EXCERPT_BYTES));
+    scene.config.cli(&["deliveries"]).await.success();
+    assert_eq!(scene.ledger().await.len(), EDGES.len());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -3,22 +3,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use crate::support::{Request, form_field};
-
-/// A call, as `webhook-id` names it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) struct Call {
-    pub(super) bot: i64,
-    pub(super) message: i64,
-    pub(super) service: i64,
-}
-
-/// An attempt of a call, as `outhook-attempt` numbers it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) struct Attempt {
-    pub(super) call: Call,
-    pub(super) number: i64,
-}
+use crate::support::{Attempt, Call, Request, form_field};
 
 /// A reply: where it is posted, and what it says. The lines that tell of failures may be alike; then there are
 /// several of them.
@@ -80,30 +65,6 @@ pub(super) struct Judge {
     pub(super) reposted: usize,
     /// What must not be.
     pub(super) faults: Vec<String>,
-}
-
-impl Call {
-    /// Reads a `webhook-id`. There are no replays.
-    fn of(webhook_id: &str) -> Self {
-        let numbers = webhook_id.strip_prefix("msg_").unwrap().split('_');
-        let numbers: Vec<i64> = numbers.map(|number| number.parse().unwrap()).collect();
-        let [bot, message, 0, service] = numbers[..] else { panic!("webhook-id: {webhook_id}") };
-        Self { bot, message, service }
-    }
-
-    /// Its `webhook-id`.
-    pub(super) fn webhook_id(self) -> String {
-        let Self { bot, message, service } = self;
-        format!("msg_{bot}_{message}_0_{service}")
-    }
-}
-
-impl Attempt {
-    /// The attempt that a request is.
-    pub(super) fn of(request: &Request) -> Self {
-        let call = Call::of(request.header("webhook-id").unwrap());
-        Self { call, number: request.header("outhook-attempt").unwrap().parse().unwrap() }
-    }
 }
 
 impl Said {

@@ -1,14 +1,11 @@
 //! What happens in a run, drawn from its seed: bots and their moods, events, and the moments of the kills.
 
-use std::hash::{DefaultHasher, Hash, Hasher as _};
-use std::ops::Range;
 use std::str::FromStr;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::judge::Attempt;
-use crate::support::{Answer, channel_event};
+use crate::support::{Answer, Attempt, Dice, channel_event};
 
 const BOTS: usize = 40;
 const SERVICES_MAX: usize = 3;
@@ -56,7 +53,7 @@ pub(super) struct Moment {
 impl Plan {
     /// Draws a plan.
     pub(super) fn draw(size: Size) -> Self {
-        let mut dice = Dice(size.seed);
+        let mut dice = Dice::of_seed(size.seed);
         let bots: Vec<Bot> = (1..=BOTS).map(|number| Bot::draw(number, &mut dice)).collect();
         let events: Vec<Event> =
             (1..=size.events).map(|message| Event::draw(message, &bots, &mut dice)).collect();
@@ -182,33 +179,5 @@ impl Mood {
             Self::Down => Answer::status(503),
             Self::Refusing => Answer::status(404),
         }
-    }
-}
-
-/// SplitMix64.
-struct Dice(u64);
-
-impl Dice {
-    /// Dice that always fall alike for the same thing.
-    fn of(thing: &impl Hash) -> Self {
-        let mut hasher = DefaultHasher::new();
-        thing.hash(&mut hasher);
-        Self(hasher.finish())
-    }
-
-    fn roll(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
-    }
-
-    fn below(&mut self, end: usize) -> usize {
-        usize::try_from(self.roll() % u64::try_from(end).unwrap()).unwrap()
-    }
-
-    fn millis(&mut self, range: Range<u64>) -> Duration {
-        Duration::from_millis(range.start + self.roll() % (range.end - range.start))
     }
 }

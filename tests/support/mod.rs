@@ -8,8 +8,10 @@
     reason = "helpers of one test binary: nothing sees them from outside, and a test fails by panicking"
 )]
 
+mod attempt;
 mod config;
 mod database;
+mod dice;
 pub mod dns;
 mod endpoint;
 mod events;
@@ -29,8 +31,10 @@ mod smokescreen;
 mod tinyproxy;
 mod tls;
 
+pub use self::attempt::{Attempt, Call};
 pub use self::config::{CliOutput, Config};
 pub use self::database::Db;
+pub use self::dice::Dice;
 pub use self::endpoint::{Answer, Endpoint, Gate, Request};
 pub use self::events::{channel_event, direct_event};
 pub use self::load::{Load, RESUMES_WITHIN, Writer, endures, stays_calm};

@@ -1,5 +1,7 @@
 //! What most tests begin with: tables, bots, services and events; and how they see what came of them.
 
+use std::ops::Range;
+
 use serde_json::Value;
 
 use super::{Config, Db, PATIENCE, eventually, secrets, unique};
@@ -63,29 +65,45 @@ const GENERIC: i16 = 1;
 
 /// Writes a bot of this id straight into the tables; its names are made of the id.
 pub async fn insert_bot(db: &Db, bot: i64) {
+    insert_bots(db, bot..bot + 1).await;
+}
+
+async fn insert_bots(db: &Db, bots: Range<i64>) {
+    let rows = bots.map(|bot| {
+        let (email, key) = (format!("bot{bot}@example.org"), secrets::secret(&format!("key-{bot}")));
+        format!("({bot}, 1, '{email}', '{email}', 'Bot {bot}', TRUE, 3, '{key}', TRUE)")
+    });
     let sql = format!(
         "INSERT INTO zerver_userprofile
             (id, realm_id, delivery_email, email, full_name, is_bot, bot_type, api_key, is_active)
-         VALUES ({bot}, 1, 'bot{bot}@example.org', 'bot{bot}@example.org', 'Bot {bot}', TRUE, 3,
-            '{}', TRUE)",
-        secrets::secret(&format!("key-{bot}"))
+         VALUES {}",
+        rows.collect::<Vec<_>>().join(", ")
     );
     db.exec(&sql).await;
 }
 
 /// Writes a bot with one service of the generic format straight into the tables.
 pub async fn insert_bot_at(db: &Db, bot: i64, url: &str) {
-    insert_bot(db, bot).await;
-    insert_service(db, bot, url, GENERIC, TOKEN).await;
+    insert_bots_at(db, bot..bot + 1, url).await;
+}
+
+/// Writes bots of these ids straight into the tables, each with one service of the generic format.
+pub async fn insert_bots_at(db: &Db, bots: Range<i64>, url: &str) {
+    insert_bots(db, bots.clone()).await;
+    insert_services(db, bots, url, GENERIC, TOKEN).await;
 }
 
 /// Writes a service straight into the tables, also one that the product's command refuses.
 pub async fn insert_service(db: &Db, bot: i64, url: &str, interface: i16, token: &str) {
+    insert_services(db, bot..bot + 1, url, interface, token).await;
+}
+
+async fn insert_services(db: &Db, bots: Range<i64>, url: &str, interface: i16, token: &str) {
+    let (url, token) = (literal(url), literal(token));
+    let rows = bots.map(|bot| format!("('hook', {bot}, {url}, {token}, {interface})"));
     let sql = format!(
-        "INSERT INTO zerver_service (name, user_profile_id, base_url, token, interface)
-         VALUES ('hook', {bot}, {}, {}, {interface})",
-        literal(url),
-        literal(token)
+        "INSERT INTO zerver_service (name, user_profile_id, base_url, token, interface) VALUES {}",
+        rows.collect::<Vec<_>>().join(", ")
     );
     db.exec(&sql).await;
 }
