@@ -148,6 +148,7 @@ fn response_fault(error: &ParseError) -> Fault {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::http::resolve::LookupError;
 
     /// What an attempt comes to that failed before there was a connection.
     fn fault(error: ConnectFault) -> Fault {
