@@ -181,7 +181,9 @@ async fn of_a_large_answer_only_the_beginning_is_kept_and_no_part_of_a_token_on_
     scene.send(&events).await;
     scene.finished(events.len()).await;
 
-    let calls = scene.db.rows("SELECT excerpt FROM outhook_call ORDER BY bot_id").await;
+    let of_bots =
+        "SELECT c.excerpt FROM outhook_call c JOIN outhook_event e ON e.id = c.event_id ORDER BY e.bot_id";
+    let calls = scene.db.rows(of_bots).await;
     let kept: Vec<&str> = calls.iter().map(|call| call["excerpt"].as_str().unwrap()).collect();
     let expected = EDGES
         .map(|(tokens, plain, last)| format!("{}{}{last}", "[hidden]".repeat(tokens), ".".repeat(plain)));
