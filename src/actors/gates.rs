@@ -159,16 +159,18 @@ impl State {
         self.calls += 1;
         let number = self.calls;
         let mut gate = self.known.get(&service).map(|known| known.gate).unwrap_or_default();
-        match gate.admit(number, now()) {
+        let admission = gate.admit(number, now(), &self.policy);
+        match admission {
             Admission::AwaitProbe => return Err(Wait::Probe),
-            Admission::Closed(closed) => return Ok((number, Some(self.refusal(service, closed)))),
+            Admission::Closed(_) => {}
             Admission::Go | Admission::Probe => self.reserve(bot).map_err(Wait::Pace)?,
         }
         // Only now: one that has to wait for its pace is no probe yet.
         if let Some(known) = self.known.get_mut(&service) {
             known.gate = gate;
         }
-        Ok((number, None))
+        let Admission::Closed(closed) = admission else { return Ok((number, None)) };
+        Ok((number, Some(self.refusal(service, closed))))
     }
 
     fn refusal(&self, service: ServiceId, closed: Closed) -> Refusal {
