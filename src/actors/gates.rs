@@ -19,7 +19,10 @@ use outhook_core::{
     rate::{Pace, RateLimit},
 };
 
-use crate::store::{Bot, GateChange, now};
+use crate::{
+    moment::moment,
+    store::{Bot, GateChange, now},
+};
 
 /// How long memory knows better than the directory, which may be 5 s old, what has just been committed.
 const KNOWN_BETTER: Duration = Duration::from_secs(10);
@@ -259,15 +262,16 @@ impl Known {
 /// Counts and logs a change.
 fn tell(pass: &Pass, change: &GateChange) {
     let (bot, service) = (pass.bot, pass.service);
-    let (reason, detail) = match change {
+    let (reason, until, detail) = match change {
         GateChange::Opened => return log::info!("bot {bot} service {service}: called again"),
         GateChange::Closed { gate, detail } => {
-            (gate.closed().map_or("", |closed| closed.reason.fault().name()), detail)
+            let Some(closed) = gate.closed() else { return };
+            (closed.reason.fault().name(), moment(closed.until), detail)
         }
-        GateChange::Gone { detail } => ("gone", detail),
+        GateChange::Gone { detail } => ("gone", "it is resumed".to_owned(), detail),
     };
     metrics::counter!("outhook_gate_closings_total", "reason" => reason).increment(1);
-    log::info!("bot {bot} service {service}: not called for a while ({reason}): {detail}");
+    log::info!("bot {bot} service {service}: not called for a while, until {until} ({reason}): {detail}");
 }
 
 impl Pass {
