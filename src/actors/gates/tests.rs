@@ -1,0 +1,98 @@
+use std::time::Duration;
+
+use entity::outhook::gate;
+
+use super::*;
+use crate::store::Service;
+
+const FAILED: Signal = Signal::Failed { not_before: None };
+
+fn gates(rate: u32) -> Gates {
+    let hour = Duration::from_secs(3600);
+    let policy = GatePolicy { failures: 2, open: hour, max_open: hour, max_retry_after: hour };
+    Gates::new("event-0".into(), policy, RateLimit::per_second(rate))
+}
+
+/// As it is written down of a service until a moment.
+fn stored(reason: gate::Reason, until: Millis) -> StoredGate {
+    StoredGate { reason, until: Some(until), detail: "a timeout".into(), failures: 2, openings: 1 }
+}
+
+/// Bot 1, whose service 7 is written down like this.
+fn bot(gate: StoredGate) -> Bot {
+    let service = Service {
+        id: 7,
+        name: "s".into(),
+        base_url: "http://127.0.0.1/".into(),
+        token: "t".to_owned().into(),
+        interface: 1,
+        gate: Some(gate),
+    };
+    Bot {
+        id: 1,
+        email: String::new(),
+        delivery_email: String::new(),
+        full_name: String::new(),
+        api_key: "k".to_owned().into(),
+        recipient_id: None,
+        realm_id: 1,
+        realm_string_id: String::new(),
+        services: vec![service],
+    }
+}
+
+fn enter(gates: &Gates, service: ServiceId) -> Pass {
+    gates.enter(1, service).unwrap_or_else(|wait| panic!("it has to wait: {wait:?}"))
+}
+
+fn wait(gates: &Gates, service: ServiceId) -> Option<Wait> {
+    gates.enter(1, service).err()
+}
+
+fn remembered(gates: &Gates) -> usize {
+    gates.0.borrow().memory.len()
+}
+
+#[test]
+fn a_service_that_answers_takes_no_memory() {
+    let gates = gates(0);
+    assert_eq!(enter(&gates, 7).ended(Signal::Answered, ""), None);
+    assert_eq!(remembered(&gates), 0);
+    assert_eq!(enter(&gates, 7).ended(FAILED, "a timeout"), None);
+    assert_eq!(remembered(&gates), 1);
+    assert_eq!(enter(&gates, 7).ended(Signal::Answered, ""), None);
+    assert_eq!(remembered(&gates), 0);
+}
+
+#[test]
+fn what_closes_a_gate_is_told_once_and_refuses_its_own_service_only() {
+    let gates = gates(0);
+    assert_eq!(enter(&gates, 7).ended(FAILED, "a timeout"), None);
+    let change = enter(&gates, 7).ended(FAILED, "a timeout");
+    assert!(matches!(change, Some(GateChange::Closed { .. })), "{change:?}");
+    let told = "the breaker is open until its next probe: 2 calls in a row failed, the last with: a timeout";
+    let pass = enter(&gates, 7);
+    assert_eq!(pass.refusal().map(|refusal| &*refusal.detail), Some(told));
+    assert_eq!(pass.ended(Signal::None, ""), None);
+    assert_eq!(enter(&gates, 8).refusal(), None);
+}
+
+#[test]
+fn a_call_that_waits_for_its_pace_is_not_taken_for_a_probe() {
+    let gates = gates(1);
+    gates.adopt(&bot(stored(gate::Reason::Breaker, 0)));
+    drop(enter(&gates, 8));
+    assert!(matches!(wait(&gates, 7), Some(Wait::Pace(_))));
+    assert!(!gates.is_probing(7));
+}
+
+#[test]
+fn a_probe_that_is_dropped_makes_way_for_another() {
+    let gates = gates(0);
+    gates.adopt(&bot(stored(gate::Reason::Breaker, 0)));
+    let probe = enter(&gates, 7);
+    assert_eq!(wait(&gates, 7), Some(Wait::Probe));
+    drop(probe);
+    assert!(!gates.is_probing(7));
+    assert_eq!(enter(&gates, 7).refusal(), None);
+}
