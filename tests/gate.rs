@@ -355,3 +355,35 @@ async fn a_bot_makes_no_more_calls_in_a_second_than_it_may() {
     assert!(requests[CALLS as usize - 1].at - began >= paced - ROUNDING, "{:?}", began.elapsed());
     assert_eq!(count(&scene, "outhook_call WHERE state = 1 AND attempts = 1").await, i64::from(CALLS));
 }
+
+/// More than one transaction deletes.
+const REMOVED: i64 = 450;
+
+async fn gates_of_removed_services_go(storage: Storage) {
+    let config = storage.config().await.text("history.keep", "1m");
+    let db = setup::tables(&config).await;
+    let (_, service) = setup::one_bot(&config, "http://127.0.0.1:9/hook", "generic").await;
+    config.cli(&["services", "pause", &service.to_string()]).await.success();
+    db.exec(&format!(
+        "WITH RECURSIVE i (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM i WHERE n < {REMOVED})
+         INSERT INTO outhook_gate (service_id, reason, closed_until, since, detail, failures, openings)
+         SELECT {service} + n, 0, 1, 1, 'a timeout', 20, 1 FROM i"
+    ))
+    .await;
+    let _outhook = Outhook::start(&config).await;
+    eventually("the gates of removed services to be deleted", PATIENCE, || async {
+        (db.count("SELECT count(*) FROM outhook_gate").await == 1).then_some(())
+    })
+    .await;
+    assert_eq!(listed(&config, service).await["reason"], "paused");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_gates_of_services_that_were_removed_are_deleted_on_sqlite() {
+    gates_of_removed_services_go(Storage::Sqlite).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_gates_of_services_that_were_removed_are_deleted_on_postgresql() {
+    gates_of_removed_services_go(Storage::Postgres).await;
+}

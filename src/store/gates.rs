@@ -142,6 +142,21 @@ async fn exists(transaction: &DatabaseTransaction, service: ServiceId) -> Result
     Ok(transaction.query_one_raw(query).await?.is_some())
 }
 
+/// Deletes rows of services that are there no more, at most `rows_max`. Returns how many.
+pub(super) async fn delete_of_removed_services(
+    transaction: &DatabaseTransaction,
+    rows_max: usize,
+) -> Result<usize, DbErr> {
+    let sql = format!(
+        "DELETE FROM outhook_gate WHERE service_id IN (
+            SELECT g.service_id FROM outhook_gate g
+            WHERE NOT EXISTS (SELECT 1 FROM zerver_service s WHERE s.id = g.service_id) LIMIT {rows_max})"
+    );
+    let delete = statement(transaction.get_database_backend(), sql, []);
+    let deleted = transaction.execute_raw(delete).await?.rows_affected();
+    Ok(usize::try_from(deleted).unwrap_or(rows_max))
+}
+
 /// Writes down how calls have changed gates. A pause stays.
 pub(super) async fn change_gates(
     transaction: &DatabaseTransaction,
