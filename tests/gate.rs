@@ -1,6 +1,9 @@
 //! The gate of a service: an endpoint that fails, asks for it or is gone is left alone, and so is one that an operator
 //! pauses. What waits for it loses nothing, and no other service notices.
 
+mod handover;
+mod resume;
+
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};

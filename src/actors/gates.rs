@@ -78,7 +78,8 @@ impl Gates {
         Self(Rc::new(RefCell::new(state)))
     }
 
-    /// Goes on from what is written down of the services of a bot, where nothing is remembered of them.
+    /// Goes on from what is written down of the services of a bot: where nothing is remembered of them, and where an
+    /// operator has resumed them since.
     pub(crate) fn adopt(&self, bot: &Bot) {
         let mut state = self.0.borrow_mut();
         for service in &bot.services {
@@ -126,8 +127,18 @@ impl Gates {
 
 impl State {
     fn adopt(&mut self, bot: BotId, service: ServiceId, stored: &StoredGate) {
+        if let Some(at) = stored.resumed_at() {
+            return self.resume(bot, service, at);
+        }
         if self.memory.get(service).is_none() {
             self.memory.change(service, |known| *known = Known::stored(bot, stored));
+        }
+    }
+
+    fn resume(&mut self, bot: BotId, service: ServiceId, at: Millis) {
+        let resume = |known: &mut Option<Known>| known.as_mut().is_some_and(|known| known.resume(at));
+        if self.memory.change(service, resume) {
+            log::info!("bot {bot} service {service}: called again (resumed by command)");
         }
     }
 

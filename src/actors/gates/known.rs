@@ -7,7 +7,7 @@ use std::{
 
 use outhook_core::{
     gate::{Gate, Reason},
-    identity::{BotId, ServiceId},
+    identity::{BotId, Millis, ServiceId},
 };
 
 use crate::store::{GateChange, StoredGate, now};
@@ -29,23 +29,34 @@ pub(super) struct Known {
     pub(super) touched: Instant,
     /// Its endpoint said that it is gone.
     gone_at: Option<Instant>,
+    /// When it was last closed, or its endpoint said that it is gone, by the database's clock.
+    closed_at: Millis,
 }
 
 impl Known {
     pub(super) fn new(bot: BotId, gate: Gate) -> Self {
-        Self { bot, gate, detail: String::new(), has_changed: false, touched: Instant::now(), gone_at: None }
+        Self {
+            bot,
+            gate,
+            detail: String::new(),
+            has_changed: false,
+            touched: Instant::now(),
+            gone_at: None,
+            closed_at: 0,
+        }
     }
 
     /// As it is written down, if its gate is closed until a moment.
     pub(super) fn stored(bot: BotId, stored: &StoredGate) -> Option<Self> {
         let gate = stored.restored()?;
-        Some(Self { detail: stored.detail.clone(), ..Self::new(bot, gate) })
+        Some(Self { detail: stored.detail.clone(), closed_at: stored.since, ..Self::new(bot, gate) })
     }
 
     /// A call has opened or closed its gate; `failure` says in words what it failed with.
     pub(super) fn changed(&mut self, failure: &str) -> GateChange {
         self.has_changed = true;
         let Some(closed) = self.gate.closed() else { return GateChange::Opened };
+        self.closed_at = now();
         self.detail = match closed.reason {
             Reason::Breaker => match self.gate.failures() {
                 1 => format!("a call failed with: {failure}"),
@@ -59,12 +70,23 @@ impl Known {
     /// Its endpoint has said that it is gone.
     pub(super) fn gone(&mut self) {
         let at = Instant::now();
-        (self.gone_at, self.touched, self.has_changed) = (Some(at), at, true);
+        (self.gone_at, self.touched, self.has_changed, self.closed_at) = (Some(at), at, true, now());
     }
 
     /// Whether its endpoint has said so, so short a time ago that the directory may not know.
     pub(super) fn is_gone(&self) -> bool {
         self.gone_at.is_some_and(|at| at.elapsed() < KNOWN_BETTER)
+    }
+
+    /// An operator has resumed it at this moment. Returns whether that opens its gate: not if it was closed since.
+    pub(super) fn resume(&mut self, at: Millis) -> bool {
+        let is_shut = self.gate.closed().is_some() || self.gone_at.is_some();
+        if !is_shut || self.closed_at >= at {
+            return false;
+        }
+        // It is remembered, because an older state of the directory may still come.
+        *self = Self { has_changed: true, ..Self::new(self.bot, Gate::default()) };
+        true
     }
 
     fn is_worth_remembering(&self) -> bool {
@@ -163,7 +185,7 @@ fn reason(known: &Known) -> Option<Reason> {
 
 #[cfg(test)]
 mod tests {
-    use outhook_core::{gate::Closed, identity::Millis};
+    use outhook_core::gate::Closed;
 
     use super::*;
 
@@ -187,7 +209,7 @@ mod tests {
         memory.change(0, |known| *known = closed(0, Reason::RetryAfter));
         memory.change(1, |known| *known = closed(1, Reason::Breaker));
         assert_eq!(counted(&memory), (5, 5), "another reason, and the same again");
-        memory.change(2, |known| *known = Some(Known::new(0, Gate::default())));
+        assert!(memory.change(2, |known| known.as_mut().is_some_and(|known| known.resume(1))));
         memory.change(3, |known| *known = None);
         memory.change(11, |known| *known = None);
         assert_eq!(counted(&memory), (3, 5), "opened, forgotten, and never known");

@@ -13,9 +13,10 @@ fn gates(rate: u32) -> Gates {
     Gates::new("event-0".into(), policy, RateLimit::per_second(rate))
 }
 
-/// As it is written down of a service until a moment.
-fn stored(reason: gate::Reason, until: Millis) -> StoredGate {
-    StoredGate { reason, until: Some(until), detail: "a timeout".into(), failures: 2, openings: 1 }
+/// As it is written down of a service since a moment.
+fn stored(reason: gate::Reason, since: Millis) -> StoredGate {
+    let until = Some(since).filter(|_| reason == gate::Reason::Breaker);
+    StoredGate { reason, until, since, detail: "a timeout".into(), failures: 2, openings: 1 }
 }
 
 /// Bot 1, whose service 7 is written down like this.
@@ -38,6 +39,17 @@ fn bot(gate: StoredGate) -> Bot {
         realm_id: 1,
         realm_string_id: String::new(),
         services: vec![service],
+    }
+}
+
+fn resumed(at: Millis) -> Bot {
+    bot(stored(gate::Reason::Resumed, at))
+}
+
+/// Closes the gate of service 7.
+fn close(gates: &Gates) {
+    for _ in 0..2 {
+        enter(gates, 7).ended(FAILED, "a timeout");
     }
 }
 
@@ -95,4 +107,39 @@ fn a_probe_that_is_dropped_makes_way_for_another() {
     drop(probe);
     assert!(!gates.is_probing(7));
     assert_eq!(enter(&gates, 7).refusal(), None);
+}
+
+#[test]
+fn an_operator_opens_what_was_closed_before_and_nothing_that_is_closed_after() {
+    let gates = gates(0);
+    close(&gates);
+    gates.adopt(&resumed(now() - 1000));
+    assert!(enter(&gates, 7).refusal().is_some());
+    let refused = enter(&gates, 7);
+    gates.adopt(&resumed(now() + 1000));
+    assert_eq!((refused.closed_until(), enter(&gates, 7).refusal()), (None, None));
+    // The directory may have been read before that.
+    gates.adopt(&bot(StoredGate { until: Some(Millis::MAX), ..stored(gate::Reason::Breaker, 0) }));
+    assert_eq!(enter(&gates, 7).refusal(), None);
+}
+
+#[test]
+fn an_operator_who_resumed_long_ago_does_not_keep_the_breaker_from_counting() {
+    let gates = gates(0);
+    for _ in 0..2 {
+        gates.adopt(&resumed(1));
+        enter(&gates, 7).ended(FAILED, "a timeout");
+    }
+    gates.adopt(&resumed(1));
+    assert!(enter(&gates, 7).refusal().is_some());
+}
+
+#[test]
+fn an_operator_takes_back_that_an_endpoint_is_gone() {
+    let gates = gates(0);
+    enter(&gates, 7).gone("410");
+    gates.adopt(&resumed(now() - 1000));
+    assert!(gates.is_gone(7));
+    gates.adopt(&resumed(now() + 1000));
+    assert!(!gates.is_gone(7));
 }
