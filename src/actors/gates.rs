@@ -127,6 +127,17 @@ impl Gates {
         self.0.borrow().known.get(&service).is_some_and(|known| known.gate.is_probing())
     }
 
+    /// When the first of these services opens, if all of them are closed until a moment that has still to come.
+    pub(crate) fn all_closed_until(&self, services: &[ServiceId]) -> Option<Millis> {
+        let (state, now) = (self.0.borrow(), now());
+        let until = |service: &ServiceId| {
+            let closed = state.known.get(service).and_then(|known| known.gate.closed());
+            closed.map(|closed| closed.until).filter(|until| *until > now && !self.is_gone(*service))
+        };
+        let moments: Option<Vec<Millis>> = services.iter().map(until).collect();
+        moments?.into_iter().min()
+    }
+
     /// Whether the endpoint has said that it is gone, so short a time ago that the directory may not know. After that
     /// the directory's word counts: a service may have been resumed.
     pub(crate) fn is_gone(&self, service: ServiceId) -> bool {
@@ -356,6 +367,23 @@ mod tests {
         assert_eq!(pass.refusal().map(|refusal| &*refusal.detail), Some(told));
         assert_eq!(pass.ended(Signal::None, ""), None);
         assert_eq!(enter(&gates, 8).refusal(), None);
+    }
+
+    #[test]
+    fn services_are_all_closed_until_the_first_of_them_opens() {
+        let gates = gates(0);
+        let (past, hour) = (now(), now() + 3_600_000);
+        for (service, until) in [(1, hour + 1), (2, hour), (3, past)] {
+            let gate = Gate::restored(Closed { until, reason: Reason::Breaker }, 2, 1);
+            gates.0.borrow_mut().known.insert(service, Known::new(1, gate));
+        }
+        assert_eq!(gates.all_closed_until(&[1]), Some(hour + 1));
+        assert_eq!(gates.all_closed_until(&[1, 2]), Some(hour));
+        for open in [&[1, 3][..], &[1, 4], &[]] {
+            assert_eq!(gates.all_closed_until(open), None, "{open:?}");
+        }
+        enter(&gates, 2).gone("410");
+        assert_eq!(gates.all_closed_until(&[1, 2]), None);
     }
 
     #[test]
