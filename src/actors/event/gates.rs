@@ -56,9 +56,9 @@ impl EventActor {
     /// Whether an event that is to begin has to wait with its whole bot. It need not if it ends without a call: what it
     /// still has to call is paused or gone, or opens too late.
     pub(super) fn shut(&self, event: &InboxEvent, bot: &Bot) -> Option<Shut> {
-        let is_paused = |gate: &Option<StoredGate>| gate.as_ref().is_some_and(StoredGate::is_paused);
+        let mut gates = bot.services.iter().filter_map(|service| service.gate.as_ref());
         // What has begun of a bot that is being given up goes on, so that its events are parked or done.
-        if !self.tenure.owns(bot.id) || bot.services.iter().any(|service| is_paused(&service.gate)) {
+        if !self.tenure.owns(bot.id) || gates.any(StoredGate::is_paused) {
             return None;
         }
         let services: Vec<ServiceId> = bot.services.iter().map(|service| service.id).collect();
