@@ -31,5 +31,6 @@ mod replays;
 mod replies;
 mod reuse;
 mod secrets;
+mod shut;
 mod support;
 mod tls;

@@ -285,6 +285,7 @@ impl Handler<CallEnded> for EventActor {
         fail_points::place("EventActor.CallEnded");
         if let Some(call) = self.calls.remove(&(event, service)) {
             self.lanes.call_ended(call.bot, failed);
+            self.reopen_if_open(call.bot);
         }
         self.go_on_after_call(service);
         self.answer_drain();

@@ -103,6 +103,17 @@ impl Gates {
         self.0.borrow().memory.get(service).is_some_and(|known| known.gate.is_probing())
     }
 
+    /// When the first of these services opens, if all of them are closed until a moment that has still to come.
+    pub(crate) fn all_closed_until(&self, services: &[ServiceId]) -> Option<Millis> {
+        let (state, now) = (self.0.borrow(), now());
+        let until = |service: &ServiceId| {
+            let closed = state.memory.get(*service).and_then(|known| known.gate.closed());
+            closed.map(|closed| closed.until).filter(|until| *until > now && !self.is_gone(*service))
+        };
+        let moments: Option<Vec<Millis>> = services.iter().map(until).collect();
+        moments?.into_iter().min()
+    }
+
     /// Whether the endpoint has said that it is gone, so short a time ago that the directory may not know. After that
     /// the directory's word counts: a service may have been resumed.
     pub(crate) fn is_gone(&self, service: ServiceId) -> bool {
