@@ -148,6 +148,12 @@ impl Gate {
         }
     }
 
+    /// The moment, still to come, until which it is closed.
+    pub fn closed_until(&mut self, now: Millis, policy: &GatePolicy) -> Option<Millis> {
+        self.keep_to_limit(now, policy);
+        self.closed.map(|closed| closed.until).filter(|until| *until > now)
+    }
+
     /// The clock may have been put back since it was closed, and the policy changed.
     fn keep_to_limit(&mut self, now: Millis, policy: &GatePolicy) {
         if let Some(closed) = &mut self.closed {

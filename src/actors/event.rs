@@ -233,6 +233,9 @@ impl Handler<ProcessEvents> for EventActor {
             }
             self.count_if_late(&taken.event);
             let offered = self.lanes.offer(taken.event.ticket(), taken.neighbours);
+            if offered == Offered::Left {
+                self.look_at_bot_soon(event.key.bot, context);
+            }
             let Offered::Held { evicted } = offered else { continue };
             if let Some(event) = evicted {
                 self.events.remove(&event);

@@ -105,12 +105,9 @@ impl Gates {
 
     /// When the first of these services opens, if all of them are closed until a moment that has still to come.
     pub(crate) fn all_closed_until(&self, services: &[ServiceId]) -> Option<Millis> {
-        let (state, now) = (self.0.borrow(), now());
-        let until = |service: &ServiceId| {
-            let closed = state.memory.get(*service).and_then(|known| known.gate.closed());
-            closed.map(|closed| closed.until).filter(|until| *until > now && !self.is_gone(*service))
-        };
-        let moments: Option<Vec<Millis>> = services.iter().map(until).collect();
+        let mut state = self.0.borrow_mut();
+        let moments: Option<Vec<Millis>> =
+            services.iter().map(|service| state.closed_until(*service)).collect();
         moments?.into_iter().min()
     }
 
@@ -151,6 +148,15 @@ impl State {
         if self.memory.change(service, resume) {
             log::info!("bot {bot} service {service}: called again (resumed by command)");
         }
+    }
+
+    /// The moment until which a service is closed, unless its endpoint is gone.
+    fn closed_until(&mut self, service: ServiceId) -> Option<Millis> {
+        let (now, policy) = (now(), self.policy);
+        self.memory.change(service, |known| {
+            let known = known.as_mut().filter(|known| !known.is_gone())?;
+            known.gate.closed_until(now, &policy)
+        })
     }
 
     /// The number of a call that is let in, and why it is not to be made if so.

@@ -163,7 +163,8 @@ async fn resume(transaction: &DatabaseTransaction, service: ServiceId) -> Result
     Ok(transaction.execute_raw(update).await?.rows_affected())
 }
 
-/// Makes the calls due that wait for a service, and their events.
+/// Makes the calls due that wait for a service, and their events; and one event of its bot in any case, so that the
+/// daemon looks at a bot that it holds back as a whole.
 async fn go_on(transaction: &DatabaseTransaction, service: ServiceId) -> Result<(), DbErr> {
     let (backend, moment) = (transaction.get_database_backend(), now());
     let waiting = "state = 0 AND due > $2";
@@ -178,6 +179,10 @@ async fn go_on(transaction: &DatabaseTransaction, service: ServiceId) -> Result<
             "UPDATE outhook_event SET due = $2 WHERE {waiting} AND {of_its_bot}
                 AND EXISTS (SELECT 1 FROM outhook_call c WHERE c.event_id = outhook_event.id
                     AND c.service_id = $1 AND c.state = 0 AND c.due <= $2)"
+        ),
+        format!(
+            "UPDATE outhook_event SET due = $2 WHERE id = (
+                SELECT min(id) FROM outhook_event WHERE state = 0 AND due IS NULL AND {of_its_bot})"
         ),
     ] {
         transaction.execute_raw(statement(backend, sql, [service.into(), moment.into()])).await?;

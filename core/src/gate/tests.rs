@@ -156,8 +156,10 @@ fn a_clock_that_is_put_back_keeps_it_closed_no_longer_than_its_limit_from_then_o
         for call in 0..3 {
             gate.ended(call, signal, 1_000_000, &POLICY);
         }
+        assert_eq!(gate.closed_until(10, &POLICY), Some(10 + limit));
         assert_eq!(gate.admit(3, 10, &POLICY), closed(10 + limit, reason));
         assert_eq!(gate.admit(4, 10 + limit - 1, &POLICY), closed(10 + limit, reason));
+        assert_eq!(gate.closed_until(10 + limit, &POLICY), None);
         assert_eq!(gate.admit(5, 10 + limit, &POLICY), Admission::Probe);
     }
 }

@@ -2,9 +2,9 @@
 //! whole, with nothing in memory, until a gate of theirs opens. Nothing polls: the end of a call, or one timer, lets them
 //! go on.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, time::Duration};
 
-use actix::Context;
+use actix::{ActorFutureExt, AsyncContext, Context, WrapFuture};
 use outhook_core::{
     identity::{BotId, EventId, Millis, ServiceId},
     retry::Next,
@@ -15,6 +15,9 @@ use crate::{
     actors::{due_timer::DueTimer, gates::Wait},
     store::{Bot, InboxEvent, StoredGate, now},
 };
+
+/// How soon after an event of a bot that is held back has come it is read anew whether somebody has resumed a service.
+const LOOK_DELAY: Duration = Duration::from_millis(200);
 
 type Call = (EventId, ServiceId);
 
@@ -37,6 +40,8 @@ pub(super) struct Shut {
     /// When the first of them opens.
     until: Millis,
     services: Vec<ServiceId>,
+    /// It will be looked at.
+    awaits_look: bool,
 }
 
 impl EventActor {
@@ -67,7 +72,7 @@ impl EventActor {
         own.retain(|service| event.has_yet_to_call(*service));
         let own_until = self.tools.gates.all_closed_until(&own)?;
         let can_wait = matches!(self.tools.retry.put_off(event.taken_at, own_until), Next::At(_));
-        can_wait.then_some(Shut { until, services })
+        can_wait.then_some(Shut { until, services, awaits_look: false })
     }
 
     /// The bot of an event that was to begin waits as rows until a gate opens, but for what can't wait so long.
@@ -93,6 +98,27 @@ impl EventActor {
         }
     }
 
+    /// An event of a bot has come and stays a row. A resume makes one come.
+    pub(super) fn look_at_bot_soon(&mut self, id: BotId, context: &mut Context<Self>) {
+        let Some(shut) = self.held_back.shut.get_mut(&id) else { return };
+        if !std::mem::replace(&mut shut.awaits_look, true) {
+            context.run_later(LOOK_DELAY, move |actor, context| actor.look_at_bot(id, context));
+        }
+    }
+
+    fn look_at_bot(&mut self, id: BotId, context: &mut Context<Self>) {
+        let Some(shut) = self.held_back.shut.get_mut(&id) else { return };
+        shut.awaits_look = false;
+        let directory = self.tools.directory.clone();
+        let find = async move { directory.find_anew(id).await };
+        context.spawn(find.into_actor(self).map(move |found, actor, context| {
+            let Ok(bot) = found else { return };
+            actor.tools.gates.adopt(&bot);
+            actor.reopen_if_open(id);
+            actor.pump(context);
+        }));
+    }
+
     /// A call of the service has ended: unless another one is its probe, those that waited ask again.
     pub(super) fn go_on_after_call(&mut self, service: ServiceId) {
         if self.tools.gates.is_probing(service) {
@@ -109,7 +135,10 @@ impl EventActor {
         for (_, paced) in self.held_back.paced.extract_if(|_, paced| paced.due <= now) {
             self.lanes.ready_again(&paced.calls);
         }
-        for (bot, _) in self.held_back.shut.extract_if(|_, shut| shut.until <= now) {
+        // Also if the clock was put back.
+        let gates = &self.tools.gates;
+        let is_over = |_: &BotId, shut: &mut Shut| gates.all_closed_until(&shut.services) != Some(shut.until);
+        for (bot, _) in self.held_back.shut.extract_if(is_over) {
             self.lanes.reopen(bot);
         }
         let paced = self.held_back.paced.values().map(|paced| paced.due);
