@@ -109,9 +109,8 @@ impl EventActor {
         for (_, paced) in self.held_back.paced.extract_if(|_, paced| paced.due <= now) {
             self.lanes.ready_again(&paced.calls);
         }
-        for (bot, _) in self.held_back.shut.extract_if(|_, shut| shut.until <= now) {
-            self.lanes.reopen(bot);
-        }
+        let shut: Vec<BotId> = self.held_back.shut.keys().copied().collect();
+        shut.into_iter().for_each(|bot| self.reopen_if_open(bot));
         let paced = self.held_back.paced.values().map(|paced| paced.due);
         let shut = self.held_back.shut.values().map(|shut| shut.until);
         if let Some(due) = paced.chain(shut).min() {
