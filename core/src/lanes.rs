@@ -156,9 +156,8 @@ impl Lanes {
         if self.held.contains_key(&ticket.event) {
             return Offered::Known;
         }
-        let bot = self.known(ticket.bot);
-        let has_lane = bot.lanes.contains_key(&ticket.conversation);
-        let (is_shut, is_kept_out) = (bot.shut.is_some(), bot.keeps_out(&ticket));
+        let has_lane = self.known(ticket.bot).lanes.contains_key(&ticket.conversation);
+        let is_kept_out = self.keeps_out(&ticket);
         if is_kept_out && !has_lane {
             return Offered::Left;
         }
@@ -171,8 +170,7 @@ impl Lanes {
                 Admission::Refused => return Offered::Left,
                 Admission::Taken { evicted } => evicted,
             },
-            // Lanes of a bot that is shut are not read: their heads are asked for instead.
-            Entry::Vacant(_) if !has_room || is_shut && neighbours.earlier => {
+            Entry::Vacant(_) if !has_room => {
                 bot.more = true;
                 self.note_hunger(ticket.bot);
                 return Offered::Left;

@@ -114,7 +114,6 @@ impl Bot {
         None
     }
 
-    /// Whether an event has to stay a row because nothing of the bot can be called.
     pub(super) fn keeps_out(&self, ticket: &Ticket) -> bool {
         self.shut.is_some_and(|taken_before| ticket.taken_at >= taken_before)
     }

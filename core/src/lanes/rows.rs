@@ -65,7 +65,7 @@ impl Lanes {
         let mut rows_left = PAGE_ROWS_MAX;
         while rows_left > 0 {
             let Some((bot, conversation)) = self.lane_wants.pop_front() else { break };
-            if !self.has_room(bot) || self.is_shut(bot) {
+            if !self.has_room(bot) {
                 self.leave_lane(bot, conversation);
                 continue;
             }
@@ -119,11 +119,10 @@ impl Lanes {
         if !is_pulling {
             return Vec::new();
         }
-        let is_shut = self.is_shut(bot);
         let mut taken = Vec::new();
         for ticket in rows {
             let has_room = if taken.is_empty() { self.has_room(bot) } else { self.room(bot) > 0 };
-            if is_shut || !has_room {
+            if !has_room || self.keeps_out(ticket) {
                 break;
             }
             taken.push(ticket.event);
@@ -137,9 +136,10 @@ impl Lanes {
         if !taken.is_empty() {
             lane.get_mut().pulling = false;
             state.ready_lanes.push_back(conversation);
-        } else if !rows.is_empty() {
+        } else if let Some(head) = rows.first() {
             lane.remove();
-            state.more = true;
+            // What is kept out is asked for when the bot is reopened.
+            state.more |= !state.keeps_out(head);
         } else if missed {
             self.lane_wants.push_back((bot, conversation));
         } else {

@@ -1,7 +1,7 @@
-//! Bots of which nothing can be called for a while. Their events stay rows, so that a backlog costs nothing; only those
-//! that can't wait so long are handed out, to end.
+//! Bots of which nothing can be called for a while. Their events stay rows, so that a backlog costs nothing. By whatever
+//! way a row comes, it is let in only if it can't wait so long, to end; or to go before one in memory that can't.
 
-use super::Lanes;
+use super::{Lanes, Ticket};
 use crate::identity::{BotId, EventId, Millis};
 
 impl Lanes {
@@ -29,7 +29,8 @@ impl Lanes {
         }
     }
 
-    pub(super) fn is_shut(&self, id: BotId) -> bool {
-        self.bots.get(&id).is_some_and(|bot| bot.shut.is_some())
+    /// Whether an event has to stay a row because nothing of its bot can be called.
+    pub(super) fn keeps_out(&self, ticket: &Ticket) -> bool {
+        self.bots.get(&ticket.bot).is_some_and(|bot| bot.keeps_out(ticket))
     }
 }

@@ -525,7 +525,7 @@ impl Simulation {
     /// An event that has begun can't be called. If its bot is shut already, it was only let through to go before one that
     /// can't wait.
     fn shut(&mut self, ticket: Ticket) {
-        let is_shut = self.lanes.is_shut(ticket.bot);
+        let is_shut = self.lanes.bots[&ticket.bot].shut.is_some();
         let goes_before = self
             .unfinished(|row| (row.bot, row.conversation) == (ticket.bot, ticket.conversation))
             .iter()

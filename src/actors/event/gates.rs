@@ -135,12 +135,8 @@ impl EventActor {
         for (_, paced) in self.held_back.paced.extract_if(|_, paced| paced.due <= now) {
             self.lanes.ready_again(&paced.calls);
         }
-        // Also if the clock was put back.
-        let gates = &self.tools.gates;
-        let is_over = |_: &BotId, shut: &mut Shut| gates.all_closed_until(&shut.services) != Some(shut.until);
-        for (bot, _) in self.held_back.shut.extract_if(is_over) {
-            self.lanes.reopen(bot);
-        }
+        let shut: Vec<BotId> = self.held_back.shut.keys().copied().collect();
+        shut.into_iter().for_each(|bot| self.reopen_if_open(bot));
         let paced = self.held_back.paced.values().map(|paced| paced.due);
         let shut = self.held_back.shut.values().map(|shut| shut.until);
         if let Some(due) = paced.chain(shut).min() {
