@@ -42,6 +42,12 @@ impl Directory {
         Self { store, health, bots }
     }
 
+    /// The same as [`Directory::find`], as it is now.
+    pub(crate) async fn find_anew(&self, bot: BotId) -> Result<Arc<Bot>, NotCallable> {
+        self.bots.invalidate(&bot).await;
+        self.find(bot).await
+    }
+
     /// A bot with its services, or why it may not be called. While the database is away, this waits.
     pub(crate) async fn find(&self, bot: BotId) -> Result<Arc<Bot>, NotCallable> {
         let mut complaint = None;

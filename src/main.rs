@@ -16,6 +16,7 @@ mod http;
 mod logging;
 mod mailbox;
 mod messages;
+mod moment;
 mod room;
 mod store;
 mod supervise;

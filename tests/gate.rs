@@ -1,6 +1,9 @@
 //! The gate of a service: an endpoint that fails, asks for it or is gone is left alone, and so is one that an operator
 //! pauses. What waits for it loses nothing, and no other service notices.
 
+mod handover;
+mod resume;
+
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -91,7 +94,7 @@ async fn one_probe_decides(storage: Storage) {
     endpoint.wait_for(5).await;
     let failed = Instant::now();
     failing.open();
-    put_off(&scene, "breaker", 8).await;
+    scene.finished(5).await;
 
     let closed = listed(&scene.config, service).await;
     assert_eq!(closed["reason"], "breaker", "{closed}");
@@ -99,22 +102,18 @@ async fn one_probe_decides(storage: Storage) {
     let waiting = &calls(&scene, 13).await[0];
     assert_eq!(
         (&waiting["state"], &waiting["reason"], &waiting["attempts"]),
-        (&json!("waiting"), &json!("breaker"), &json!(0))
+        (&json!("not started"), &json!("breaker"), &Value::Null)
     );
     let detail = waiting["detail"].as_str().unwrap();
     assert!(detail.contains("3 calls in a row failed, the last with: "), "{detail}");
     assert!(waiting["due"].is_string(), "{waiting}");
     assert_eq!(scene.outhook.metric("outhook_gates_closed").await, 1.0);
     assert_eq!(scene.outhook.metric("outhook_gate_closings_total{reason=\"breaker\"").await, 1.0);
-    assert_eq!(scene.outhook.metric("outhook_calls_total{outcome=\"put_off\"").await, 8.0);
+    assert_eq!(scene.outhook.metric("outhook_calls_total{outcome=\"put_off\"").await, 0.0);
 
     let requests = endpoint.wait_for(6).await;
     assert!(requests[5].at - failed >= Duration::from_secs(2) - ROUNDING);
-    eventually("all that waits to be due", PATIENCE, || async {
-        (count(&scene, "outhook_event WHERE state = 0 AND due IS NULL").await == 8).then_some(())
-    })
-    .await;
-    // The same actor does this after it has been given all of those.
+    // The same actor does this after it has let others of those begin, which wait for the probe.
     scene.send(&[event(healthy, 100)]).await;
     other.wait_for(1).await;
     assert_eq!(endpoint.count(), 6, "there is one probe");
@@ -303,7 +302,7 @@ async fn closed_for_a_new_process(storage: Storage) {
     scene.outhook.kill().await;
     scene.start_again().await;
     scene.send(&[event(bot, 2)]).await;
-    put_off(&scene, "breaker", 1).await;
+    scene.outhook.wait_for_log(&format!("bot {bot} is held back")).await;
     assert_eq!(scene.outhook.metric("outhook_gates_closed").await, 1.0);
     assert_eq!(endpoint.count(), 1);
 }
@@ -354,4 +353,36 @@ async fn a_bot_makes_no_more_calls_in_a_second_than_it_may() {
     let paced = Duration::from_secs(1) / RATE * (CALLS - RATE);
     assert!(requests[CALLS as usize - 1].at - began >= paced - ROUNDING, "{:?}", began.elapsed());
     assert_eq!(count(&scene, "outhook_call WHERE state = 1 AND attempts = 1").await, i64::from(CALLS));
+}
+
+/// More than one transaction deletes.
+const REMOVED: i64 = 450;
+
+async fn gates_of_removed_services_go(storage: Storage) {
+    let config = storage.config().await.text("history.keep", "1m");
+    let db = setup::tables(&config).await;
+    let (_, service) = setup::one_bot(&config, "http://127.0.0.1:9/hook", "generic").await;
+    config.cli(&["services", "pause", &service.to_string()]).await.success();
+    db.exec(&format!(
+        "WITH RECURSIVE i (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM i WHERE n < {REMOVED})
+         INSERT INTO outhook_gate (service_id, reason, closed_until, since, detail, failures, openings)
+         SELECT {service} + n, 0, 1, 1, 'a timeout', 20, 1 FROM i"
+    ))
+    .await;
+    let _outhook = Outhook::start(&config).await;
+    eventually("the gates of removed services to be deleted", PATIENCE, || async {
+        (db.count("SELECT count(*) FROM outhook_gate").await == 1).then_some(())
+    })
+    .await;
+    assert_eq!(listed(&config, service).await["reason"], "paused");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_gates_of_services_that_were_removed_are_deleted_on_sqlite() {
+    gates_of_removed_services_go(Storage::Sqlite).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_gates_of_services_that_were_removed_are_deleted_on_postgresql() {
+    gates_of_removed_services_go(Storage::Postgres).await;
 }

@@ -33,5 +33,6 @@ mod replays;
 mod replies;
 mod reuse;
 mod secrets;
+mod shut;
 mod support;
 mod tls;

@@ -33,6 +33,14 @@ impl GatePolicy {
         let factor = 2_u32.checked_pow(openings).unwrap_or(u32::MAX);
         millis(self.open.saturating_mul(factor).min(self.max_open))
     }
+
+    /// How long a gate is closed at most for this reason.
+    fn longest(&self, reason: Reason) -> Millis {
+        millis(match reason {
+            Reason::Breaker => self.max_open,
+            Reason::RetryAfter => self.max_retry_after,
+        })
+    }
 }
 
 /// What closed a gate. The names are stored and shown (see [`Reason::fault`]).
@@ -129,7 +137,8 @@ impl Gate {
     }
 
     /// Whether the call of this number may be made at `now`.
-    pub fn admit(&mut self, call: u64, now: Millis) -> Admission {
+    pub fn admit(&mut self, call: u64, now: Millis, policy: &GatePolicy) -> Admission {
+        self.keep_to_limit(now, policy);
         match self.closed {
             None => Admission::Go,
             Some(closed) if closed.until > now => Admission::Closed(closed),
@@ -138,6 +147,19 @@ impl Gate {
                 self.probe = Some(call);
                 Admission::Probe
             }
+        }
+    }
+
+    /// The moment, still to come, until which it is closed.
+    pub fn closed_until(&mut self, now: Millis, policy: &GatePolicy) -> Option<Millis> {
+        self.keep_to_limit(now, policy);
+        self.closed.map(|closed| closed.until).filter(|until| *until > now)
+    }
+
+    /// The clock may have been put back since it was closed, and the policy changed.
+    fn keep_to_limit(&mut self, now: Millis, policy: &GatePolicy) {
+        if let Some(closed) = &mut self.closed {
+            closed.until = closed.until.min(now.saturating_add(policy.longest(closed.reason)));
         }
     }
 

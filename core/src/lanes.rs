@@ -13,6 +13,9 @@
 //!   stay free for those that come later (the dynamic thresholds of Choudhury and Hahne, 1998).
 //! - Bots whose last call failed hold nothing that waits, and share a part of what may be under way.
 //!
+//! A bot of which nothing can be called for a while is *shut* ([`Lanes::shut`]): its events stay rows, but for those that
+//! can't wait so long.
+//!
 //! Two facts keep rows and memory in step:
 //!
 //! - Within a lane, every row that is not held, left out or parked, is later than every event held. So
@@ -21,7 +24,9 @@
 //!   database has just said that the event has no predecessor.
 
 mod bot;
+mod failing;
 mod rows;
+mod shut;
 mod turns;
 
 use std::collections::{HashMap, VecDeque, hash_map::Entry};
@@ -29,9 +34,10 @@ use std::collections::{HashMap, VecDeque, hash_map::Entry};
 pub use self::rows::{BotWant, LANE_PAGE_ROWS_MAX, LaneWant, Wants};
 use self::{
     bot::{Admission, Bot, Lane},
+    failing::Failed,
     turns::Turns,
 };
-use crate::identity::{BotId, Conversation, EventId, MessageId, ServiceId};
+use crate::identity::{BotId, Conversation, EventId, MessageId, Millis, ServiceId};
 
 /// How much may be held and done at a time.
 #[derive(Debug, Clone, Copy)]
@@ -59,6 +65,8 @@ pub struct Ticket {
     pub conversation: Conversation,
     /// Its message: the order within the conversation.
     pub message: MessageId,
+    /// When it was stored.
+    pub taken_at: Millis,
 }
 
 /// What the database knew of an event's lane when it handed the event out.
@@ -93,6 +101,8 @@ pub struct Lanes {
     waiting: usize,
     /// Of bots whose last call failed.
     failing: UnderWay,
+    /// Such bots that hold nothing.
+    failed: Failed,
     event_turns: Turns,
     call_turns: Turns,
     lane_wants: VecDeque<(BotId, Conversation)>,
@@ -115,6 +125,7 @@ impl Lanes {
             held: HashMap::new(),
             waiting: 0,
             failing: UnderWay::default(),
+            failed: Failed::default(),
             event_turns: Turns::default(),
             call_turns: Turns::default(),
             lane_wants: VecDeque::new(),
@@ -145,11 +156,15 @@ impl Lanes {
         if self.held.contains_key(&ticket.event) {
             return Offered::Known;
         }
-        let has_lane =
-            self.bots.get(&ticket.bot).is_some_and(|bot| bot.lanes.contains_key(&ticket.conversation));
+        let has_lane = self.known(ticket.bot).lanes.contains_key(&ticket.conversation);
+        let is_kept_out = self.keeps_out(&ticket);
+        if is_kept_out && !has_lane {
+            return Offered::Left;
+        }
         let has_room = if has_lane { self.room(ticket.bot) > 0 } else { self.has_room(ticket.bot) };
+        let has_room = has_room && !is_kept_out;
         let place = (ticket.message, ticket.event);
-        let bot = self.bots.entry(ticket.bot).or_default();
+        let bot = self.known(ticket.bot);
         let evicted = match bot.lanes.entry(ticket.conversation) {
             Entry::Occupied(mut lane) => match lane.get_mut().admit(place, has_room) {
                 Admission::Refused => return Offered::Left,
@@ -184,7 +199,7 @@ impl Lanes {
         if self.held.contains_key(&ticket.event) {
             return;
         }
-        match self.bots.entry(ticket.bot).or_default().lanes.entry(ticket.conversation) {
+        match self.known(ticket.bot).lanes.entry(ticket.conversation) {
             Entry::Occupied(mut lane) if lane.get().pulling => lane.get_mut().missed = true,
             Entry::Occupied(mut lane) => lane.get_mut().more = true,
             Entry::Vacant(lane) => {
@@ -234,10 +249,6 @@ impl Lanes {
         self.call_turns.has_next(self.failing_may_call())
     }
 
-    fn failing_may_call(&self) -> bool {
-        self.failing.calls < self.limits.failing_total
-    }
-
     /// The next call to make; answer with [`Lanes::call_ended`].
     pub fn next_call(&mut self) -> Option<(EventId, ServiceId)> {
         while let Some(id) = self.call_turns.next(self.failing_may_call()) {
@@ -275,22 +286,6 @@ impl Lanes {
         }
         self.give_call_turn(id);
         self.forget_if_idle(id);
-    }
-
-    fn judge(&mut self, id: BotId, is_failing: bool) {
-        let Some(bot) = self.bots.get_mut(&id) else { return };
-        if std::mem::replace(&mut bot.is_failing, is_failing) == is_failing {
-            return;
-        }
-        let (events, calls) = (bot.open, bot.calls);
-        if is_failing {
-            self.failing =
-                UnderWay { events: self.failing.events + events, calls: self.failing.calls + calls };
-            return;
-        }
-        self.failing = UnderWay { events: self.failing.events - events, calls: self.failing.calls - calls };
-        self.event_turns.come_back(id);
-        self.call_turns.come_back(id);
     }
 
     /// Calls that were given out by [`Lanes::next_call`] and, reported as no longer in flight, had to wait: they are the
@@ -434,12 +429,6 @@ impl Lanes {
         if !bot.has_call_turn && !bot.ready_calls.is_empty() && bot.calls < self.limits.calls_per_bot {
             bot.has_call_turn = true;
             self.call_turns.line_up(id);
-        }
-    }
-
-    fn forget_if_idle(&mut self, id: BotId) {
-        if self.bots.get(&id).is_some_and(Bot::is_idle) {
-            self.bots.remove(&id);
         }
     }
 }

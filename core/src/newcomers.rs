@@ -57,7 +57,7 @@ mod tests {
     use super::*;
 
     fn ticket(conversation: Conversation, message: MessageId) -> Ticket {
-        Ticket { event: message, bot: 1, conversation, message }
+        Ticket { event: message, bot: 1, conversation, message, taken_at: 0 }
     }
 
     #[test]

@@ -104,7 +104,7 @@ mod tests {
     use super::*;
 
     fn ticket(event: EventId, conversation: Conversation, message: MessageId) -> Ticket {
-        Ticket { event, bot: 1, conversation, message }
+        Ticket { event, bot: 1, conversation, message, taken_at: 0 }
     }
 
     #[test]

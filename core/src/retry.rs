@@ -48,7 +48,12 @@ impl RetryPolicy {
 
     /// What becomes of a call, for an event taken at `taken`, that may not be made before `due`. It spends no attempt.
     pub fn put_off(&self, taken: Millis, due: Millis) -> Next {
-        if due > taken.saturating_add(millis(self.give_up_after)) { Next::TooLate } else { Next::At(due) }
+        if taken < self.given_up_before(due) { Next::TooLate } else { Next::At(due) }
+    }
+
+    /// Events that were taken before this moment are given up instead of being put off until `due`.
+    pub fn given_up_before(&self, due: Millis) -> Millis {
+        due.saturating_sub(millis(self.give_up_after))
     }
 
     fn interval(&self, attempt: u32) -> Duration {
@@ -120,6 +125,7 @@ mod tests {
         assert_eq!(policy().put_off(0, 300_001), Next::TooLate);
         assert_eq!(policy().next(5, 0, 250_000, None), Next::TooLate, "its own wait is a minute");
         assert_eq!(policy().put_off(0, 251_000), Next::At(251_000));
+        assert_eq!(policy().given_up_before(300_001), 1);
     }
 
     proptest! {

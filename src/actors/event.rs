@@ -233,6 +233,9 @@ impl Handler<ProcessEvents> for EventActor {
             }
             self.count_if_late(&taken.event);
             let offered = self.lanes.offer(taken.event.ticket(), taken.neighbours);
+            if offered == Offered::Left {
+                self.look_at_bot_soon(event.key.bot, context);
+            }
             let Offered::Held { evicted } = offered else { continue };
             if let Some(event) = evicted {
                 self.events.remove(&event);
@@ -285,6 +288,7 @@ impl Handler<CallEnded> for EventActor {
         fail_points::place("EventActor.CallEnded");
         if let Some(call) = self.calls.remove(&(event, service)) {
             self.lanes.call_ended(call.bot, failed);
+            self.reopen_if_open(call.bot);
         }
         self.go_on_after_call(service);
         self.answer_drain();

@@ -2,7 +2,7 @@
 //! it holds up nobody's work.
 //!
 //! It goes through the old rows from the oldest on, in passes. Rows that are still needed are passed over,
-//! and looked at again in the next pass.
+//! and looked at again in the next pass. A pass ends with the gates of services that were removed.
 
 use std::time::{Duration, Instant};
 

@@ -163,7 +163,7 @@ impl Assignment {
     }
 
     async fn make_call(&self) -> CallRecord {
-        let Ok(bot) = self.tools.directory.find(self.turn.key.bot).await else { return self.removed() };
+        let Ok(bot) = self.find_bot().await else { return self.removed() };
         let Some(service) = bot.services.iter().find(|service| service.id == self.service) else {
             return self.removed();
         };

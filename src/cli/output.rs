@@ -6,6 +6,7 @@ use comfy_table::{ContentArrangement, Table, presets::NOTHING};
 use serde::Serialize;
 
 use crate::exit::{Exit, Failed};
+pub(super) use crate::moment::moment;
 
 /// Prints one line. A closed pipe is no error: whoever read it has seen enough.
 pub(super) fn say(line: impl AsRef<str>) -> Result<(), Failed> {
@@ -37,10 +38,4 @@ pub(super) fn table<const N: usize>(header: [&str; N]) -> Table {
         table.set_content_arrangement(ContentArrangement::Dynamic);
     }
     table
-}
-
-/// A moment as people read it, in UTC.
-pub(super) fn moment(millis: i64) -> String {
-    let since = std::time::Duration::from_millis(u64::try_from(millis).unwrap_or(0));
-    humantime::format_rfc3339_seconds(std::time::UNIX_EPOCH + since).to_string()
 }

@@ -174,6 +174,7 @@ struct Endpoint {
     interface: i16,
     reason: Option<i16>,
     closed_until: Option<Millis>,
+    since: Option<Millis>,
     detail: Option<String>,
     failures: Option<i32>,
     openings: Option<i32>,
@@ -185,6 +186,7 @@ impl Endpoint {
         Ok(Some(StoredGate {
             reason: gate::Reason::try_from_value(&reason)?,
             until: self.closed_until,
+            since: self.since.unwrap_or_default(),
             detail: self.detail.take().unwrap_or_default(),
             failures: self.failures.unwrap_or(0).unsigned_abs(),
             openings: self.openings.unwrap_or(0).unsigned_abs(),
@@ -232,7 +234,7 @@ impl Store {
 
     async fn find_services(&self, bot: BotId) -> Result<Vec<Service>, StoreError> {
         let sql = "SELECT CAST(s.id AS BIGINT) AS id, s.name, s.base_url, s.token, s.interface,
-                g.reason, g.closed_until, g.detail, g.failures, g.openings
+                g.reason, g.closed_until, g.since, g.detail, g.failures, g.openings
             FROM zerver_service s LEFT JOIN outhook_gate g ON g.service_id = s.id
             WHERE s.user_profile_id = $1 ORDER BY s.id";
         let rows = self.db().query_all_raw(statement(self.backend(), sql, [bot.into()])).await?;
@@ -264,8 +266,10 @@ impl Store {
     pub(crate) async fn list_services(&self) -> Result<Vec<ServiceRow>, StoreError> {
         let sql = "SELECT CAST(s.id AS BIGINT) AS id, CAST(s.user_profile_id AS BIGINT) AS bot_id, s.name,
                 s.base_url AS url, s.interface, g.reason, g.closed_until, g.since, g.detail
-            FROM zerver_service s LEFT JOIN outhook_gate g ON g.service_id = s.id ORDER BY s.id";
-        Ok(ServiceRow::find_by_statement(statement(self.backend(), sql, [])).all(self.db()).await?)
+            FROM zerver_service s LEFT JOIN outhook_gate g ON g.service_id = s.id AND g.reason <> $1
+            ORDER BY s.id";
+        let query = statement(self.backend(), sql, [gate::Reason::Resumed.to_value().into()]);
+        Ok(ServiceRow::find_by_statement(query).all(self.db()).await?)
     }
 
     /// Creates a bot in outhook's own tables.

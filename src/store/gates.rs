@@ -1,4 +1,5 @@
-//! What keeps services from being called, as it is written down. Services that may be called have no row.
+//! What keeps services from being called, as it is written down. Services that may be called have no row, unless an
+//! operator has resumed them: the daemon that remembers a closed gate has to read of it ([`StoredGate::resumed_at`]).
 
 use std::collections::{BTreeMap, btree_map::Entry};
 
@@ -12,6 +13,7 @@ use sea_orm::{ActiveEnum, ConnectionTrait, DatabaseTransaction, DbErr, Value};
 use super::{
     Store, StoreError,
     sql::{clean, now, statement},
+    wake::announce,
 };
 use crate::fail_points::Step;
 
@@ -22,6 +24,8 @@ pub(crate) struct StoredGate {
     pub(crate) reason: Reason,
     /// Until when; `None` until an operator resumes it.
     pub(crate) until: Option<Millis>,
+    /// When that was decided.
+    pub(crate) since: Millis,
     /// Why, in words.
     pub(crate) detail: String,
     /// Failures in a row.
@@ -36,12 +40,17 @@ impl StoredGate {
         matches!(self.reason, Reason::Paused | Reason::Gone)
     }
 
-    /// A gate that goes on from here, unless it is paused.
+    /// The moment at which an operator resumed it: what closed its gate before that counts no more.
+    pub(crate) fn resumed_at(&self) -> Option<Millis> {
+        (self.reason == Reason::Resumed).then_some(self.since)
+    }
+
+    /// A gate that goes on from here, if it is closed until a moment.
     pub(crate) fn restored(&self) -> Option<Gate> {
         let reason = match self.reason {
             Reason::Breaker => gate::Reason::Breaker,
             Reason::RetryAfter => gate::Reason::RetryAfter,
-            Reason::Paused | Reason::Gone => return None,
+            Reason::Paused | Reason::Gone | Reason::Resumed => return None,
         };
         Some(Gate::restored(Closed { until: self.until?, reason }, self.failures, self.openings))
     }
@@ -54,6 +63,7 @@ pub(crate) const fn reason_name(reason: Reason) -> &'static str {
         Reason::RetryAfter => "retry_after",
         Reason::Paused => "paused",
         Reason::Gone => "gone",
+        Reason::Resumed => "resumed",
     }
 }
 
@@ -109,7 +119,7 @@ impl Store {
         self.change_pause(service, true).await
     }
 
-    /// Ends a pause, whoever began it.
+    /// Ends a pause, whoever began it, and opens a closed gate. What waits for the service is due now.
     pub(crate) async fn resume_service(&self, service: ServiceId) -> Result<Pausing, StoreError> {
         self.change_pause(service, false).await
     }
@@ -125,9 +135,9 @@ impl Store {
                 let row = Row { reason: Reason::Paused, gate: None, detail: "paused by command" };
                 write(&transaction, service, row).await?
             } else {
-                let sql = format!("DELETE FROM outhook_gate WHERE service_id = $1 AND reason IN {PAUSED}");
-                let delete = statement(store.backend(), sql, [service.into()]);
-                transaction.execute_raw(delete).await?.rows_affected()
+                go_on(&transaction, service).await?;
+                announce(&transaction).await?;
+                resume(&transaction, service).await?
             };
             Self::commit(transaction, Step::ChangePause).await?;
             Ok(if changed > 0 { Pausing::Changed } else { Pausing::Unchanged })
@@ -140,6 +150,59 @@ async fn exists(transaction: &DatabaseTransaction, service: ServiceId) -> Result
     let sql = "SELECT 1 FROM zerver_service WHERE id = $1";
     let query = statement(transaction.get_database_backend(), sql, [service.into()]);
     Ok(transaction.query_one_raw(query).await?.is_some())
+}
+
+/// Returns how many rows were written: none if nothing keeps the service from being called. The row stays, so that the
+/// daemon reads of it. Its moment is later than what it takes back, whatever this machine's clock says.
+async fn resume(transaction: &DatabaseTransaction, service: ServiceId) -> Result<u64, DbErr> {
+    let sql = "UPDATE outhook_gate SET reason = $2, closed_until = NULL, detail = 'resumed by command',
+            since = CASE WHEN since < $3 THEN $3 ELSE since + 1 END, failures = 0, openings = 0
+        WHERE service_id = $1 AND reason <> $2";
+    let values = [service.into(), Reason::Resumed.to_value().into(), now().into()];
+    let update = statement(transaction.get_database_backend(), sql, values);
+    Ok(transaction.execute_raw(update).await?.rows_affected())
+}
+
+/// Makes the calls due that wait for a service, and their events; and one event of its bot in any case, so that the
+/// daemon looks at a bot that it holds back as a whole.
+async fn go_on(transaction: &DatabaseTransaction, service: ServiceId) -> Result<(), DbErr> {
+    let (backend, moment) = (transaction.get_database_backend(), now());
+    let waiting = "state = 0 AND due > $2";
+    // There is an index for the unfinished events of a bot, and none for the calls of a service.
+    let of_its_bot = "bot_id = (SELECT s.user_profile_id FROM zerver_service s WHERE s.id = $1)";
+    for sql in [
+        format!(
+            "UPDATE outhook_call SET due = $2 WHERE service_id = $1 AND {waiting}
+                AND event_id IN (SELECT id FROM outhook_event WHERE state = 0 AND {of_its_bot})"
+        ),
+        format!(
+            "UPDATE outhook_event SET due = $2 WHERE {waiting} AND {of_its_bot}
+                AND EXISTS (SELECT 1 FROM outhook_call c WHERE c.event_id = outhook_event.id
+                    AND c.service_id = $1 AND c.state = 0 AND c.due <= $2)"
+        ),
+        format!(
+            "UPDATE outhook_event SET due = $2 WHERE id = (
+                SELECT min(id) FROM outhook_event WHERE state = 0 AND due IS NULL AND {of_its_bot})"
+        ),
+    ] {
+        transaction.execute_raw(statement(backend, sql, [service.into(), moment.into()])).await?;
+    }
+    Ok(())
+}
+
+/// Deletes rows of services that are there no more, at most `rows_max`. Returns how many.
+pub(super) async fn delete_of_removed_services(
+    transaction: &DatabaseTransaction,
+    rows_max: usize,
+) -> Result<usize, DbErr> {
+    let sql = format!(
+        "DELETE FROM outhook_gate WHERE service_id IN (
+            SELECT g.service_id FROM outhook_gate g
+            WHERE NOT EXISTS (SELECT 1 FROM zerver_service s WHERE s.id = g.service_id) LIMIT {rows_max})"
+    );
+    let delete = statement(transaction.get_database_backend(), sql, []);
+    let deleted = transaction.execute_raw(delete).await?.rows_affected();
+    Ok(usize::try_from(deleted).unwrap_or(rows_max))
 }
 
 /// Writes down how calls have changed gates. A pause stays.

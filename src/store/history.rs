@@ -8,6 +8,7 @@ use sea_orm::{ConnectionTrait, DatabaseTransaction, DbErr, FromQueryResult};
 
 use super::{
     Store, StoreError,
+    gates::delete_of_removed_services,
     sql::{among, ids, statement},
 };
 use crate::fail_points::Step;
@@ -29,7 +30,7 @@ pub(crate) struct HistoryPlace {
 pub(crate) struct Pruned {
     /// How many events were deleted.
     pub(crate) events: usize,
-    /// Where to go on; `None` if nothing is left that is as old.
+    /// Where to go on; `None` if nothing is left to delete.
     pub(crate) next: Option<HistoryPlace>,
 }
 
@@ -50,7 +51,8 @@ impl Store {
     }
 
     /// Looks at the next events that were done with before a moment, at most `rows_max`, and deletes those
-    /// that nobody needs any more with everything that belongs to them.
+    /// that nobody needs any more with everything that belongs to them. Behind the last one, it deletes as many gates of
+    /// services that are there no more.
     pub(crate) async fn prune_history(
         &self,
         before: Millis,
@@ -63,10 +65,13 @@ impl Store {
             let unneeded: Vec<EventId> =
                 page.iter().filter(|event| !event.is_needed).map(|event| event.id).collect();
             delete_events(&transaction, &unneeded).await?;
+            let is_done =
+                page.len() < rows_max && delete_of_removed_services(&transaction, rows_max).await? < rows_max;
             Self::commit(transaction, Step::Prune).await?;
-            let last = page.last().filter(|_| page.len() == rows_max);
-            let next = last.map(|last| HistoryPlace { finished_at: last.finished_at, event: last.id });
-            Ok(Pruned { events: unneeded.len(), next })
+            let place = page
+                .last()
+                .map_or(after, |last| HistoryPlace { finished_at: last.finished_at, event: last.id });
+            Ok(Pruned { events: unneeded.len(), next: (!is_done).then_some(place) })
         })
         .await
     }

@@ -96,7 +96,13 @@ impl InboxEvent {
             bot: self.key.bot,
             conversation: self.conversation,
             message: self.key.message,
+            taken_at: self.taken_at,
         }
+    }
+
+    /// Whether the call of a service of its bot has not finished, as far as is known of its calls.
+    pub(crate) fn has_yet_to_call(&self, service: ServiceId) -> bool {
+        self.calls.is_empty() || self.calls.iter().any(|call| call.service == service && !call.finished)
     }
 }
 

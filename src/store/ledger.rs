@@ -59,6 +59,15 @@ pub(crate) struct CallRow {
     pub(crate) ended_at: Option<i64>,
 }
 
+/// The service for whose gate a call of the ledger waits, if it is closed: its own, or of an event that has not begun
+/// the first that opens, if all of its bot are closed.
+const WAITS_FOR: &str = "CASE WHEN e.state = 0 AND c.state = 0 THEN c.service_id
+    WHEN e.state = 0 AND c.event_id IS NULL AND NOT EXISTS (
+        SELECT 1 FROM zerver_service s WHERE s.user_profile_id = e.bot_id AND NOT EXISTS (
+            SELECT 1 FROM outhook_gate o WHERE o.service_id = s.id AND o.reason IN (0, 1)))
+    THEN (SELECT o.service_id FROM outhook_gate o JOIN zerver_service s ON s.id = o.service_id
+        WHERE s.user_profile_id = e.bot_id ORDER BY o.closed_until LIMIT 1) END";
+
 /// One bot's share of a demonstration.
 #[derive(Debug, Clone, FromQueryResult)]
 pub(crate) struct BotSummary {
@@ -112,10 +121,14 @@ impl Store {
         values.push(i64::try_from(rows_max).unwrap_or(i64::MAX).into());
         let sql = format!(
             "SELECT e.id AS event_id, e.bot_id, e.message_id, e.replay, e.replay_of, e.state AS event_state, e.taken_at,
-                c.service_id, c.service_name, c.state AS call_state, c.attempts,
-                COALESCE(c.fault, d.reason) AS fault, c.status, COALESCE(c.detail, d.detail) AS detail, c.duration_ms, CASE WHEN c.event_id IS NULL THEN e.due WHEN c.state = 0 THEN COALESCE(c.due, e.due) END AS due, c.ended_at
+                c.service_id, c.service_name, c.state AS call_state, c.attempts, c.status, c.duration_ms, c.ended_at,
+                COALESCE(c.fault, d.reason, CASE g.reason WHEN 0 THEN 'breaker' WHEN 1 THEN 'retry_after' END) AS fault,
+                COALESCE(c.detail, d.detail, g.detail) AS detail,
+                CASE WHEN c.state > 0 THEN NULL WHEN g.closed_until > COALESCE(c.due, e.due, 0)
+                    THEN g.closed_until ELSE COALESCE(c.due, e.due) END AS due
              FROM outhook_event e LEFT JOIN outhook_call c ON c.event_id = e.id
-             LEFT JOIN outhook_dead_letter d ON d.event_id = e.id AND e.state = 2 
+             LEFT JOIN outhook_dead_letter d ON d.event_id = e.id AND e.state = 2
+             LEFT JOIN outhook_gate g ON g.reason IN (0, 1) AND g.service_id = {WAITS_FOR}
              WHERE {} ORDER BY e.id DESC, c.service_id DESC LIMIT ${}",
             conditions.join(" AND "),
             values.len()

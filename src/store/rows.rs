@@ -279,9 +279,9 @@ fn lanes_at_once(wants: &[LaneWant]) -> Statement {
     statement(DbBackend::Postgres, sql, values)
 }
 
-/// The first unfinished event of each conversation in a range, unless it is held or waits for its time.
+/// The first unfinished event of each conversation in a range, if it is wanted and does not wait for its time.
 /// The recursion jumps from one conversation to the next, whatever stands in between.
-fn heads(bot: &str, range: (&str, &str), is_held: &str) -> String {
+fn heads(bot: &str, range: (&str, &str), is_wanted: &str) -> String {
     let (above, up_to) = range;
     format!(
         "WITH RECURSIVE lanes (conversation) AS (
@@ -296,14 +296,14 @@ fn heads(bot: &str, range: (&str, &str), is_held: &str) -> String {
             SELECT h.id FROM outhook_event h
             WHERE h.state = 0 AND h.bot_id = {bot} AND h.conversation = lanes.conversation
             ORDER BY h.message_id, h.id LIMIT 1)
-         WHERE lanes.conversation <= {up_to} AND e.due IS NULL AND NOT ({is_held})"
+         WHERE lanes.conversation <= {up_to} AND e.due IS NULL AND {is_wanted}"
     )
 }
 
 /// Once round a bot's conversations, beginning behind the one where it last stopped.
-fn round(bot: &str, after: &str, rows_max: &str, is_held: &str) -> String {
+fn round(bot: &str, after: &str, rows_max: &str, is_wanted: &str) -> String {
     let (behind, before) =
-        (heads(bot, (after, &i64::MAX.to_string()), is_held), heads(bot, (LOWEST, after), is_held));
+        (heads(bot, (after, &i64::MAX.to_string()), is_wanted), heads(bot, (LOWEST, after), is_wanted));
     format!("SELECT * FROM ({behind}) behind UNION ALL SELECT * FROM ({before}) before LIMIT {rows_max} + 1")
 }
 
@@ -311,18 +311,26 @@ fn round(bot: &str, after: &str, rows_max: &str, is_held: &str) -> String {
 pub(super) const LOWEST: &str = "(-9223372036854775807 - 1)";
 
 fn heads_of_one(backend: DbBackend, index: usize, want: &BotWant) -> Statement {
-    let is_held = format!("e.id {}", among(backend, 4));
-    let sql = format!("SELECT $5 AS want, r.* FROM ({}) r", round("$1", "$2", "$3", &is_held));
-    let values =
-        [want.bot.into(), want.after.into(), as_i64(want.rows_max), ids(backend, &want.held), as_i64(index)];
+    let is_wanted = format!("NOT (e.id {}) AND e.taken_at < $6", among(backend, 4));
+    let sql = format!("SELECT $5 AS want, r.* FROM ({}) r", round("$1", "$2", "$3", &is_wanted));
+    let values = [
+        want.bot.into(),
+        want.after.into(),
+        as_i64(want.rows_max),
+        ids(backend, &want.held),
+        as_i64(index),
+        taken_before(want).into(),
+    ];
     statement(backend, sql, values)
 }
 
 fn heads_at_once(wants: &[BotWant]) -> Statement {
-    let round = round("w.bot", "w.after", "w.rows_max", "e.id = ANY (w.held::bigint[])");
+    let is_wanted = "NOT (e.id = ANY (w.held::bigint[])) AND e.taken_at < w.taken_before";
+    let round = round("w.bot", "w.after", "w.rows_max", is_wanted);
     let sql = format!(
-        "SELECT w.n - 1 AS want, r.* FROM unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::text[])
-           WITH ORDINALITY AS w (bot, after, rows_max, held, n)
+        "SELECT w.n - 1 AS want, r.*
+         FROM unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::text[], $5::bigint[])
+           WITH ORDINALITY AS w (bot, after, rows_max, held, taken_before, n)
          CROSS JOIN LATERAL ({round}) r ORDER BY w.n, (r.conversation <= w.after), r.conversation"
     );
     let held = |want: &BotWant| {
@@ -334,8 +342,13 @@ fn heads_at_once(wants: &[BotWant]) -> Statement {
         bigints(wants.iter().map(|want| want.after)),
         bigints(wants.iter().map(|want| rows_max(want.rows_max))),
         texts(wants.iter().map(held)),
+        bigints(wants.iter().map(taken_before)),
     ];
     statement(DbBackend::Postgres, sql, values)
+}
+
+fn taken_before(want: &BotWant) -> Millis {
+    want.taken_before.unwrap_or(Millis::MAX)
 }
 
 fn rows_max(rows: usize) -> i64 {

@@ -24,7 +24,7 @@ fn closed(until: Millis, reason: Reason) -> Admission {
 fn tripped() -> Gate {
     let mut gate = Gate::default();
     for call in 0..3 {
-        assert_eq!(gate.admit(call, 0), Admission::Go);
+        assert_eq!(gate.admit(call, 0, &POLICY), Admission::Go);
         gate.ended(call, FAILED, 0, &POLICY);
     }
     gate
@@ -35,29 +35,29 @@ fn so_many_failures_in_a_row_close_it_and_no_fewer() {
     let mut gate = Gate::default();
     for call in 0..10 {
         let signal = if call % 3 == 2 { Signal::Answered } else { FAILED };
-        assert_eq!(gate.admit(call, 0), Admission::Go);
+        assert_eq!(gate.admit(call, 0, &POLICY), Admission::Go);
         gate.ended(call, signal, 0, &POLICY);
     }
     assert_eq!(gate.closed(), None);
-    assert_eq!(tripped().admit(9, 99), closed(100, Reason::Breaker));
+    assert_eq!(tripped().admit(9, 99, &POLICY), closed(100, Reason::Breaker));
 }
 
 #[test]
 fn its_time_over_one_probe_goes_and_the_others_wait_for_its_end() {
     let mut gate = tripped();
-    assert_eq!(gate.admit(3, 100), Admission::Probe);
-    assert_eq!(gate.admit(4, 100), Admission::AwaitProbe);
+    assert_eq!(gate.admit(3, 100, &POLICY), Admission::Probe);
+    assert_eq!(gate.admit(4, 100, &POLICY), Admission::AwaitProbe);
     gate.ended(3, Signal::Answered, 150, &POLICY);
     assert!(gate.is_plain());
-    assert_eq!((gate.admit(4, 150), gate.admit(5, 150)), (Admission::Go, Admission::Go));
+    assert_eq!((gate.admit(4, 150, &POLICY), gate.admit(5, 150, &POLICY)), (Admission::Go, Admission::Go));
 }
 
 #[test]
 fn a_probe_that_says_nothing_makes_way_for_another() {
     let mut gate = tripped();
-    assert_eq!(gate.admit(3, 100), Admission::Probe);
+    assert_eq!(gate.admit(3, 100, &POLICY), Admission::Probe);
     gate.ended(3, Signal::None, 150, &POLICY);
-    assert_eq!(gate.admit(4, 150), Admission::Probe);
+    assert_eq!(gate.admit(4, 150, &POLICY), Admission::Probe);
 }
 
 #[test]
@@ -68,7 +68,7 @@ fn each_probe_that_fails_doubles_the_time_up_to_its_limit_and_an_answer_ends_tha
         let until = gate.closed().map_or(now, |closed| closed.until);
         waits.push(until - now);
         now = until;
-        assert_eq!(gate.admit(call, now), Admission::Probe);
+        assert_eq!(gate.admit(call, now, &POLICY), Admission::Probe);
         gate.ended(call, FAILED, now, &POLICY);
     }
     assert_eq!(waits, [100, 200, 400, 500, 500]);
@@ -83,30 +83,30 @@ fn each_probe_that_fails_doubles_the_time_up_to_its_limit_and_an_answer_ends_tha
 fn what_began_before_it_closed_and_fails_later_does_not_prolong_it() {
     let mut gate = tripped();
     gate.ended(3, FAILED, 50, &POLICY);
-    assert_eq!(gate.admit(4, 99), closed(100, Reason::Breaker));
-    assert_eq!(gate.admit(5, 100), Admission::Probe);
+    assert_eq!(gate.admit(4, 99, &POLICY), closed(100, Reason::Breaker));
+    assert_eq!(gate.admit(5, 100, &POLICY), Admission::Probe);
     gate.ended(6, FAILED, 101, &POLICY);
-    assert_eq!(gate.admit(7, 102), Admission::AwaitProbe);
+    assert_eq!(gate.admit(7, 102, &POLICY), Admission::AwaitProbe);
 }
 
 #[test]
 fn an_answer_to_an_earlier_call_opens_it() {
     let mut gate = tripped();
     gate.ended(3, Signal::Answered, 50, &POLICY);
-    assert_eq!(gate.admit(4, 50), Admission::Go);
+    assert_eq!(gate.admit(4, 50, &POLICY), Admission::Go);
 }
 
 #[test]
 fn an_old_probe_is_not_taken_for_a_new_one() {
     let mut gate = tripped();
-    assert_eq!(gate.admit(3, 100), Admission::Probe);
+    assert_eq!(gate.admit(3, 100, &POLICY), Admission::Probe);
     gate.ended(2, Signal::Answered, 110, &POLICY);
     for call in 4..7 {
         gate.ended(call, FAILED, 120, &POLICY);
     }
-    assert_eq!(gate.admit(7, 220), Admission::Probe);
+    assert_eq!(gate.admit(7, 220, &POLICY), Admission::Probe);
     gate.ended(3, Signal::None, 230, &POLICY);
-    assert_eq!(gate.admit(8, 240), Admission::AwaitProbe);
+    assert_eq!(gate.admit(8, 240, &POLICY), Admission::AwaitProbe);
 }
 
 #[test]
@@ -114,22 +114,22 @@ fn an_endpoint_that_asks_for_it_is_left_alone_but_not_for_ever() {
     let mut gate = Gate::default();
     gate.ended(0, asks_until(700), 100, &POLICY);
     gate.ended(1, asks_until(300), 100, &POLICY);
-    assert_eq!(gate.admit(2, 699), closed(700, Reason::RetryAfter));
+    assert_eq!(gate.admit(2, 699, &POLICY), closed(700, Reason::RetryAfter));
     gate.ended(3, asks_until(Millis::MAX), 100, &POLICY);
-    assert_eq!(gate.admit(4, 100), closed(2100, Reason::RetryAfter));
+    assert_eq!(gate.admit(4, 100, &POLICY), closed(2100, Reason::RetryAfter));
     let mut gate = Gate::default();
     gate.ended(0, asks_until(99), 100, &POLICY);
-    assert_eq!(gate.admit(1, 100), Admission::Go);
+    assert_eq!(gate.admit(1, 100, &POLICY), Admission::Go);
 }
 
 #[test]
 fn a_probe_that_is_asked_to_wait_again_closes_it_again() {
     let mut gate = Gate::default();
     gate.ended(0, asks_until(700), 100, &POLICY);
-    assert_eq!(gate.admit(1, 700), Admission::Probe);
+    assert_eq!(gate.admit(1, 700, &POLICY), Admission::Probe);
     gate.ended(1, asks_until(900), 710, &POLICY);
-    assert_eq!(gate.admit(2, 899), closed(900, Reason::RetryAfter));
-    assert_eq!(gate.admit(3, 900), Admission::Probe);
+    assert_eq!(gate.admit(2, 899, &POLICY), closed(900, Reason::RetryAfter));
+    assert_eq!(gate.admit(3, 900, &POLICY), Admission::Probe);
     gate.ended(3, FAILED, 910, &POLICY);
     assert_eq!(gate.closed().map(|closed| closed.reason), Some(Reason::Breaker), "it is the third failure");
 }
@@ -138,13 +138,30 @@ fn a_probe_that_is_asked_to_wait_again_closes_it_again() {
 fn a_gate_that_was_written_down_goes_on_as_it_was() {
     let mut gate = tripped();
     let probe = |gate: &mut Gate| {
-        assert_eq!(gate.admit(8, 100), Admission::Probe);
+        assert_eq!(gate.admit(8, 100, &POLICY), Admission::Probe);
         gate.ended(8, FAILED, 100, &POLICY);
         gate.closed()
     };
     let how = gate.closed().unwrap_or(Closed { until: 0, reason: Reason::RetryAfter });
     let mut restored = Gate::restored(how, gate.failures(), gate.openings());
     assert_eq!(probe(&mut restored), probe(&mut gate));
+}
+
+#[test]
+fn a_clock_that_is_put_back_keeps_it_closed_no_longer_than_its_limit_from_then_on() {
+    for (signal, reason, limit) in
+        [(FAILED, Reason::Breaker, 500), (asks_until(Millis::MAX), Reason::RetryAfter, 2000)]
+    {
+        let mut gate = Gate::default();
+        for call in 0..3 {
+            gate.ended(call, signal, 1_000_000, &POLICY);
+        }
+        assert_eq!(gate.closed_until(10, &POLICY), Some(10 + limit));
+        assert_eq!(gate.admit(3, 10, &POLICY), closed(10 + limit, reason));
+        assert_eq!(gate.admit(4, 10 + limit - 1, &POLICY), closed(10 + limit, reason));
+        assert_eq!(gate.closed_until(10 + limit, &POLICY), None);
+        assert_eq!(gate.admit(5, 10 + limit, &POLICY), Admission::Probe);
+    }
 }
 
 fn signal_of(status: u16, retry_after: Option<Millis>) -> Signal {
@@ -192,6 +209,8 @@ enum Act {
     End(prop::sample::Index, Outcome),
     /// Time passes.
     Pass(Millis),
+    /// The clock is put back.
+    PutBack(Millis),
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -212,7 +231,8 @@ fn acts() -> impl Strategy<Value = Vec<Act>> {
     let act = prop_oneof![
         5 => Just(Act::Ask),
         4 => (any::<prop::sample::Index>(), outcome).prop_map(|(at, outcome)| Act::End(at, outcome)),
-        2 => (1..300i64).prop_map(Act::Pass),
+        4 => (1..300i64).prop_map(Act::Pass),
+        1 => (1..100_000i64).prop_map(Act::PutBack),
     ];
     proptest::collection::vec(act, 1..300)
 }
@@ -222,19 +242,27 @@ fn asks_for_peace(gate: Gate) -> bool {
 }
 
 proptest! {
-    /// Calls come, and those admitted end in any order. Never are there two probes, never is a call made while the
-    /// gate is closed, an answer opens it, but what was asked before a wish for peace, and it is closed no longer than its limits.
+    /// Calls come, and those admitted end in any order, while the clock goes on or is put back. Never are there two
+    /// probes, never is a call made while the gate is closed, an answer opens it, but what was asked before a wish for
+    /// peace, and whoever asks finds it closed for no longer than its limits.
     #[test]
     fn a_gate_lets_one_probe_through_and_nothing_while_it_is_closed(acts in acts()) {
         let (mut gate, mut now, mut number) = (Gate::default(), 0, 0);
+        let mut was_put_back = false;
         let mut under_way: Vec<(u64, bool)> = Vec::new();
         for act in acts {
             match act {
                 Act::Pass(time) => now += time,
+                Act::PutBack(time) => {
+                    now -= time;
+                    was_put_back = true;
+                }
                 Act::Ask => {
                     number += 1;
-                    let before = gate;
-                    match gate.admit(number, now) {
+                    was_put_back = false;
+                    let mut before = gate;
+                    before.keep_to_limit(now, &POLICY);
+                    match gate.admit(number, now, &POLICY) {
                         Admission::Go => {
                             prop_assert!(before.closed().is_none());
                             under_way.push((number, false));
@@ -285,7 +313,7 @@ proptest! {
                     Reason::Breaker => POLICY.max_open,
                     Reason::RetryAfter => POLICY.max_retry_after,
                 };
-                prop_assert!(until - now <= millis(limit));
+                prop_assert!(was_put_back || until - now <= millis(limit));
             }
         }
     }

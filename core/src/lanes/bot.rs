@@ -2,7 +2,8 @@
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 
-use crate::identity::{Conversation, EventId, MessageId, ServiceId};
+use super::Ticket;
+use crate::identity::{Conversation, EventId, MessageId, Millis, ServiceId};
 
 /// The lanes of one bot, and what is under way in them.
 #[derive(Debug, Default)]
@@ -18,7 +19,9 @@ pub(super) struct Bot {
     pub(super) waiting: usize,
     /// The call that ended last got no usable answer.
     pub(super) is_failing: bool,
-    /// Rows were left for want of room.
+    /// Nothing of it can be called; only events that were taken before this moment may begin, to end without a call.
+    pub(super) shut: Option<Millis>,
+    /// Rows were left that may begin now, for want of room.
     pub(super) more: bool,
     /// The conversation that rows were last read of.
     pub(super) last_read: Conversation,
@@ -88,7 +91,7 @@ impl Bot {
     pub(super) fn is_idle(&self) -> bool {
         self.lanes.is_empty()
             && self.open + self.calls == 0
-            && !(self.more || self.refilling || self.has_event_turn)
+            && !(self.more || self.refilling || self.has_event_turn || self.shut.is_some())
             && self.hunger == Hunger::None
     }
 
@@ -111,9 +114,28 @@ impl Bot {
         None
     }
 
+    pub(super) fn keeps_out(&self, ticket: &Ticket) -> bool {
+        self.shut.is_some_and(|taken_before| ticket.taken_at >= taken_before)
+    }
+
+    /// Keeps only what has begun and lanes that are being read. Everything else is left.
+    pub(super) fn shut(&mut self, taken_before: Millis) -> Vec<EventId> {
+        self.shut = Some(taken_before);
+        self.more = true;
+        self.ready_lanes.clear();
+        let mut dropped = Vec::new();
+        self.lanes.retain(|_, lane| {
+            lane.more = true;
+            dropped.extend(std::mem::take(&mut lane.queue).into_iter().map(|(_, event)| event));
+            lane.running.is_some() || lane.pulling
+        });
+        dropped
+    }
+
     /// Keeps only what has begun.
     pub(super) fn let_go(&mut self) -> Vec<EventId> {
         self.ready_lanes.clear();
+        self.shut = None;
         self.more = false;
         self.hunger = Hunger::None;
         self.has_event_turn = false;

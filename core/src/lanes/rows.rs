@@ -3,7 +3,7 @@
 use std::collections::hash_map::Entry;
 
 use super::{Lanes, Neighbours, Offered, Ticket, bot::Hunger};
-use crate::identity::{BotId, Conversation, EventId};
+use crate::identity::{BotId, Conversation, EventId, Millis};
 
 /// The most events that one lane asks for at a time.
 pub const LANE_PAGE_ROWS_MAX: usize = 16;
@@ -32,6 +32,8 @@ pub struct BotWant {
     pub rows_max: usize,
     /// Events of the bot that are held already.
     pub held: Vec<EventId>,
+    /// Only heads that were taken before this moment.
+    pub taken_before: Option<Millis>,
 }
 
 /// What should be read from the database.
@@ -93,7 +95,8 @@ impl Lanes {
             if rows_max > 0 && bot.more {
                 bot.refilling = true;
                 bot.more = false;
-                return Some(BotWant { bot: id, after: bot.last_read, rows_max, held: bot.held() });
+                let (after, held, taken_before) = (bot.last_read, bot.held(), bot.shut);
+                return Some(BotWant { bot: id, after, rows_max, held, taken_before });
             }
             if level == Hunger::Starving {
                 self.note_hunger(id);
@@ -119,7 +122,7 @@ impl Lanes {
         let mut taken = Vec::new();
         for ticket in rows {
             let has_room = if taken.is_empty() { self.has_room(bot) } else { self.room(bot) > 0 };
-            if !has_room {
+            if !has_room || self.keeps_out(ticket) {
                 break;
             }
             taken.push(ticket.event);
@@ -133,9 +136,10 @@ impl Lanes {
         if !taken.is_empty() {
             lane.get_mut().pulling = false;
             state.ready_lanes.push_back(conversation);
-        } else if !rows.is_empty() {
+        } else if let Some(head) = rows.first() {
             lane.remove();
-            state.more = true;
+            // What is kept out is asked for when the bot is reopened.
+            state.more |= !state.keeps_out(head);
         } else if missed {
             self.lane_wants.push_back((bot, conversation));
         } else {

@@ -12,7 +12,7 @@ const LIMITS: Limits =
 const FRESH: Neighbours = Neighbours { earlier: false, later: false };
 
 fn ticket(event: EventId, conversation: Conversation, message: MessageId) -> Ticket {
-    Ticket { event, bot: 1, conversation, message }
+    Ticket { event, bot: 1, conversation, message, taken_at: event }
 }
 
 fn lanes_with(tickets: impl IntoIterator<Item = Ticket>) -> Lanes {
@@ -117,9 +117,9 @@ fn bots_take_turns_however_much_one_of_them_has() {
         failing_total: 500,
     });
     for event in 0..50 {
-        lanes.offer(Ticket { event, bot: 1, conversation: event, message: event }, FRESH);
+        lanes.offer(ticket(event, event, event), FRESH);
     }
-    lanes.offer(Ticket { event: 100, bot: 2, conversation: 0, message: 0 }, FRESH);
+    lanes.offer(Ticket { bot: 2, ..ticket(100, 0, 0) }, FRESH);
     lanes.next_event();
     assert_eq!(lanes.next_event(), Some(100));
 }
@@ -173,7 +173,7 @@ fn a_lane_that_ran_empty_asks_for_what_was_left() {
 
 /// Offers events of one bot each, and of a conversation each.
 fn offer_each(lanes: &mut Lanes, bot: BotId, events: std::ops::Range<EventId>) -> usize {
-    let offer = |event| lanes.offer(Ticket { event, bot, conversation: event, message: event }, FRESH);
+    let offer = |event| lanes.offer(Ticket { bot, ..ticket(event, event, event) }, FRESH);
     events.map(offer).filter(|offered| matches!(offered, Offered::Held { .. })).count()
 }
 
@@ -242,6 +242,102 @@ fn a_bot_that_gets_on_again_is_held_back_no_longer() {
     assert_eq!(begin_all(&mut lanes), [12, 13]);
 }
 
+#[test]
+fn a_bot_whose_last_call_failed_is_known_again_after_it_held_nothing_for_a_while() {
+    let mut lanes = Lanes::new(LIMITS);
+    offer_each(&mut lanes, 1, 10..11);
+    begin_all(&mut lanes);
+    lanes.call_ended(1, Some(true));
+    lanes.parked(10);
+    assert!(lanes.bots.is_empty());
+    assert_eq!(offer_each(&mut lanes, 1, 20..30), 2, "it holds nothing that waits");
+    begin_all(&mut lanes);
+    for event in [20, 21] {
+        lanes.call_ended(1, Some(false));
+        lanes.finished(event);
+    }
+    lanes.take_wants();
+    lanes.refilled(1, &[], false);
+    assert!(lanes.bots.is_empty());
+    assert_eq!(offer_each(&mut lanes, 1, 30..40), 4);
+}
+
+/// What is wanted of bots: how many rows of which, taken before which moment.
+fn bot_wants(lanes: &mut Lanes) -> Vec<(BotId, usize, Option<Millis>)> {
+    let wants = lanes.take_wants();
+    assert!(wants.lanes.is_empty(), "{wants:?}");
+    wants.bots.iter().map(|want| (want.bot, want.rows_max, want.taken_before)).collect()
+}
+
+/// Bot 1 with two events begun and two waiting, shut at the first of them.
+fn shut_lanes(taken_before: Millis) -> Lanes {
+    let mut lanes = lanes_with((11..=14).map(|event| ticket(event, event, event)));
+    assert_eq!((lanes.next_event(), lanes.next_event()), (Some(11), Some(12)));
+    let mut dropped = lanes.shut(11, taken_before);
+    dropped.sort_unstable();
+    assert_eq!((dropped, lanes.held()), (vec![13, 14], 1));
+    lanes
+}
+
+#[test]
+fn a_bot_that_is_shut_holds_nothing_and_asks_for_nothing_but_what_cant_wait() {
+    let mut lanes = shut_lanes(11);
+    assert_eq!(bot_wants(&mut lanes), [(1, 4, Some(11))]);
+    assert!(lanes.refilled(1, &[], false).is_empty());
+    assert_eq!(offer_each(&mut lanes, 1, 20..30), 0);
+    assert!(lanes.shut(12, 11).is_empty());
+    assert_eq!(bot_wants(&mut lanes), [(1, 4, Some(11))]);
+    lanes.refilled(1, &[], false);
+    assert_eq!((bot_wants(&mut lanes), lanes.held(), lanes.next_event()), (vec![], 0, None));
+    assert_eq!(offer_each(&mut lanes, 2, 30..31), 1, "others are not held back");
+    assert_eq!(lanes.next_event(), Some(30));
+}
+
+#[test]
+fn what_cant_wait_until_a_bot_is_reopened_runs_at_once_if_it_is_the_head_of_its_lane() {
+    let mut lanes = shut_lanes(8);
+    bot_wants(&mut lanes);
+    let heads: Vec<Ticket> = [5, 6, 20].iter().map(|event| ticket(*event, *event, *event)).collect();
+    assert_eq!(lanes.refilled(1, &heads, false), [5, 6], "one could not be meant: it can wait");
+    assert_eq!(lanes.next_event(), Some(5));
+    assert_eq!(lanes.offer(ticket(7, 7, 7), Neighbours { earlier: true, later: false }), Offered::Left);
+    assert_eq!(lanes.offer(ticket(4, 4, 4), FRESH), Offered::Held { evicted: None });
+    lanes.finished(5);
+    assert_eq!((lanes.next_event(), lanes.next_event()), (Some(6), None));
+}
+
+#[test]
+fn a_bot_that_is_reopened_asks_for_its_rows_once() {
+    let mut lanes = shut_lanes(0);
+    bot_wants(&mut lanes);
+    lanes.refilled(1, &[], false);
+    lanes.reopen(1);
+    lanes.reopen(2);
+    assert_eq!(bot_wants(&mut lanes), [(1, 4, None)]);
+    lanes.reopen(1);
+    assert_eq!(lanes.refilled(1, &[ticket(11, 11, 11)], false), [11]);
+    assert_eq!((bot_wants(&mut lanes), lanes.next_event()), (vec![], Some(11)));
+    assert_eq!(offer_each(&mut lanes, 1, 20..30), 4);
+}
+
+#[test]
+fn a_page_that_was_read_before_a_bot_was_shut_is_left() {
+    let mut lanes = lanes_with((1..=6).map(|event| ticket(event, 7, event)));
+    for event in 1..=4 {
+        assert_eq!(lanes.next_event(), Some(event));
+        lanes.finished(event);
+    }
+    assert_eq!(lanes.take_wants().lanes.len(), 1);
+    assert_eq!(lanes.next_event(), None);
+    lanes.offer(ticket(10, 10, 10), FRESH);
+    assert_eq!(lanes.next_event(), Some(10));
+    lanes.shut(10, 0);
+    assert!(lanes.pulled(1, 7, &[ticket(5, 7, 5), ticket(6, 7, 6)], false).is_empty());
+    assert_eq!((lanes.held(), lanes.next_event()), (0, None));
+    lanes.reopen(1);
+    assert_eq!(bot_wants(&mut lanes), [(1, 4, None)]);
+}
+
 /// A row of the simulated inbox.
 #[derive(Debug, Clone)]
 struct Row {
@@ -279,6 +375,8 @@ struct Simulation {
     newcomers: Newcomers,
     mail: VecDeque<Mail>,
     running: Vec<(EventId, usize)>,
+    /// Bots of which nothing can be called; of these only events that were taken before these moments end.
+    closed: HashMap<BotId, Millis>,
     limits: Limits,
 }
 
@@ -293,8 +391,19 @@ impl Simulation {
             newcomers: Newcomers::new(100),
             mail: VecDeque::new(),
             running: Vec::new(),
+            closed: HashMap::new(),
             limits,
         }
+    }
+
+    /// Whether an event can neither be called now nor end.
+    fn has_to_wait(&self, of: &Ticket) -> bool {
+        self.closed.get(&of.bot).is_some_and(|taken_before| of.taken_at >= *taken_before)
+    }
+
+    fn open(&mut self, bot: BotId) {
+        self.closed.remove(&bot);
+        self.lanes.reopen(bot);
     }
 
     fn has_earlier(&self, of: &Ticket) -> bool {
@@ -313,7 +422,7 @@ impl Simulation {
     fn store(&mut self, bot: BotId, conversation: Conversation, message: MessageId) {
         self.send_stored();
         let event = self.rows.len() as EventId;
-        let ticket = Ticket { event, bot, conversation, message };
+        let ticket = Ticket { event, bot, conversation, message, taken_at: event };
         let earlier = self.has_earlier(&ticket);
         let later = self.has_later(&ticket);
         self.rows.push(Row { ticket, finished: false, parked: false, was_parked: false });
@@ -345,12 +454,9 @@ impl Simulation {
                 Mail::Pulled(want, free, more)
             }
             Job::Refill(want) => {
-                let mut heads: Vec<Ticket> = self
-                    .unfinished(|row| row.bot == want.bot && !want.held.contains(&row.event))
-                    .iter()
-                    .filter(|row| !row.parked && !self.has_earlier(&row.ticket))
-                    .map(|row| row.ticket)
-                    .collect();
+                let mut heads = self.free_heads(want.bot);
+                heads.retain(|head| !want.held.contains(&head.event));
+                heads.retain(|head| want.taken_before.is_none_or(|moment| head.taken_at < moment));
                 heads.sort_by_key(|head| (head.conversation <= want.after, head.conversation));
                 let more = heads.len() > want.rows_max;
                 heads.truncate(want.rows_max);
@@ -386,6 +492,12 @@ impl Simulation {
 
     fn go_on(&mut self) -> bool {
         self.read_or_send() | self.send_stored() | self.deliver()
+    }
+
+    fn free_heads(&self, bot: BotId) -> Vec<Ticket> {
+        let rows = self.unfinished(|row| row.bot == bot);
+        let heads = rows.iter().filter(|row| !row.parked && !self.has_earlier(&row.ticket));
+        heads.map(|row| row.ticket).collect()
     }
 
     fn unfinished(&self, wanted: impl Fn(&Ticket) -> bool) -> Vec<&Row> {
@@ -445,6 +557,10 @@ impl Simulation {
                     && (row.ticket.message, row.ticket.event) < (ticket.message, ticket.event)
             });
             assert!(!offered_earlier, "an earlier event of the lane was taken and unfinished");
+            if self.has_to_wait(&ticket) {
+                self.shut(ticket);
+                continue;
+            }
             let services = (event % 3 + 1) as usize;
             self.lanes.opened(event, &(0..services as ServiceId).collect::<Vec<_>>());
             self.running.push((event, services));
@@ -461,6 +577,33 @@ impl Simulation {
         let wants = self.lanes.take_wants();
         self.jobs.extend(wants.lanes.into_iter().map(Job::Pull));
         self.jobs.extend(wants.bots.into_iter().map(Job::Refill));
+    }
+
+    /// An event that has begun can't be called. If its bot is shut already, it was only let through to go before one that
+    /// can't wait.
+    fn shut(&mut self, ticket: Ticket) {
+        let is_shut = self.lanes.bots[&ticket.bot].shut.is_some();
+        let goes_before = self
+            .unfinished(|row| (row.bot, row.conversation) == (ticket.bot, ticket.conversation))
+            .iter()
+            .any(|row| row.ticket.message > ticket.message && !self.has_to_wait(&row.ticket));
+        assert!(!is_shut || goes_before, "an event began although its bot is shut");
+        self.lanes.shut(ticket.event, self.closed[&ticket.bot]);
+    }
+
+    /// Whatever can be done without calling bots that are closed is done, and then nothing more is asked for.
+    fn settle(&mut self) {
+        for _ in 0..5000 {
+            let served = self.go_on();
+            self.pump();
+            if !self.running.is_empty() {
+                self.end(0, false);
+                self.pump();
+            } else if !served {
+                return;
+            }
+        }
+        panic!("it never comes to rest: {:?}", self.lanes);
     }
 
     fn end(&mut self, pick: usize, parks: bool) {
@@ -486,6 +629,7 @@ impl Simulation {
             self.pump();
         }
         self.lanes.let_go(|other| other == bot);
+        self.closed.remove(&bot);
         self.pump();
         while let Some(at) =
             self.running.iter().position(|(event, _)| self.rows[*event as usize].ticket.bot == bot)
@@ -515,7 +659,8 @@ proptest! {
     #![proptest_config(ProptestConfig { ..ProptestConfig::default() })]
 
     /// Events of few lanes arrive, out of order at times, run, park, come back; jobs of the inbox are
-    /// served at random moments; bots go to another daemon and come back. Each runs in order and alone in its lane, and every one finishes.
+    /// served at random moments; bots go to another daemon and come back, or can't be called for a while. Each runs in order
+    /// and alone in its lane, and every one finishes.
     #[test]
     fn every_event_runs_once_in_order_and_none_is_forgotten(
         calls_per_bot in 1usize..4,
@@ -523,7 +668,7 @@ proptest! {
         waiting_total in 0usize..10,
         open_total in 1usize..6,
         failing_total in 1usize..4,
-        steps in proptest::collection::vec((0u8..12, any::<prop::sample::Index>(), 0i64..9), 1..300),
+        steps in proptest::collection::vec((0u8..14, any::<prop::sample::Index>(), 0i64..9), 1..300),
     ) {
         let mut simulation = Simulation::new(Limits { calls_per_bot, waiting_per_bot, waiting_total, open_total, failing_total });
         let mut next_message = 10;
@@ -546,22 +691,28 @@ proptest! {
                 }
                 10 => simulation.go_away_and_back(lane % 3),
                 11 => { simulation.send_stored(); }
+                12 => {
+                    let taken_before = pick.index(simulation.rows.len() + 1) as Millis;
+                    simulation.closed.entry(lane % 3).or_insert(taken_before);
+                }
+                13 => simulation.open(lane % 3),
                 _ => {}
             }
             simulation.pump();
         }
-        for _ in 0..10_000 {
-            let served = simulation.go_on();
+        simulation.settle();
+        for bot in 0..3 {
+            let heads = simulation.free_heads(bot);
+            prop_assert!(heads.iter().all(|head| simulation.has_to_wait(head)), "it can't wait: {heads:?}");
+        }
+        for bot in 0..3 {
+            simulation.open(bot);
             simulation.pump();
-            if !simulation.running.is_empty() {
-                simulation.end(0, false);
-                simulation.pump();
-            } else if !served {
-                match simulation.parked().first() {
-                    Some(event) => simulation.jobs.push_back(Job::Due(*event)),
-                    None => break,
-                }
-            }
+        }
+        simulation.settle();
+        while let Some(event) = simulation.parked().first() {
+            simulation.jobs.push_back(Job::Due(*event));
+            simulation.settle();
         }
         prop_assert!(simulation.rows.iter().all(|row| row.finished), "forgotten: {:?} in {:?}",
             simulation.rows.iter().filter(|row| !row.finished).collect::<Vec<_>>(), simulation.lanes);

@@ -1,4 +1,5 @@
-//! `outhook_gate`: services that may not be called as they come. Others have no row.
+//! `outhook_gate`: services that may not be called as they come, and those that an operator has resumed. Others have
+//! no row.
 
 use sea_orm::entity::prelude::*;
 
@@ -35,6 +36,8 @@ pub enum Reason {
     Paused = 2,
     /// Its endpoint said that it is gone.
     Gone = 3,
+    /// It may be called: an operator has taken back whatever closed its gate before `since`.
+    Resumed = 4,
 }
 
 /// No relation is followed through the ORM.

@@ -39,8 +39,8 @@ impl EventActor {
         }));
     }
 
-    /// Decides which services an event calls now. The set is fixed the first time; later only those are
-    /// called that have not finished.
+    /// Decides which services an event calls now, if any may be called. The set is fixed the first time; later only
+    /// those are called that have not finished.
     fn open(
         &mut self,
         event: EventId,
@@ -51,8 +51,8 @@ impl EventActor {
         if !self.is_working() {
             return;
         }
-        let Some(held) = self.events.get_mut(&event) else { return };
-        let key = held.event.key;
+        let Some(held) = self.events.get(&event).map(|held| Arc::clone(&held.event)) else { return };
+        let key = held.key;
         if is_poison || self.blame.is_poison(event) {
             return self.end_without_call(event, Some(poison(key)));
         }
@@ -66,14 +66,19 @@ impl EventActor {
                 return self.end_without_call(event, Some(letter));
             }
         };
+        self.tools.gates.adopt(&bot);
+        if let Some(shut) = self.shut(&held, &bot) {
+            return self.hold_bot_back(&held, shut, context);
+        }
         self.turns += 1;
-        let turn = new_turn(&held.event, &bot, self.shard, self.turns);
+        let turn = new_turn(&held, &bot, self.shard, self.turns);
         if turn.turn.under_way().is_empty() {
             return self.end_without_call(event, None);
         }
-        self.tools.gates.adopt(&bot);
         self.lanes.opened(event, turn.turn.under_way());
-        held.turn = Some(Arc::new(turn));
+        if let Some(held) = self.events.get_mut(&event) {
+            held.turn = Some(Arc::new(turn));
+        }
         self.start_calls(context);
     }
 

@@ -1,16 +1,23 @@
-//! Calls that wait in memory, without a permit: for the end of a probe, or for their bot's pace. Nothing polls: the end
-//! of a call, or one timer, lets them go on.
+//! Calls that wait in memory, without a permit, for the end of a probe or for their bot's pace; and bots that wait as a
+//! whole, with nothing in memory, until a gate of theirs opens. Nothing polls: the end of a call, or one timer, lets them
+//! go on.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, time::Duration};
 
-use actix::Context;
-use outhook_core::identity::{BotId, EventId, Millis, ServiceId};
+use actix::{ActorFutureExt, AsyncContext, Context, WrapFuture};
+use outhook_core::{
+    identity::{BotId, EventId, Millis, ServiceId},
+    retry::Next,
+};
 
 use super::EventActor;
 use crate::{
     actors::{due_timer::DueTimer, gates::Wait},
-    store::now,
+    store::{Bot, InboxEvent, StoredGate, now},
 };
+
+/// How soon after an event of a bot that is held back has come it is read anew whether somebody has resumed a service.
+const LOOK_DELAY: Duration = Duration::from_millis(200);
 
 type Call = (EventId, ServiceId);
 
@@ -19,12 +26,22 @@ type Call = (EventId, ServiceId);
 pub(super) struct HeldBack {
     probed: HashMap<ServiceId, Vec<Call>>,
     paced: HashMap<BotId, Paced>,
+    shut: HashMap<BotId, Shut>,
     timer: DueTimer,
 }
 
 struct Paced {
     due: Millis,
     calls: Vec<Call>,
+}
+
+/// All services of a bot are closed.
+pub(super) struct Shut {
+    /// When the first of them opens.
+    until: Millis,
+    services: Vec<ServiceId>,
+    /// It will be looked at.
+    awaits_look: bool,
 }
 
 impl EventActor {
@@ -36,9 +53,70 @@ impl EventActor {
             Wait::Pace(due) => {
                 let paced = self.held_back.paced.entry(bot);
                 paced.or_insert_with(|| Paced { due, calls: Vec::new() }).calls.push(call);
-                self.held_back.timer.arm(due, context, Self::go_on_in_pace);
+                self.held_back.timer.arm(due, context, Self::go_on_in_time);
             }
         }
+    }
+
+    /// Whether an event that is to begin has to wait with its whole bot. It need not if it ends without a call: what it
+    /// still has to call is paused or gone, or opens too late.
+    pub(super) fn shut(&self, event: &InboxEvent, bot: &Bot) -> Option<Shut> {
+        let mut gates = bot.services.iter().filter_map(|service| service.gate.as_ref());
+        // What has begun of a bot that is being given up goes on, so that its events are parked or done.
+        if !self.tenure.owns(bot.id) || gates.any(StoredGate::is_paused) {
+            return None;
+        }
+        let services: Vec<ServiceId> = bot.services.iter().map(|service| service.id).collect();
+        let until = self.tools.gates.all_closed_until(&services)?;
+        let mut own = services.clone();
+        own.retain(|service| event.has_yet_to_call(*service));
+        let own_until = self.tools.gates.all_closed_until(&own)?;
+        let can_wait = matches!(self.tools.retry.put_off(event.taken_at, own_until), Next::At(_));
+        can_wait.then_some(Shut { until, services, awaits_look: false })
+    }
+
+    /// The bot of an event that was to begin waits as rows until a gate opens, but for what can't wait so long.
+    pub(super) fn hold_bot_back(&mut self, event: &InboxEvent, shut: Shut, context: &mut Context<Self>) {
+        let bot = event.key.bot;
+        log::debug!("bot {bot} is held back: all its services are closed");
+        let taken_before = self.tools.retry.given_up_before(shut.until);
+        for dropped in self.lanes.shut(event.id, taken_before) {
+            self.events.remove(&dropped);
+        }
+        self.events.remove(&event.id);
+        self.held_back.timer.arm(shut.until, context, Self::go_on_in_time);
+        self.held_back.shut.insert(bot, shut);
+        self.pump(context);
+    }
+
+    /// A bot that is held back goes on, unless its gates are as they were when that began.
+    pub(super) fn reopen_if_open(&mut self, bot: BotId) {
+        let Some(shut) = self.held_back.shut.get(&bot) else { return };
+        if self.tools.gates.all_closed_until(&shut.services) != Some(shut.until) {
+            self.held_back.shut.remove(&bot);
+            self.lanes.reopen(bot);
+        }
+    }
+
+    /// An event of a bot has come and stays a row. A resume makes one come.
+    pub(super) fn look_at_bot_soon(&mut self, id: BotId, context: &mut Context<Self>) {
+        let Some(shut) = self.held_back.shut.get_mut(&id) else { return };
+        if !std::mem::replace(&mut shut.awaits_look, true) {
+            context.run_later(LOOK_DELAY, move |actor, context| actor.look_at_bot(id, context));
+        }
+    }
+
+    fn look_at_bot(&mut self, id: BotId, context: &mut Context<Self>) {
+        let Some(shut) = self.held_back.shut.get_mut(&id) else { return };
+        shut.awaits_look = false;
+        let directory = self.tools.directory.clone();
+        let find = async move { directory.find_anew(id).await };
+        context.spawn(find.into_actor(self).map(move |found, actor, context| {
+            let Ok(bot) = found else { return };
+            actor.tools.gates.adopt(&bot);
+            actor.reopen_if_open(id);
+            actor.pump(context);
+        }));
     }
 
     /// A call of the service has ended: unless another one is its probe, those that waited ask again.
@@ -51,18 +129,18 @@ impl EventActor {
         }
     }
 
-    fn go_on_in_pace(&mut self, context: &mut Context<Self>) {
+    fn go_on_in_time(&mut self, context: &mut Context<Self>) {
         self.held_back.timer.fired();
         let now = now();
-        let due: Vec<BotId> =
-            self.held_back.paced.iter().filter(|(_, paced)| paced.due <= now).map(|(bot, _)| *bot).collect();
-        for bot in due {
-            if let Some(paced) = self.held_back.paced.remove(&bot) {
-                self.lanes.ready_again(&paced.calls);
-            }
+        for (_, paced) in self.held_back.paced.extract_if(|_, paced| paced.due <= now) {
+            self.lanes.ready_again(&paced.calls);
         }
-        if let Some(due) = self.held_back.paced.values().map(|paced| paced.due).min() {
-            self.held_back.timer.arm(due, context, Self::go_on_in_pace);
+        let shut: Vec<BotId> = self.held_back.shut.keys().copied().collect();
+        shut.into_iter().for_each(|bot| self.reopen_if_open(bot));
+        let paced = self.held_back.paced.values().map(|paced| paced.due);
+        let shut = self.held_back.shut.values().map(|shut| shut.until);
+        if let Some(due) = paced.chain(shut).min() {
+            self.held_back.timer.arm(due, context, Self::go_on_in_time);
         }
         self.pump(context);
     }

@@ -1,7 +1,10 @@
 //! Calls that are not made: the service is gone or paused, its gate is closed, or no file is left for a connection. They
 //! spend no attempt.
 
+use std::sync::Arc;
+
 use outhook_core::{
+    gate::Reason,
     identity::Millis,
     outcome::{Failure, Fault},
     retry::Next,
@@ -10,7 +13,7 @@ use outhook_core::{
 use super::{Assignment, WAITED_TOO_LONG, count, shown, with_failure};
 use crate::{
     actors::{EVENT_LOG, gates::Refusal},
-    store::{CallOutcome, CallRecord, Service, StoredGate, now},
+    store::{Bot, CallOutcome, CallRecord, NotCallable, Service, StoredGate, now},
 };
 
 /// How soon the database is asked again whether a service is paused, in milliseconds.
@@ -19,6 +22,17 @@ const GONE_DELAY_MS: Millis = 1000;
 const NO_FILES_DELAY_MS: Millis = 1000;
 
 impl Assignment {
+    /// The bot that the call is for. Nothing is put off before it is certain that nobody has resumed the service.
+    pub(super) async fn find_bot(&self) -> Result<Arc<Bot>, NotCallable> {
+        let (tools, bot) = (&self.tools, self.turn.key.bot);
+        if self.pass.refusal().is_none() && !tools.gates.is_gone(self.service) {
+            return tools.directory.find(bot).await;
+        }
+        let bot = tools.directory.find_anew(bot).await?;
+        tools.gates.adopt(&bot);
+        Ok(bot)
+    }
+
     pub(super) fn removed(&self) -> CallRecord {
         CallRecord {
             detail: Some("the service is gone".into()),
@@ -35,7 +49,11 @@ impl Assignment {
         if self.tools.gates.is_gone(service.id) {
             return Some(self.put_off_while_gone(service));
         }
-        self.pass.refusal().map(|refusal| self.refused(service, refusal))
+        let refusal = self.pass.refusal()?;
+        Some(match self.pass.closed_until() {
+            Some(_) => self.refused(service, refusal),
+            None => self.put_off_no_longer(service, refusal.closed.reason),
+        })
     }
 
     /// An operator knows of the pause, and the conversation need not.
@@ -52,6 +70,13 @@ impl Assignment {
         let detail = "the endpoint has just said that it is gone".to_owned();
         let due = now().saturating_add(GONE_DELAY_MS);
         self.unattempted(service, CallOutcome::Waiting { due }, Fault::Paused, detail)
+    }
+
+    /// The gate was opened, or its time has come, since the call came to it: it comes again, at once.
+    fn put_off_no_longer(&self, service: &Service, reason: Reason) -> CallRecord {
+        count("put_off");
+        let detail = "the service may be called again".to_owned();
+        self.unattempted(service, CallOutcome::Waiting { due: now() }, reason.fault(), detail)
     }
 
     fn refused(&self, service: &Service, refusal: &Refusal) -> CallRecord {

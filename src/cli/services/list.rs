@@ -68,7 +68,7 @@ fn reason(service: &ServiceRow) -> Option<Reason> {
 /// As it is written down: a daemon writes when it closes a gate, and when it opens it again.
 fn state(service: &ServiceRow, now: Millis) -> &'static str {
     match (reason(service), service.closed_until) {
-        (None, _) => "open",
+        (None | Some(Reason::Resumed), _) => "open",
         (Some(Reason::Paused | Reason::Gone), _) => "paused",
         (Some(_), Some(until)) if until <= now => "probing",
         (Some(_), _) => "closed",
