@@ -280,7 +280,8 @@ fn lanes_at_once(wants: &[LaneWant]) -> Statement {
 }
 
 /// The first unfinished event of each conversation in a range, if it is wanted and does not wait for its time.
-/// The recursion jumps from one conversation to the next, whatever stands in between.
+/// The recursion jumps from one conversation to the next, whatever stands in between. `CROSS JOIN` says to SQLite that
+/// it goes before, so that it ends when enough rows are found and not with the last conversation.
 fn heads(bot: &str, range: (&str, &str), is_wanted: &str) -> String {
     let (above, up_to) = range;
     format!(
@@ -292,11 +293,11 @@ fn heads(bot: &str, range: (&str, &str), is_wanted: &str) -> String {
                     WHERE n.state = 0 AND n.bot_id = {bot} AND n.conversation > lanes.conversation)
             FROM lanes WHERE lanes.conversation < {up_to}
          )
-         SELECT {COLUMNS} FROM lanes JOIN outhook_event e ON e.id = (
+         SELECT {COLUMNS} FROM lanes CROSS JOIN outhook_event e
+         WHERE lanes.conversation <= {up_to} AND e.due IS NULL AND {is_wanted} AND e.id = (
             SELECT h.id FROM outhook_event h
             WHERE h.state = 0 AND h.bot_id = {bot} AND h.conversation = lanes.conversation
-            ORDER BY h.message_id, h.id LIMIT 1)
-         WHERE lanes.conversation <= {up_to} AND e.due IS NULL AND {is_wanted}"
+            ORDER BY h.message_id, h.id LIMIT 1)"
     )
 }
 
