@@ -107,6 +107,8 @@ pub struct Lanes {
     call_turns: Turns,
     lane_wants: VecDeque<(BotId, Conversation)>,
     starving: VecDeque<BotId>,
+    /// Starving ones whose last call failed.
+    patient: VecDeque<BotId>,
     hungry: VecDeque<BotId>,
 }
 
@@ -130,6 +132,7 @@ impl Lanes {
             call_turns: Turns::default(),
             lane_wants: VecDeque::new(),
             starving: VecDeque::new(),
+            patient: VecDeque::new(),
             hungry: VecDeque::new(),
         }
     }

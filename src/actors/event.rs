@@ -73,6 +73,7 @@ pub(crate) struct EventActor {
     recent: Recent<Instant>,
     phase: Phase,
     awaits_permit: bool,
+    awaits_patient: bool,
     spare_permit: Option<OwnedSemaphorePermit>,
 }
 
@@ -132,6 +133,7 @@ impl EventActor {
             recent: Recent::new(RECENT_MAX),
             phase: Phase::TakingOver,
             awaits_permit: false,
+            awaits_patient: false,
             spare_permit: None,
         }
     }
@@ -173,7 +175,7 @@ impl EventActor {
             self.begin(event, context);
         }
         self.start_calls(context);
-        self.ask_for_rows();
+        self.ask_for_rows(context);
         self.report();
     }
 

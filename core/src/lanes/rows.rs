@@ -81,6 +81,17 @@ impl Lanes {
         wants
     }
 
+    /// Whether bots whose last call failed wait to ask for rows: see [`Lanes::let_patient_ask`].
+    pub fn has_patient(&self) -> bool {
+        !self.patient.is_empty()
+    }
+
+    /// Lets bots whose last call failed ask for rows, with the next wants. Called now and then, so that they ask together:
+    /// each of their calls that fails would else be a reason to read.
+    pub fn let_patient_ask(&mut self) {
+        self.starving.append(&mut self.patient);
+    }
+
     fn next_bot_want(&mut self, rows_left: usize) -> Option<BotWant> {
         loop {
             // Without a place for anything, the starving wait.
@@ -198,7 +209,7 @@ impl Lanes {
         if is_idle && has_spare {
             if bot.hunger != Hunger::Starving {
                 bot.hunger = Hunger::Starving;
-                self.starving.push_back(id);
+                if bot.is_failing { self.patient.push_back(id) } else { self.starving.push_back(id) }
             }
         } else if is_idle {
             // Only the share of the failing ones keeps it from running; it asks when it is its turn.

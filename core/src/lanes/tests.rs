@@ -246,6 +246,8 @@ fn a_bot_that_gets_on_again_is_held_back_no_longer() {
 fn a_bot_whose_last_call_failed_is_known_again_after_it_held_nothing_for_a_while() {
     let mut lanes = Lanes::new(LIMITS);
     offer_each(&mut lanes, 1, 10..11);
+    assert!(lanes.take_wants().is_empty() && lanes.has_patient(), "they ask together");
+    lanes.let_patient_ask();
     begin_all(&mut lanes);
     lanes.call_ended(1, Some(true));
     lanes.parked(10);
@@ -516,7 +518,13 @@ impl Simulation {
     }
 
     fn go_on(&mut self) -> bool {
-        self.read_or_send() | self.send_stored() | self.deliver()
+        self.read_or_send() | self.send_stored() | self.deliver() | self.let_patient_ask()
+    }
+
+    fn let_patient_ask(&mut self) -> bool {
+        let has_patient = self.lanes.has_patient();
+        self.lanes.let_patient_ask();
+        has_patient
     }
 
     fn free_heads(&self, bot: BotId) -> Vec<Ticket> {
@@ -699,7 +707,7 @@ proptest! {
         waiting_total in 0usize..10,
         open_total in 1usize..6,
         failing_total in 1usize..4,
-        steps in proptest::collection::vec((0u8..14, any::<prop::sample::Index>(), 0i64..9), 1..300),
+        steps in proptest::collection::vec((0u8..15, any::<prop::sample::Index>(), 0i64..9), 1..300),
     ) {
         let mut simulation = Simulation::new(Limits { calls_per_bot, waiting_per_bot, waiting_total, open_total, failing_total });
         let mut next_message = 10;
@@ -745,6 +753,7 @@ proptest! {
         while let Some(event) = simulation.parked().first() {
             simulation.jobs.push_back(Job::Due(*event));
             simulation.settle();
+                14 => { simulation.let_patient_ask(); }
         }
         prop_assert!(simulation.rows.iter().all(|row| row.finished), "forgotten: {:?} in {:?}",
             simulation.rows.iter().filter(|row| !row.finished).collect::<Vec<_>>(), simulation.lanes);

@@ -1,7 +1,8 @@
 //! Rows that come into memory and leave it.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
+use actix::{AsyncContext, Context};
 use outhook_core::{identity::EventId, partition::Partitions};
 
 use super::{EventActor, Held, Phase};
@@ -10,16 +11,26 @@ use crate::{
     store::InboxEvent,
 };
 
+/// How long bots whose last call failed wait to ask for rows, so that they ask together.
+const PATIENCE: Duration = Duration::from_millis(100);
+
 impl EventActor {
     pub(super) fn hold(&mut self, event: InboxEvent) {
         let held = Held { event: Arc::new(event), turn: None };
         self.events.insert(held.event.id, held);
     }
 
-    pub(super) fn ask_for_rows(&mut self) {
+    pub(super) fn ask_for_rows(&mut self, context: &mut Context<Self>) {
         let wants = self.lanes.take_wants();
         if !wants.is_empty() {
             self.queue.send(WantRows { shard: self.shard, wants });
+        }
+        if self.lanes.has_patient() && !std::mem::replace(&mut self.awaits_patient, true) {
+            context.run_later(PATIENCE, |actor, context| {
+                actor.awaits_patient = false;
+                actor.lanes.let_patient_ask();
+                actor.pump(context);
+            });
         }
     }
 
