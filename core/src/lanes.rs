@@ -150,8 +150,8 @@ impl Lanes {
     /// Whether a later event of the same lane is running.
     pub fn runs_later(&self, ticket: &Ticket) -> bool {
         let lane = self.bots.get(&ticket.bot).and_then(|bot| bot.lanes.get(&ticket.conversation));
-        let running = lane.and_then(|lane| lane.running).and_then(|event| self.held.get(&event));
-        running.is_some_and(|running| running.message > ticket.message)
+        let running = lane.and_then(|lane| lane.running);
+        running.is_some_and(|(message, _)| message > ticket.message)
     }
 
     /// Offers an event that was stored or read from the database.
@@ -202,9 +202,10 @@ impl Lanes {
         if self.held.contains_key(&ticket.event) {
             return;
         }
+        let place = (ticket.message, ticket.event);
         match self.known(ticket.bot).lanes.entry(ticket.conversation) {
             Entry::Occupied(mut lane) if lane.get().pulling => lane.get_mut().missed = true,
-            Entry::Occupied(mut lane) => lane.get_mut().more = true,
+            Entry::Occupied(mut lane) => lane.get_mut().leave(place),
             Entry::Vacant(lane) => {
                 lane.insert(Lane::pulling());
                 self.lane_wants.push_back((ticket.bot, ticket.conversation));
@@ -321,16 +322,28 @@ impl Lanes {
         self.after_release(ticket.bot);
     }
 
-    /// An event waits for a retry, as a row. Its lane waits with it: what was queued behind it is
-    /// only rows again (returned).
+    /// An event waits for a retry, as a row. Its lane waits with it: what was queued behind it is only rows again
+    /// (returned). What is earlier, and was stored too late to go before, goes on.
     pub fn parked(&mut self, event: EventId) -> Vec<EventId> {
         let Some(ticket) = self.close(event) else { return Vec::new() };
-        let lane = self.bots.get_mut(&ticket.bot).and_then(|bot| bot.lanes.remove(&ticket.conversation));
-        let dropped: Vec<EventId> =
-            lane.into_iter().flat_map(|lane| lane.queue).map(|(_, event)| event).collect();
-        for event in &dropped {
-            self.unhold_waiting(*event);
+        let mut dropped = Vec::new();
+        if let Some(bot) = self.bots.get_mut(&ticket.bot)
+            && let Entry::Occupied(mut lane) = bot.lanes.entry(ticket.conversation)
+        {
+            lane.get_mut().running = None;
+            let later = lane.get_mut().queue.split_off(&(ticket.message, event));
+            dropped.extend(later.into_iter().map(|(_, event)| event));
+            if !lane.get().queue.is_empty() {
+                lane.get_mut().more = true;
+                bot.ready_lanes.push_back(ticket.conversation);
+            } else if lane.get().earlier {
+                *lane.get_mut() = Lane::pulling();
+                self.lane_wants.push_back((ticket.bot, ticket.conversation));
+            } else {
+                lane.remove();
+            }
         }
+        dropped.iter().for_each(|event| self.unhold_waiting(*event));
         self.after_release(ticket.bot);
         dropped
     }

@@ -46,10 +46,12 @@ pub(super) enum Hunger {
 
 #[derive(Debug, Default)]
 pub(super) struct Lane {
-    pub(super) running: Option<EventId>,
+    pub(super) running: Option<Place>,
     pub(super) queue: BTreeSet<Place>,
     /// There are rows later than all of the queue that are not held.
     pub(super) more: bool,
+    /// One of them is earlier than what runs: it was stored too late to go before.
+    pub(super) earlier: bool,
     pub(super) pulling: bool,
     /// Something was left while the rows were being read.
     pub(super) missed: bool,
@@ -75,15 +77,22 @@ impl Lane {
         }
         let goes_before = self.queue.last().is_some_and(|last| place < *last);
         if !goes_before && (self.more || !has_room) {
-            self.more = true;
+            self.leave(place);
             return Admission::Refused;
         }
         self.queue.insert(place);
         if has_room {
             return Admission::Taken { evicted: None };
         }
+        let evicted = self.queue.pop_last();
+        evicted.into_iter().for_each(|place| self.leave(place));
+        Admission::Taken { evicted: evicted.map(|(_, event)| event) }
+    }
+
+    /// An event of the lane is only a row.
+    pub(super) fn leave(&mut self, place: Place) {
         self.more = true;
-        Admission::Taken { evicted: self.queue.pop_last().map(|(_, event)| event) }
+        self.earlier |= self.running.is_some_and(|running| place < running);
     }
 }
 
@@ -98,18 +107,19 @@ impl Bot {
     pub(super) fn held(&self) -> Vec<EventId> {
         self.lanes
             .values()
-            .flat_map(|lane| lane.running.into_iter().chain(lane.queue.iter().map(|(_, event)| *event)))
+            .flat_map(|lane| lane.running.iter().chain(&lane.queue))
+            .map(|(_, event)| *event)
             .collect()
     }
 
     pub(super) fn begin_next(&mut self) -> Option<EventId> {
         while let Some(conversation) = self.ready_lanes.pop_front() {
             let Some(lane) = self.lanes.get_mut(&conversation) else { continue };
-            let Some((_, event)) = lane.queue.pop_first() else { continue };
-            lane.running = Some(event);
+            let Some(place) = lane.queue.pop_first() else { continue };
+            (lane.running, lane.earlier) = (Some(place), false);
             self.open += 1;
             self.waiting -= 1;
-            return Some(event);
+            return Some(place.1);
         }
         None
     }

@@ -159,6 +159,30 @@ fn a_lane_waits_with_its_parked_event() {
 }
 
 #[test]
+fn what_came_too_late_to_go_before_an_event_goes_on_when_that_is_parked() {
+    for has_room in [true, false] {
+        let waiting_per_bot = if has_room { 4 } else { 0 };
+        let mut lanes = Lanes::new(Limits { waiting_per_bot, ..LIMITS });
+        lanes.offer(ticket(1, 7, 10), FRESH);
+        assert_eq!(lanes.next_event(), Some(1));
+        let later = lanes.offer(ticket(2, 7, 20), FRESH);
+        let earlier = lanes.offer(ticket(3, 7, 5), FRESH);
+        let held = Offered::Held { evicted: None };
+        assert_eq!((later, earlier), if has_room { (held, held) } else { (Offered::Left, Offered::Left) });
+        assert_eq!(lanes.parked(1), if has_room { vec![2] } else { vec![] });
+        if !has_room {
+            assert_eq!(lanes.take_wants().lanes.len(), 1);
+            assert_eq!(lanes.pulled(1, 7, &[ticket(3, 7, 5)], true), [3]);
+        }
+        assert_eq!(lanes.next_event(), Some(3));
+        lanes.finished(3);
+        assert_eq!(lanes.take_wants().lanes.len(), 1);
+        assert!(lanes.pulled(1, 7, &[], true).is_empty());
+        assert!(lanes.bots.is_empty());
+    }
+}
+
+#[test]
 fn a_lane_that_ran_empty_asks_for_what_was_left() {
     let mut lanes = lanes_with((1..=6).map(|event| ticket(event, 7, event)));
     for event in 1..=4 {
@@ -222,6 +246,8 @@ fn bots_whose_last_call_failed_share_a_part_and_hold_nothing_that_waits() {
     assert!(lanes.take_wants().bots.iter().all(|want| want.bot == 3), "two events are their whole share");
     lanes.parked(20);
     assert!(begin_all(&mut lanes).is_empty());
+    assert!(lanes.take_wants().is_empty() && lanes.has_patient(), "they ask together");
+    lanes.let_patient_ask();
     let asking: HashSet<BotId> = lanes.take_wants().bots.iter().map(|want| want.bot).collect();
     assert_eq!(asking, [1, 2].into(), "they may go again");
 }
@@ -246,8 +272,6 @@ fn a_bot_that_gets_on_again_is_held_back_no_longer() {
 fn a_bot_whose_last_call_failed_is_known_again_after_it_held_nothing_for_a_while() {
     let mut lanes = Lanes::new(LIMITS);
     offer_each(&mut lanes, 1, 10..11);
-    assert!(lanes.take_wants().is_empty() && lanes.has_patient(), "they ask together");
-    lanes.let_patient_ask();
     begin_all(&mut lanes);
     lanes.call_ended(1, Some(true));
     lanes.parked(10);
@@ -683,12 +707,6 @@ impl Simulation {
         }
     }
 
-    /// Whether an event of the same lane waits for a retry. What came too late to go before it waits with it.
-    fn has_parked(&self, of: &Ticket) -> bool {
-        let lane = self.unfinished(|row| (row.bot, row.conversation) == (of.bot, of.conversation));
-        lane.iter().any(|row| row.parked)
-    }
-
     fn parked(&self) -> Vec<EventId> {
         self.rows.iter().filter(|row| row.parked).map(|row| row.ticket.event).collect()
     }
@@ -735,6 +753,7 @@ proptest! {
                     simulation.closed.entry(lane % 3).or_insert(taken_before);
                 }
                 13 => simulation.open(lane % 3),
+                14 => { simulation.let_patient_ask(); }
                 _ => {}
             }
             simulation.pump();
@@ -742,8 +761,7 @@ proptest! {
         simulation.settle();
         for bot in 0..3 {
             let heads = simulation.free_heads(bot);
-            let may_wait = |head: &Ticket| simulation.has_to_wait(head) || simulation.has_parked(head);
-            prop_assert!(heads.iter().all(may_wait), "it can't wait: {heads:?}");
+            prop_assert!(heads.iter().all(|head| simulation.has_to_wait(head)), "it can't wait: {heads:?}");
         }
         for bot in 0..3 {
             simulation.open(bot);
@@ -753,7 +771,6 @@ proptest! {
         while let Some(event) = simulation.parked().first() {
             simulation.jobs.push_back(Job::Due(*event));
             simulation.settle();
-                14 => { simulation.let_patient_ask(); }
         }
         prop_assert!(simulation.rows.iter().all(|row| row.finished), "forgotten: {:?} in {:?}",
             simulation.rows.iter().filter(|row| !row.finished).collect::<Vec<_>>(), simulation.lanes);
