@@ -107,7 +107,7 @@ async fn a_name_that_moves_inside_between_two_look_ups_is_not_followed() {
     let config = street.config();
     let db = setup::tables(&config).await;
     setup::insert_bot(&db, 1).await;
-    setup::insert_service(&db, 1, &street.url("rebind.test"), 1, "token").await;
+    setup::insert_service(&db, 1, &street.url("rebind.test"), 1, setup::TOKEN).await;
     let _outhook = Outhook::start(&config).await;
 
     street.dns.says("rebind.test", Says::now(&["127.0.0.1"]));
@@ -127,7 +127,7 @@ async fn an_answer_is_remembered_for_as_long_as_it_says() {
     let config = street.config();
     let db = setup::tables(&config).await;
     setup::insert_bot(&db, 1).await;
-    setup::insert_service(&db, 1, &street.url("kept.test"), 1, "token").await;
+    setup::insert_service(&db, 1, &street.url("kept.test"), 1, setup::TOKEN).await;
     let _outhook = Outhook::start(&config).await;
 
     // With addresses of one kind only it would be asked for again after 10 s.
@@ -174,12 +174,12 @@ async fn a_name_server_that_never_answers_delays_nobody_else() {
     for (bot, name) in (1..).zip(&hung) {
         street.dns.says(name, Says::Silence);
         setup::insert_bot(&db, bot).await;
-        setup::insert_service(&db, bot, &street.url(name), 1, "token").await;
+        setup::insert_service(&db, bot, &street.url(name), 1, setup::TOKEN).await;
         events.push(channel_event(bot, bot, 7, "soup", "Hi!"));
     }
     street.dns.says("good.test", Says::now(&["127.0.0.1"]));
     setup::insert_bot(&db, 1000).await;
-    setup::insert_service(&db, 1000, &street.url("good.test"), 1, "token").await;
+    setup::insert_service(&db, 1000, &street.url("good.test"), 1, setup::TOKEN).await;
     let _outhook = Outhook::start(&config).await;
     setup::send(&config, &events).await;
     street.dns.wait_for(&hung).await;

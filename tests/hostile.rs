@@ -142,7 +142,7 @@ fn good_event(message: i64) -> Value {
 
 async fn insert(db: &Db, bot: i64, url: &str) {
     setup::insert_bot(db, bot).await;
-    setup::insert_service(db, bot, url, 1, "token").await;
+    setup::insert_service(db, bot, url, 1, setup::TOKEN).await;
 }
 
 /// How many events of the good bot are finished.

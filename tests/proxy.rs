@@ -305,7 +305,7 @@ async fn sent(config: &Config, urls: &[String]) -> (Db, Outhook) {
     let mut events = vec![];
     for (bot, url) in (1..).zip(urls) {
         setup::insert_bot(&db, bot).await;
-        setup::insert_service(&db, bot, url, 1, "token").await;
+        setup::insert_service(&db, bot, url, 1, setup::TOKEN).await;
         events.push(channel_event(bot, 1000 + bot, 7, "soup", "Hi!"));
     }
     let outhook = Outhook::start(config).await;

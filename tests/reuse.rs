@@ -151,7 +151,7 @@ async fn bots_at(config: &Config, endpoints: &[Endpoint]) -> Db {
     let db = setup::tables(config).await;
     for (bot, endpoint) in (BOT..).zip(endpoints) {
         setup::insert_bot(&db, bot).await;
-        setup::insert_service(&db, bot, &endpoint.url("/"), 1, "token").await;
+        setup::insert_service(&db, bot, &endpoint.url("/"), 1, setup::TOKEN).await;
     }
     db
 }

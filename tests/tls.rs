@@ -113,7 +113,7 @@ async fn both_versions_of_tls_in_use_are_spoken_and_connections_are_kept() {
     let db = setup::tables(&config).await;
     for (bot, front) in [(1, &old), (2, &new)] {
         setup::insert_bot(&db, bot).await;
-        setup::insert_service(&db, bot, &front.url("localhost", "/"), 1, "token").await;
+        setup::insert_service(&db, bot, &front.url("localhost", "/"), 1, setup::TOKEN).await;
     }
     let _outhook = Outhook::start(&config).await;
     for message in 0..3 {
@@ -238,7 +238,7 @@ async fn check(config: Config, table: &[(String, Expected)]) {
     let mut events = vec![];
     for (bot, (url, _)) in (1..).zip(table) {
         setup::insert_bot(&db, bot).await;
-        setup::insert_service(&db, bot, url, 1, "token").await;
+        setup::insert_service(&db, bot, url, 1, setup::TOKEN).await;
         events.push(channel_event(bot, 1000 + bot, 7, "soup", "Hi!"));
     }
     let _outhook = Outhook::start(&config).await;

@@ -1,6 +1,5 @@
 //! Calls that wait in memory, without a permit, for the end of a probe or for their bot's pace; and bots that wait as a
-//! whole, with nothing in memory, until a gate of theirs opens. Nothing polls: the end of a call, or one timer, lets them
-//! go on.
+//! whole, with nothing in memory, until a gate of theirs opens. Nothing polls: the end of a call, or a timer, lets them go on.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -19,6 +18,9 @@ use crate::{
 /// How soon after an event of a bot that is held back has come it is read anew whether somebody has resumed a service.
 const LOOK_DELAY: Duration = Duration::from_millis(200);
 
+/// Bots are reopened together, so often at most: there may be many, and all are looked at. In milliseconds.
+const REOPEN_SLOT_MS: Millis = 50;
+
 type Call = (EventId, ServiceId);
 
 /// See the module. Each call is of an event that has begun, so there are no more than `calls_per_bot` events of a bot.
@@ -26,8 +28,9 @@ type Call = (EventId, ServiceId);
 pub(super) struct HeldBack {
     probed: HashMap<ServiceId, Vec<Call>>,
     paced: HashMap<BotId, Paced>,
+    pace_timer: DueTimer,
     shut: HashMap<BotId, Shut>,
-    timer: DueTimer,
+    shut_timer: DueTimer,
 }
 
 struct Paced {
@@ -53,7 +56,7 @@ impl EventActor {
             Wait::Pace(due) => {
                 let paced = self.held_back.paced.entry(bot);
                 paced.or_insert_with(|| Paced { due, calls: Vec::new() }).calls.push(call);
-                self.held_back.timer.arm(due, context, Self::go_on_in_time);
+                self.held_back.pace_timer.arm(due, context, Self::go_on_in_pace);
             }
         }
     }
@@ -84,8 +87,9 @@ impl EventActor {
             self.events.remove(&dropped);
         }
         self.events.remove(&event.id);
-        self.held_back.timer.arm(shut.until, context, Self::go_on_in_time);
+        let until = shut.until;
         self.held_back.shut.insert(bot, shut);
+        self.arm_shut_timer(until, context);
         self.pump(context);
     }
 
@@ -129,19 +133,31 @@ impl EventActor {
         }
     }
 
-    fn go_on_in_time(&mut self, context: &mut Context<Self>) {
-        self.held_back.timer.fired();
+    fn go_on_in_pace(&mut self, context: &mut Context<Self>) {
+        self.held_back.pace_timer.fired();
         let now = now();
         for (_, paced) in self.held_back.paced.extract_if(|_, paced| paced.due <= now) {
             self.lanes.ready_again(&paced.calls);
         }
-        let shut: Vec<BotId> = self.held_back.shut.keys().copied().collect();
-        shut.into_iter().for_each(|bot| self.reopen_if_open(bot));
-        let paced = self.held_back.paced.values().map(|paced| paced.due);
-        let shut = self.held_back.shut.values().map(|shut| shut.until);
-        if let Some(due) = paced.chain(shut).min() {
-            self.held_back.timer.arm(due, context, Self::go_on_in_time);
+        if let Some(due) = self.held_back.paced.values().map(|paced| paced.due).min() {
+            self.held_back.pace_timer.arm(due, context, Self::go_on_in_pace);
         }
         self.pump(context);
+    }
+
+    /// All are looked at, also those whose time has not come: a clock that was put back would keep them for longer.
+    fn reopen_bots(&mut self, context: &mut Context<Self>) {
+        self.held_back.shut_timer.fired();
+        let shut: Vec<BotId> = self.held_back.shut.keys().copied().collect();
+        shut.into_iter().for_each(|bot| self.reopen_if_open(bot));
+        if let Some(until) = self.held_back.shut.values().map(|shut| shut.until).min() {
+            self.arm_shut_timer(until, context);
+        }
+        self.pump(context);
+    }
+
+    fn arm_shut_timer(&mut self, until: Millis, context: &mut Context<Self>) {
+        let slot = until.saturating_add(REOPEN_SLOT_MS - 1) / REOPEN_SLOT_MS * REOPEN_SLOT_MS;
+        self.held_back.shut_timer.arm(slot, context, Self::reopen_bots);
     }
 }
