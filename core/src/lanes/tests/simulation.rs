@@ -1,0 +1,398 @@
+//! The lanes against a model of the rows: whatever comes in whatever order, each event runs once, in its turn.
+
+use proptest::prelude::*;
+
+use super::super::*;
+use crate::newcomers::Newcomers;
+
+/// A row of the simulated inbox.
+#[derive(Debug, Clone)]
+struct Row {
+    ticket: Ticket,
+    finished: bool,
+    parked: bool,
+    was_parked: bool,
+}
+
+/// What the inbox is to read.
+enum Job {
+    Pull(LaneWant),
+    Refill(BotWant),
+    /// A parked event whose time has come.
+    Due(EventId),
+}
+
+/// What the inbox has sent to the lanes.
+#[derive(Debug)]
+enum Mail {
+    Stored(Ticket, Neighbours),
+    Due(Ticket, Neighbours),
+    Pulled(LaneWant, Vec<Ticket>, bool),
+    Refilled(BotId, Vec<Ticket>, bool),
+}
+
+/// The lanes together with an inbox that stores and reads beside each other. What was stored or read is sent later, and
+/// arrives later still.
+struct Simulation {
+    lanes: Lanes,
+    rows: Vec<Row>,
+    jobs: VecDeque<Job>,
+    stored: Option<(Ticket, Neighbours)>,
+    read: Option<Mail>,
+    newcomers: Newcomers,
+    mail: VecDeque<Mail>,
+    running: Vec<(EventId, usize)>,
+    /// Bots of which nothing can be called; of these only events that were taken before these moments end.
+    closed: HashMap<BotId, Millis>,
+    limits: Limits,
+}
+
+impl Simulation {
+    fn new(limits: Limits) -> Self {
+        Self {
+            lanes: Lanes::new(limits),
+            rows: Vec::new(),
+            jobs: VecDeque::new(),
+            stored: None,
+            read: None,
+            newcomers: Newcomers::new(100),
+            mail: VecDeque::new(),
+            running: Vec::new(),
+            closed: HashMap::new(),
+            limits,
+        }
+    }
+
+    /// Whether an event can neither be called now nor end.
+    fn has_to_wait(&self, of: &Ticket) -> bool {
+        self.closed.get(&of.bot).is_some_and(|taken_before| of.taken_at >= *taken_before)
+    }
+
+    fn open(&mut self, bot: BotId) {
+        self.closed.remove(&bot);
+        self.lanes.reopen(bot);
+    }
+
+    fn has_earlier(&self, of: &Ticket) -> bool {
+        self.rows.iter().any(|row| {
+            !row.finished
+                && (row.ticket.bot, row.ticket.conversation) == (of.bot, of.conversation)
+                && (row.ticket.message, row.ticket.event) < (of.message, of.event)
+        })
+    }
+
+    fn has_later(&self, of: &Ticket) -> bool {
+        let lane = self.unfinished(|row| (row.bot, row.conversation) == (of.bot, of.conversation));
+        lane.last().is_some_and(|row| row.ticket.message > of.message)
+    }
+
+    fn store(&mut self, bot: BotId, conversation: Conversation, message: MessageId) {
+        self.send_stored();
+        let event = self.rows.len() as EventId;
+        let ticket = Ticket { event, bot, conversation, message, taken_at: event };
+        let earlier = self.has_earlier(&ticket);
+        let later = self.has_later(&ticket);
+        self.rows.push(Row { ticket, finished: false, parked: false, was_parked: false });
+        self.stored = Some((ticket, Neighbours { earlier, later }));
+    }
+
+    /// Reads rows, or sends what was read.
+    fn read_or_send(&mut self) -> bool {
+        match self.read.take() {
+            Some(read) => self.send(read),
+            None => {
+                let Some(job) = self.jobs.pop_front() else { return false };
+                self.newcomers.forget();
+                self.read = self.rows_of(job);
+            }
+        }
+        true
+    }
+
+    fn rows_of(&self, job: Job) -> Option<Mail> {
+        Some(match job {
+            Job::Pull(want) => {
+                let lane =
+                    self.unfinished(|row| (row.bot, row.conversation) == (want.bot, want.conversation));
+                let page = &lane[..lane.len().min(want.rows_max)];
+                let free: Vec<Ticket> =
+                    page.iter().take_while(|row| !row.parked).map(|row| row.ticket).collect();
+                let more = lane.len() > free.len();
+                Mail::Pulled(want, free, more)
+            }
+            Job::Refill(want) => {
+                let mut heads = self.free_heads(want.bot);
+                heads.retain(|head| !want.held.contains(&head.event));
+                heads.retain(|head| want.taken_before.is_none_or(|moment| head.taken_at < moment));
+                heads.sort_by_key(|head| (head.conversation <= want.after, head.conversation));
+                let more = heads.len() > want.rows_max;
+                heads.truncate(want.rows_max);
+                Mail::Refilled(want.bot, heads, more)
+            }
+            Job::Due(event) => {
+                let Row { ticket, parked: true, .. } = self.rows[event as usize] else { return None };
+                Mail::Due(ticket, Neighbours { earlier: self.has_earlier(&ticket), later: true })
+            }
+        })
+    }
+
+    fn send(&mut self, mut read: Mail) {
+        match &mut read {
+            Mail::Stored(..) => unreachable!("it was not read"),
+            Mail::Due(ticket, neighbours) => {
+                self.rows[ticket.event as usize].parked = false;
+                neighbours.earlier |= self.newcomers.precede(ticket);
+            }
+            Mail::Pulled(_, rows, more) | Mail::Refilled(_, rows, more) => {
+                *more |= self.newcomers.cut(rows, |row| *row);
+            }
+        }
+        self.mail.push_back(read);
+    }
+
+    fn send_stored(&mut self) -> bool {
+        let Some((ticket, neighbours)) = self.stored.take() else { return false };
+        self.newcomers.add(&ticket);
+        self.mail.push_back(Mail::Stored(ticket, neighbours));
+        true
+    }
+
+    fn go_on(&mut self) -> bool {
+        self.read_or_send() | self.send_stored() | self.deliver() | self.let_patient_ask()
+    }
+
+    fn let_patient_ask(&mut self) -> bool {
+        let has_patient = self.lanes.has_patient();
+        self.lanes.let_patient_ask();
+        has_patient
+    }
+
+    fn free_heads(&self, bot: BotId) -> Vec<Ticket> {
+        let rows = self.unfinished(|row| row.bot == bot);
+        let heads = rows.iter().filter(|row| !row.parked && !self.has_earlier(&row.ticket));
+        heads.map(|row| row.ticket).collect()
+    }
+
+    fn unfinished(&self, wanted: impl Fn(&Ticket) -> bool) -> Vec<&Row> {
+        let mut rows: Vec<&Row> =
+            self.rows.iter().filter(|row| !row.finished && wanted(&row.ticket)).collect();
+        rows.sort_by_key(|row| (row.ticket.message, row.ticket.event));
+        rows
+    }
+
+    fn deliver(&mut self) -> bool {
+        match self.mail.pop_front() {
+            None => return false,
+            Some(Mail::Stored(ticket, neighbours)) => self.offer_stored(ticket, neighbours),
+            Some(Mail::Due(ticket, neighbours)) => drop(self.lanes.offer(ticket, neighbours)),
+            Some(Mail::Pulled(want, rows, more)) => {
+                self.lanes.pulled(want.bot, want.conversation, &rows, more);
+            }
+            Some(Mail::Refilled(bot, rows, more)) => {
+                self.lanes.refilled(bot, &rows, more);
+            }
+        }
+        true
+    }
+
+    /// What was read meanwhile, and has ended, is recognised.
+    fn offer_stored(&mut self, ticket: Ticket, neighbours: Neighbours) {
+        let row = &self.rows[ticket.event as usize];
+        if row.was_parked {
+            self.lanes.look_up(ticket);
+        } else if !row.finished {
+            self.lanes.offer(ticket, neighbours);
+        }
+    }
+
+    fn is_on_its_way(&self, event: EventId) -> bool {
+        self.stored.iter().any(|(ticket, _)| ticket.event == event)
+            || self.mail.iter().any(|mail| {
+                matches!(mail, Mail::Stored(ticket, _) | Mail::Due(ticket, _) if ticket.event == event)
+            })
+    }
+
+    fn pump(&mut self) {
+        while let Some(event) = self.lanes.next_event() {
+            let ticket = self.rows[event as usize].ticket;
+            for (other, _) in &self.running {
+                let other = self.rows[*other as usize].ticket;
+                assert!(
+                    (other.bot, other.conversation) != (ticket.bot, ticket.conversation),
+                    "two events of one lane at a time"
+                );
+            }
+            assert!(!self.rows[event as usize].finished && !self.rows[event as usize].parked);
+            let offered_earlier = self.rows.iter().any(|row| {
+                !row.finished
+                    && !self.is_on_its_way(row.ticket.event)
+                    && (row.ticket.bot, row.ticket.conversation) == (ticket.bot, ticket.conversation)
+                    && (row.ticket.message, row.ticket.event) < (ticket.message, ticket.event)
+            });
+            assert!(!offered_earlier, "an earlier event of the lane was taken and unfinished");
+            if self.has_to_wait(&ticket) {
+                self.shut(ticket);
+                continue;
+            }
+            let services = (event % 3 + 1) as usize;
+            self.lanes.opened(event, &(0..services as ServiceId).collect::<Vec<_>>());
+            self.running.push((event, services));
+        }
+        while self.lanes.next_call().is_some() {}
+        let mut calls: HashMap<BotId, usize> = HashMap::new();
+        for (id, bot) in &self.lanes.bots {
+            *calls.entry(*id).or_default() += bot.calls;
+            assert!(bot.calls <= self.limits.calls_per_bot && bot.open <= self.limits.calls_per_bot);
+            assert!(bot.waiting <= self.limits.waiting_per_bot + 1 + bot.lanes.len());
+        }
+        assert!(self.lanes.held() <= self.limits.waiting_total + self.limits.open_total);
+        assert!(self.lanes.open() <= self.limits.open_total);
+        let wants = self.lanes.take_wants();
+        self.jobs.extend(wants.lanes.into_iter().map(Job::Pull));
+        self.jobs.extend(wants.bots.into_iter().map(Job::Refill));
+    }
+
+    /// An event that has begun can't be called. If its bot is shut already, it was only let through to go before one that
+    /// can't wait.
+    fn shut(&mut self, ticket: Ticket) {
+        let is_shut = self.lanes.bots[&ticket.bot].shut.is_some();
+        let goes_before = self
+            .unfinished(|row| (row.bot, row.conversation) == (ticket.bot, ticket.conversation))
+            .iter()
+            .any(|row| row.ticket.message > ticket.message && !self.has_to_wait(&row.ticket));
+        assert!(!is_shut || goes_before, "an event began although its bot is shut");
+        self.lanes.shut(ticket.event, self.closed[&ticket.bot]);
+    }
+
+    /// Whatever can be done without calling bots that are closed is done, and then nothing more is asked for.
+    fn settle(&mut self) {
+        for _ in 0..5000 {
+            let served = self.go_on();
+            self.pump();
+            if !self.running.is_empty() {
+                self.end(0, false);
+                self.pump();
+            } else if !served {
+                return;
+            }
+        }
+        panic!("it never comes to rest: {:?}", self.lanes);
+    }
+
+    fn end(&mut self, pick: usize, parks: bool) {
+        let (event, services) = self.running.swap_remove(pick);
+        let row = &mut self.rows[event as usize];
+        let in_flight = services.min(self.lanes.bots[&row.ticket.bot].calls);
+        for _ in 0..in_flight {
+            self.lanes.call_ended(row.ticket.bot, Some(parks));
+        }
+        if parks {
+            (row.parked, row.was_parked) = (true, true);
+            self.lanes.parked(event);
+        } else {
+            row.finished = true;
+            self.lanes.finished(event);
+        }
+    }
+
+    /// A bot goes to another daemon and comes back. What had been read is delivered before, and its rows are
+    /// due afterwards.
+    fn go_away_and_back(&mut self, bot: BotId) {
+        while self.go_on() {
+            self.pump();
+        }
+        self.lanes.let_go(|other| other == bot);
+        self.closed.remove(&bot);
+        self.pump();
+        while let Some(at) =
+            self.running.iter().position(|(event, _)| self.rows[*event as usize].ticket.bot == bot)
+        {
+            self.end(at, false);
+            self.pump();
+        }
+        assert!(!self.lanes.bots.contains_key(&bot), "something of it is left");
+        let back: Vec<Ticket> = self
+            .unfinished(|row| row.bot == bot)
+            .iter()
+            .filter(|row| !row.parked)
+            .map(|row| row.ticket)
+            .collect();
+        for ticket in back {
+            let earlier = self.has_earlier(&ticket);
+            self.mail.push_back(Mail::Due(ticket, Neighbours { earlier, later: true }));
+        }
+    }
+
+    fn parked(&self) -> Vec<EventId> {
+        self.rows.iter().filter(|row| row.parked).map(|row| row.ticket.event).collect()
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { ..ProptestConfig::default() })]
+
+    /// Events of few lanes arrive, out of order at times, run, park, come back; jobs of the inbox are
+    /// served at random moments; bots go to another daemon and come back, or can't be called for a while. Each runs in order
+    /// and alone in its lane, and every one finishes.
+    #[test]
+    fn every_event_runs_once_in_order_and_none_is_forgotten(
+        calls_per_bot in 1usize..4,
+        waiting_per_bot in 1usize..6,
+        waiting_total in 0usize..10,
+        open_total in 1usize..6,
+        failing_total in 1usize..4,
+        steps in proptest::collection::vec((0u8..15, any::<prop::sample::Index>(), 0i64..9), 1..300),
+    ) {
+        let mut simulation = Simulation::new(Limits { calls_per_bot, waiting_per_bot, waiting_total, open_total, failing_total });
+        let mut next_message = 10;
+        for (step, pick, lane) in steps {
+            match step {
+                0..=3 => {
+                    next_message += 2;
+                    let late = if step == 3 { 5 } else { 0 };
+                    simulation.store(lane % 3, lane / 3, next_message - late);
+                }
+                4 => { simulation.read_or_send(); }
+                5 | 6 => { simulation.deliver(); }
+                7 | 8 if !simulation.running.is_empty() => {
+                    let at = pick.index(simulation.running.len());
+                    simulation.end(at, step == 8);
+                }
+                9 => {
+                    let parked = simulation.parked();
+                    if !parked.is_empty() { simulation.jobs.push_back(Job::Due(parked[pick.index(parked.len())])); }
+                }
+                10 => simulation.go_away_and_back(lane % 3),
+                11 => { simulation.send_stored(); }
+                12 => {
+                    let taken_before = pick.index(simulation.rows.len() + 1) as Millis;
+                    simulation.closed.entry(lane % 3).or_insert(taken_before);
+                }
+                13 => simulation.open(lane % 3),
+                14 => { simulation.let_patient_ask(); }
+                _ => {}
+            }
+            simulation.pump();
+        }
+        simulation.settle();
+        for bot in 0..3 {
+            let heads = simulation.free_heads(bot);
+            prop_assert!(heads.iter().all(|head| simulation.has_to_wait(head)), "it can't wait: {heads:?}");
+        }
+        for bot in 0..3 {
+            simulation.open(bot);
+            simulation.pump();
+        }
+        simulation.settle();
+        while let Some(event) = simulation.parked().first() {
+            simulation.jobs.push_back(Job::Due(*event));
+            simulation.settle();
+        }
+        prop_assert!(simulation.rows.iter().all(|row| row.finished), "forgotten: {:?} in {:?}",
+            simulation.rows.iter().filter(|row| !row.finished).collect::<Vec<_>>(), simulation.lanes);
+        prop_assert_eq!(simulation.lanes.held(), 0);
+        prop_assert!(simulation.lanes.bots.is_empty());
+        prop_assert_eq!(simulation.lanes.waiting, 0);
+        prop_assert_eq!(simulation.lanes.failing, UnderWay::default());
+    }
+}
