@@ -28,14 +28,15 @@ impl Answer {
     /// # Errors
     /// [`Fault::BadAnswer`] if it is not JSON, or JSON but neither an object nor `""`.
     pub fn read(body: &[u8]) -> Result<Self, Failure> {
-        if body.iter().all(u8::is_ascii_whitespace) {
-            return Ok(Self::Nothing);
-        }
-        match serde_json::from_slice(body) {
-            Ok(Value::Object(object)) => Ok(Self::Object(object)),
-            Ok(Value::String(text)) if text.is_empty() => Ok(Self::Nothing),
-            Ok(other) => Err(unusable(format!("the answer is {}, not a JSON object", kind(&other)))),
-            Err(error) => Err(unusable(format!("the answer is not JSON: {error}"))),
+        let not_json = |error| unusable(format!("the answer is not JSON: {error}"));
+        match body.iter().find(|byte| !byte.is_ascii_whitespace()) {
+            None => Ok(Self::Nothing),
+            // Not as a `Value`, which takes an object with a certain key for serde_json's own raw text.
+            Some(b'{') => serde_json::from_slice(body).map(Self::Object).map_err(not_json),
+            Some(_) => match serde_json::from_slice(body).map_err(not_json)? {
+                Value::String(text) if text.is_empty() => Ok(Self::Nothing),
+                other => Err(unusable(format!("the answer is {}, not a JSON object", kind(&other)))),
+            },
         }
     }
 }
