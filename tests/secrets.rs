@@ -6,7 +6,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::json;
 use url::form_urlencoded;
 
-use super::support::secrets::{MARK, find, secret};
+use super::support::secrets::{self, MARK, find, secret};
 use super::support::*;
 
 const GENERIC: i16 = 1;
@@ -114,6 +114,44 @@ async fn a_library_does_not_tell_what_it_could_not_read_in_an_answer() {
         assert!(deliveries.iter().all(|delivery| delivery["reason"] == "not_http"), "{deliveries:#?}");
         assert!(outhook.log().iter().any(|line| line.contains("DEBUG")), "the filter {filter} holds");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_proxy_says_is_told_without_secrets_of_its_own_or_of_the_bot() {
+    // As of a proxy that passes on such a header of an endpoint's.
+    let quote = |request: &Request| {
+        let token = request.json()["token"].as_str().unwrap().to_owned();
+        format!("{token} {}", request.header("webhook-signature").unwrap())
+    };
+    let password = secret("proxy");
+    let sent = format!("Basic {}", STANDARD.encode(format!("user:{password}")));
+    let proxy = Smokescreen::start(move |request, _| {
+        let words = if request.method == "CONNECT" { sent.clone() } else { quote(request) };
+        let head = format!("HTTP/1.1 407 No\r\nX-Smokescreen-Error: {words}\r\ncontent-length: 0\r\n\r\n");
+        Ruling::Raw(head.leak())
+    })
+    .await;
+    let url = proxy.url().replace("://", &format!("://user:{password}@"));
+    let config = Config::sqlite().set("egress.allow", "[]").text("egress.proxy", &url);
+    let config = config.environment("RUST_LOG", "trace");
+    let db = setup::tables(&config).await;
+    let mut events = vec![];
+    for (bot, scheme) in [(1, "http"), (2, "https")] {
+        setup::insert_bot(&db, bot).await;
+        setup::insert_service(&db, bot, &format!("{scheme}://bot.invalid/"), GENERIC, &secret("token")).await;
+        events.push(channel_event(bot, 9000 + bot, 7, "kitchen", "soup?"));
+    }
+    let mut outhook = Outhook::start(&config).await;
+    setup::send(&config, &events).await;
+    setup::all_finished(&db).await;
+    outhook.terminate().await;
+    assert!(outhook.wait().await.success());
+
+    assert_eq!(proxy.requests().len(), events.len());
+    let deliveries = setup::deliveries(&config).await;
+    assert!(deliveries.iter().all(|delivery| delivery["reason"] == "blocked"), "{deliveries:#?}");
+    config.cli(&["deliveries"]).await.success();
+    secrets::assert_none("the database", &format!("{:?}", db.rows("SELECT detail FROM outhook_call").await));
 }
 
 /// What an operator looks at.

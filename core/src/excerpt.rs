@@ -6,6 +6,9 @@ use url::form_urlencoded;
 /// The most bytes of an answer that are kept.
 pub const EXCERPT_BYTES_MAX: usize = 1024;
 
+/// The most characters of a sentence that quotes others.
+pub const SENTENCE_CHARS_MAX: usize = 500;
+
 const HIDDEN: &[u8] = b"[hidden]";
 
 /// A shorter part of a secret in base64 may stand there by chance.
@@ -46,6 +49,23 @@ pub fn excerpt(body: &[u8], secrets: &[&str]) -> Vec<u8> {
     }
     kept.truncate(EXCERPT_BYTES_MAX);
     kept
+}
+
+/// A sentence that quotes what others have written: on one line, its beginning only, every secret hidden as in [`excerpt`].
+pub fn sentence(text: &str, secrets: &[&str]) -> String {
+    let is_odd = |c: char| c.is_control() || c == char::REPLACEMENT_CHARACTER;
+    let kept = excerpt(text.as_bytes(), secrets);
+    let kept = String::from_utf8_lossy(&kept);
+    let line: String =
+        kept.chars().take(SENTENCE_CHARS_MAX).map(|c| if is_odd(c) { ' ' } else { c }).collect();
+    line.trim().to_owned()
+}
+
+/// Whether the beginning of a text, as much as is looked at for [`excerpt`], holds one of these secrets in any form.
+pub fn tells(text: &str, secrets: &[&str]) -> bool {
+    let forms: Vec<Vec<u8>> = secrets.iter().flat_map(|secret| forms(secret)).collect();
+    let bytes = text.as_bytes();
+    (0..bytes.len().min(LOOKED_AT_BYTES_MAX)).any(|at| forms.iter().any(|form| bytes[at..].starts_with(form)))
 }
 
 /// How many bytes of a secret `text` begins with.
@@ -155,6 +175,22 @@ mod tests {
         let secret = "s".repeat(32);
         let body = [secret.as_bytes(), &[b'x'; EXCERPT_BYTES_MAX - 20], secret.as_bytes()].concat();
         assert!(!excerpt(&body, &[&secret]).windows(4).any(|window| window == b"ssss"));
+    }
+
+    #[test]
+    fn a_sentence_that_quotes_others_is_short_on_one_line_and_shows_no_secret() {
+        let secret = "s".repeat(32);
+        let long = "x".repeat(SENTENCE_CHARS_MAX);
+        let quoted = format!("de\tnied\u{1b}[2J\n{secret} {long}{secret}");
+        let shown = sentence(&quoted, &[&secret]);
+        assert!(shown.starts_with("de nied [2J [hidden] x") && !shown.contains("ss"), "{shown}");
+        assert_eq!(shown.chars().count(), SENTENCE_CHARS_MAX);
+    }
+
+    #[test]
+    fn a_text_tells_a_secret_in_any_form() {
+        assert!(tells("a%2Fb", &["a/b"]) && tells("so: a/b", &["a/b"]));
+        assert!(!tells("a b", &["a/b", ""]));
     }
 
     #[test]

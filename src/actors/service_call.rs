@@ -10,7 +10,7 @@ use futures_util::FutureExt;
 use outhook_core::{
     answer::{Answer, Reply},
     egress::Egress,
-    excerpt::excerpt,
+    excerpt::{excerpt, sentence},
     gate::Signal,
     identity::{MessageId, Millis, ServiceId},
     outcome::{Attempt, Failure, Fault, Verdict, judge},
@@ -40,7 +40,7 @@ use crate::{
     zulip::{Destination, Site},
 };
 
-const WAITED_TOO_LONG: &str = "retry.give_up_after has passed";
+const WAITS_TOO_LONG: &str = "it could be called again only when retry.give_up_after has passed";
 
 /// What every call of a thread works with.
 pub(crate) struct CallTools {
@@ -265,7 +265,7 @@ impl Assignment {
                     with_failure(record, failure, excerpt)
                 }
                 Next::Exhausted => self.fail(service, failure, excerpt, "all retries are used up"),
-                Next::TooLate => self.fail(service, failure, excerpt, WAITED_TOO_LONG),
+                Next::TooLate => self.fail(service, failure, excerpt, WAITS_TOO_LONG),
             },
             Verdict::Final(failure) if failure.is_gone() => {
                 self.fail(service, failure, excerpt, "the service is paused until it is resumed")
@@ -343,8 +343,17 @@ impl Tried {
     }
 }
 
-/// Reads what an endpoint answered, by the outcome table and the handler.
+/// Reads what an endpoint answered, by the outcome table and the handler. What is told of a failure may quote others: the
+/// endpoint, its certificate, a proxy.
 pub(crate) fn read_attempt(attempt: Attempt, handler: &dyn handlers::Handler, secrets: &[&str]) -> Tried {
+    let mut tried = judge_attempt(attempt, handler, secrets);
+    if let Verdict::Retry { failure, .. } | Verdict::Final(failure) = &mut tried.verdict {
+        failure.detail = sentence(&failure.detail, secrets);
+    }
+    tried
+}
+
+fn judge_attempt(attempt: Attempt, handler: &dyn handlers::Handler, secrets: &[&str]) -> Tried {
     let kept = |body: &[u8]| Some(excerpt(body, secrets)).filter(|kept| !kept.is_empty());
     let (status, shown) = match &attempt {
         Attempt::Answered { status: status @ 200..=299, .. } => (Some(*status), None),

@@ -39,7 +39,12 @@ pub(super) fn no_body(error: &PayloadError) -> Attempt {
         PayloadError::EncodingCorrupted => Fault::NotHttp,
         _ => Fault::Truncated,
     };
-    failed(fault, format!("the answer's body: {error}"))
+    let why = match (cause(error), error) {
+        (Some(cause), _) => cause.to_string(),
+        (None, PayloadError::Incomplete(_)) => "the connection ended before it was complete".into(),
+        (None, other) => other.to_string(),
+    };
+    failed(fault, format!("the answer's body: {why}"))
 }
 
 /// The I/O error behind an error of a body.

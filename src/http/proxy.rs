@@ -10,6 +10,7 @@ use actix_rt::net::TcpStream;
 use actix_web::http::header::{HeaderMap, HeaderName, HeaderValue};
 use base64::{Engine, prelude::BASE64_STANDARD};
 use outhook_core::{
+    excerpt,
     identity::Millis,
     outcome::{Attempt, Fault},
 };
@@ -36,8 +37,6 @@ const AUTHORIZATION: &str = "proxy-authorization";
 
 /// The most that is read of the head of an answer to CONNECT.
 const HEAD_BYTES_MAX: usize = 16_384;
-/// The most that is told of what a proxy or a certificate says.
-const TOLD_CHARS_MAX: usize = 200;
 
 /// A proxy.
 #[derive(Debug)]
@@ -47,6 +46,8 @@ pub(crate) struct Proxy {
     port: u16,
     /// `Proxy-Authorization`.
     authorization: Option<SecretString>,
+    /// Its password, and the two together as they are sent.
+    secrets: Vec<SecretString>,
     shown: String,
 }
 
@@ -68,7 +69,8 @@ impl Proxy {
         Self {
             host: host.trim_start_matches('[').trim_end_matches(']').to_owned(),
             port: parsed.and_then(Url::port_or_known_default).unwrap_or(80),
-            authorization: parsed.and_then(basic).map(SecretString::from),
+            authorization: parsed.and_then(basic).map(|pair| format!("Basic {pair}").into()),
+            secrets: parsed.map(secrets).unwrap_or_default(),
             shown: url.to_string(),
         }
     }
@@ -151,8 +153,15 @@ impl Proxy {
             504 => (Fault::Timeout, "could not connect to the endpoint in time"),
             _ => (Fault::Proxy, "failed"),
         };
+        let words =
+            if self.is_quoted_in(words) { "(what it says holds what egress.proxy hides)" } else { words };
         let detail = format!("the proxy {means}: status {status} {words}");
         ProxyFault { fault, detail: detail.trim_end().to_owned(), retry_after: *retry_after }
+    }
+
+    fn is_quoted_in(&self, words: &str) -> bool {
+        let secrets: Vec<&str> = self.secrets.iter().map(ExposeSecret::expose_secret).collect();
+        excerpt::tells(words, &secrets)
     }
 
     fn fault(&self, what: &str) -> ProxyFault {
@@ -192,7 +201,13 @@ fn basic(url: &Url) -> Option<String> {
     let mut pair: Vec<u8> = percent_decode_str(url.username()).collect();
     pair.push(b':');
     pair.extend(percent_decode_str(url.password().unwrap_or_default()));
-    Some(format!("Basic {}", BASE64_STANDARD.encode(pair)))
+    Some(BASE64_STANDARD.encode(pair))
+}
+
+fn secrets(url: &Url) -> Vec<SecretString> {
+    let password =
+        url.password().map(|password| percent_decode_str(password).decode_utf8_lossy().into_owned());
+    basic(url).into_iter().chain(password).map(SecretString::from).collect()
 }
 
 /// Reads up to the empty line and no byte further: what follows belongs to the tunnel.
@@ -240,19 +255,12 @@ impl Head {
         let error = header(ERROR);
         Self {
             status,
-            words: printable(error.as_deref().unwrap_or(reason)),
+            words: error.as_deref().unwrap_or(reason).trim().to_owned(),
             is_marked: error.is_some(),
             wants_credentials: header("proxy-authenticate").is_some(),
             retry_after: header("retry-after").and_then(|value| retry_after_value(&value)),
         }
     }
-}
-
-/// The beginning of a foreign text, on one line.
-pub(super) fn printable(text: &str) -> String {
-    let is_odd = |c: char| c.is_control() || c == char::REPLACEMENT_CHARACTER;
-    let shown: String = text.chars().take(TOLD_CHARS_MAX).map(|c| if is_odd(c) { ' ' } else { c }).collect();
-    shown.trim().to_owned()
 }
 
 #[cfg(test)]
@@ -298,14 +306,14 @@ mod tests {
     }
 
     #[test]
-    fn a_proxys_words_are_told_on_one_short_line() {
-        let long = "x".repeat(1000);
-        let told =
-            answer(&format!("HTTP/1.1 407 No\nX-Smokescreen-Error: de\tnied\u{1b}[2J {long}\n\n")).detail;
-        assert!(told.contains("status 407 de nied [2J x"), "{told}");
-        assert!(told.chars().count() < 300 && !told.chars().any(char::is_control), "{told}");
-        assert!(answer("HTTP/1.1 500\n\n").detail.ends_with("status 500"));
-        assert!(!answer("HTTP/1.1 407 No\nProxy-Authenticate: Basic\n\n").detail.contains("hunter2"));
+    fn a_proxy_that_says_its_password_is_not_quoted() {
+        let proxy = proxy("http://user:hunt%2Fer2@proxy");
+        let pair = BASE64_STANDARD.encode("user:hunt/er2");
+        for (words, is_quoted) in [("hunt/er2", false), (&pair, false), ("a hunter", true)] {
+            let head = Head::parse(format!("HTTP/1.1 407 No {words}\r\n\r\n").as_bytes()).expect("a head");
+            let detail = proxy.refusal(&head).detail;
+            assert_eq!(detail.contains(words), is_quoted, "{detail}");
+        }
     }
 
     #[test]

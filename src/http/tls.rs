@@ -14,7 +14,7 @@ use rustls::{
 use tokio_rustls::{TlsConnector, client::TlsStream};
 use url::{Host, Url};
 
-use super::{proxy::printable, socket::Socket};
+use super::socket::Socket;
 
 /// So many of the names in a wrong certificate are told.
 const NAMES_TOLD: usize = 5;
@@ -145,7 +145,7 @@ pub(super) fn explained(error: &Error) -> String {
             "the endpoint has no certificate for this host name".into()
         }
         Error::AlertReceived(alert) => format!("the endpoint ended TLS with the alert {alert:?}"),
-        other => printable(&other.to_string()),
+        other => other.to_string(),
     }
 }
 
@@ -171,7 +171,7 @@ fn certificate_fault(fault: &CertificateError) -> String {
              endpoint needs one that an authority has signed for it"
                 .into()
         }
-        other => format!("the endpoint's certificate is not accepted: {}", printable(&other.to_string())),
+        other => format!("the endpoint's certificate is not accepted: {other}"),
     }
 }
 
@@ -188,8 +188,8 @@ fn moment(time: UnixTime) -> String {
 /// The names that a certificate has, which come as `DnsName("bot.example.org")` or so.
 fn names(presented: &[String]) -> String {
     let bare = |name: &String| match name.split_once('(').and_then(|(_, name)| name.strip_suffix(')')) {
-        Some(name) => printable(name.trim_matches('"')),
-        None => printable(name),
+        Some(name) => name.trim_matches('"').to_owned(),
+        None => name.clone(),
     };
     let told: Vec<String> = presented.iter().take(NAMES_TOLD).map(bare).collect();
     match presented.len().saturating_sub(NAMES_TOLD) {

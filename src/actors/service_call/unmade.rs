@@ -10,7 +10,7 @@ use outhook_core::{
     retry::Next,
 };
 
-use super::{Assignment, WAITED_TOO_LONG, count, shown, with_failure};
+use super::{Assignment, WAITS_TOO_LONG, count, shown, with_failure};
 use crate::{
     actors::{EVENT_LOG, gates::Refusal},
     store::{Bot, CallOutcome, CallRecord, NotCallable, Service, StoredGate, now},
@@ -104,7 +104,7 @@ impl Assignment {
     fn given_up(&self, service: &Service, fault: Fault, detail: String) -> CallRecord {
         count("failed");
         let attempts = self.attempts_before();
-        let failure = Failure { fault, status: None, detail: format!("{detail}; {WAITED_TOO_LONG}") };
+        let failure = Failure { fault, status: None, detail: format!("{detail}; {WAITS_TOO_LONG}") };
         self.warn(service, &failure, attempts);
         let reply = self.told(&failure, attempts);
         CallRecord { reply, ..self.unattempted(service, CallOutcome::Failed, fault, failure.detail) }
