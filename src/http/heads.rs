@@ -5,6 +5,9 @@
 //! **An answer that ends with its connection says HTTP/1.0** (RFC 9112, 6.3). awc reads such an answer to its end, but
 //! one of HTTP/1.1 it takes to have no body.
 //!
+//! **An offer to change the protocol is passed over** (RFC 9110, 7.8). awc takes an answer that offers WebSocket to have no
+//! body, whatever length it tells; the name of that field is misspelt for it.
+//!
 //! A head is held back until it is whole, so awc parses it once. What can't be one is passed on: awc says what is wrong.
 
 use std::{
@@ -14,7 +17,7 @@ use std::{
 };
 
 use actix_rt::net::{ActixStream, Ready};
-use actix_web::http::{StatusCode, Version};
+use actix_web::http::{StatusCode, Version, header::UPGRADE};
 use httparse::{ParserConfig, Response, Status};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
@@ -24,6 +27,9 @@ use super::framing::{Body, Field, Framing};
 pub(super) const HEAD_BYTES_MAX: usize = 131_072;
 /// awc takes no head with more headers.
 const HEADERS_MAX: usize = 96;
+/// A head that is not larger is parsed whenever something of it arrives, so that what is none is soon known. A larger one
+/// is parsed when it has doubled or may be whole: parsing it for each byte would take the time of its square.
+const SMALL_HEAD_BYTES: usize = 4096;
 /// So many interim answers to a request are passed over; the next one is taken for the answer.
 const INTERIM_ANSWERS_MAX: usize = 16;
 
@@ -39,6 +45,8 @@ pub(super) struct Heads<S> {
 struct Head {
     /// What has arrived and was not passed on.
     held: Vec<u8>,
+    /// It is parsed when it has as many bytes, or before if it may be whole.
+    parsed_at: usize,
     interim_answers: usize,
     /// Whether everything may be passed on.
     is_done: bool,
@@ -50,9 +58,14 @@ enum Start {
     Part,
     /// An interim answer of so many bytes.
     Interim(usize),
-    /// The head of an answer that ends with its connection, where awc does not know it.
-    OpenEnded,
-    /// Any other head, or none.
+    /// The head of an answer.
+    Final {
+        /// The answer ends with its connection, and awc would not know it.
+        is_open_ended: bool,
+        /// Where names of fields begin that offer another protocol.
+        offers: Vec<usize>,
+    },
+    /// Anything else.
     Other,
 }
 
@@ -66,21 +79,29 @@ impl<S> Heads<S> {
 impl Head {
     /// Takes what has arrived.
     fn take(&mut self, bytes: &[u8]) {
+        let known = self.held.len();
         self.held.extend_from_slice(bytes);
+        if self.held.len() < self.parsed_at.min(HEAD_BYTES_MAX) && !has_empty_line(&self.held, known) {
+            return;
+        }
         while !self.is_done {
             match Start::of(&self.held) {
-                Start::Part if self.held.len() < HEAD_BYTES_MAX => return,
+                Start::Part if self.held.len() < HEAD_BYTES_MAX => break,
                 Start::Interim(length) if self.interim_answers < INTERIM_ANSWERS_MAX => {
                     self.held.drain(..length);
                     self.interim_answers += 1;
                 }
-                Start::OpenEnded => {
-                    say_http_10(&mut self.held);
+                Start::Final { is_open_ended, offers } => {
+                    offers.into_iter().for_each(|at| self.held[at] = b'x');
+                    if is_open_ended {
+                        say_http_10(&mut self.held);
+                    }
                     self.is_done = true;
                 }
                 _ => self.is_done = true,
             }
         }
+        self.parsed_at = if self.held.len() < SMALL_HEAD_BYTES { 0 } else { 2 * self.held.len() };
     }
 
     /// Passes on as much as there is room for.
@@ -111,15 +132,27 @@ impl Start {
         if status.is_informational() && status != StatusCode::SWITCHING_PROTOCOLS {
             return Self::Interim(length);
         }
-        if head.version != Some(1) {
+        if status == StatusCode::SWITCHING_PROTOCOLS {
             return Self::Other;
         }
         let fields: Vec<Field<'_>> = head.headers.iter().map(|header| (header.name, header.value)).collect();
-        match Framing::of(status, Version::HTTP_11, &fields).body {
-            Body::Connection => Self::OpenEnded,
-            _ => Self::Other,
+        let is_http_11 = head.version == Some(1);
+        let ends_with_connection =
+            || matches!(Framing::of(status, Version::HTTP_11, &fields).body, Body::Connection);
+        let is_offer = |field: &&Field<'_>| field.0.eq_ignore_ascii_case(UPGRADE.as_str());
+        let place = |field: &Field<'_>| field.0.as_ptr() as usize - bytes.as_ptr() as usize;
+        Self::Final {
+            is_open_ended: is_http_11 && ends_with_connection(),
+            offers: fields.iter().filter(is_offer).map(place).collect(),
         }
     }
+}
+
+/// Whether a line is empty that did not end within the first `known` bytes.
+fn has_empty_line(head: &[u8], known: usize) -> bool {
+    let new = &head[known.saturating_sub(2)..];
+    let ends = |end: &[u8]| new.windows(end.len()).any(|bytes| bytes == end);
+    ends(b"\n\n") || ends(b"\n\r\n")
 }
 
 /// Only line breaks can come before a head's `HTTP/1.1`, so its last digit is the second 1 that there is.
@@ -226,6 +259,30 @@ mod tests {
                 read(&format!("{INTERIM}\r\n\nHTTP/1.1{rest}")).await,
                 format!("\r\n\nHTTP/1.0{rest}")
             );
+        }
+    }
+
+    #[tokio::test]
+    async fn an_offer_to_change_the_protocol_is_passed_over() {
+        let answer = "HTTP/1.1 200 OK\r\nUpgrade: websocket\r\ncontent-length: 4\r\n\r\nsoup";
+        assert_eq!(read(answer).await, answer.replace("Upgrade", "xpgrade"));
+    }
+
+    #[tokio::test]
+    async fn a_large_head_is_known_when_it_is_whole_however_it_arrives() {
+        let field = format!("x: {}\r\n", "y".repeat(70));
+        for fields in [1, SMALL_HEAD_BYTES / field.len(), SMALL_HEAD_BYTES / field.len() + 1, 700] {
+            let rest = format!(" 200 OK\r\n{}\r\nsoup", field.repeat(fields.min(HEADERS_MAX)));
+            assert_eq!(read(&format!("HTTP/1.1{rest}")).await, format!("HTTP/1.0{rest}"));
+        }
+    }
+
+    #[test]
+    fn an_empty_line_is_seen_wherever_the_bytes_were_cut() {
+        for head in ["a: b\r\n\r\n", "a: b\n\n", "a: b\n\r\n"] {
+            let seen = |known| has_empty_line(head.as_bytes(), known);
+            assert!((0..head.len()).all(seen), "{head:?}");
+            assert!(!has_empty_line(&head.as_bytes()[..head.len() - 1], 0));
         }
     }
 
