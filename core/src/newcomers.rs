@@ -9,7 +9,7 @@ use crate::{
 };
 
 /// The earliest event of each lane that was stored since rows were read.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Newcomers {
     lanes_max: usize,
     earliest: HashMap<(BotId, Conversation), MessageId>,

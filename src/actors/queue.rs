@@ -75,10 +75,8 @@ pub(crate) struct QueueActor {
     claiming: Option<FoundDue>,
     due_timer: DueTimer,
     lines: Lines,
-    /// Stored since the rows were read that are being read or claimed.
+    /// Stored since the reading of rows began that is under way.
     newcomers: Newcomers,
-    /// The last batch may have been committed without our hearing of it.
-    stores_again: bool,
     /// How many deliveries are stored at once; smaller for a while after a refusal.
     batch_rows: usize,
     awaits_room: bool,
@@ -94,6 +92,8 @@ struct FoundDue {
     due_by: Millis,
     /// A moment before they were read, of this process.
     read_at: Instant,
+    /// Stored since then.
+    newcomers: Newcomers,
 }
 
 /// A session and its number in this life.
@@ -157,7 +157,6 @@ impl QueueActor {
             lines: Lines::default(),
             newcomers: Newcomers::new(NEWCOMERS_MAX),
             batch_rows: config.queue.prefetch.into(),
-            stores_again: false,
             awaits_room: false,
             awaits_pump: false,
             // A generation that is built while the process ends takes nothing.

@@ -41,7 +41,7 @@ impl QueueActor {
     pub(super) fn store_deliveries(&mut self, context: &mut Context<Self>) {
         let rows = self.deliveries.len().min(self.batch_rows);
         let deliveries: Vec<Delivery> = self.deliveries.drain(..rows).collect();
-        let again = self.stores_again || deliveries.iter().any(|delivery| delivery.redelivered);
+        let again = deliveries.iter().any(|delivery| delivery.redelivered);
         let batch = Batch { deliveries, session: self.session.clone(), again };
         let bodies = batch.deliveries.iter().map(|delivery| delivery.body.as_slice());
         let intake = sort_out(bodies, self.event_bytes_max);
@@ -86,11 +86,13 @@ impl QueueActor {
     fn stored(&mut self, stored: Stored, batch: Batch, context: &mut Context<Self>) {
         metrics::histogram!("outhook_intake_rows").record(batch.deliveries.len() as f64);
         metrics::counter!("outhook_events_taken_total").increment(stored.rows as u64);
-        self.stores_again = false;
-        self.batch_rows = self.batch_rows_max;
+        self.batch_rows = self.batch_rows.saturating_mul(2).min(self.batch_rows_max);
         let began = self.lines.began(Kind::Store);
-        if self.lines.is_reading() {
-            stored.held.iter().for_each(|taken| self.newcomers.add(&taken.event.ticket()));
+        for ticket in stored.held.iter().map(|taken| taken.event.ticket()) {
+            if self.lines.is_reading() {
+                self.newcomers.add(&ticket);
+            }
+            self.claiming.iter_mut().for_each(|found| found.newcomers.add(&ticket));
         }
         self.hand_out(stored.held, began);
         let acknowledge = async move { batch.acknowledge().await };
@@ -100,16 +102,15 @@ impl QueueActor {
     }
 
     /// Puts a batch back where it was, unless its session has ended: then it comes again by itself. In
-    /// front, because an acknowledgement of a later delivery would be one of these too. Says whether they
-    /// are there again.
+    /// front, because an acknowledgement of a later delivery would be one of these too; as redelivered ones, because
+    /// they may have been stored without our hearing of it. Says whether they are there again.
     fn put_back(&mut self, batch: Batch) -> bool {
         let is_current = batch.number() == self.session.as_ref().map(|session| session.number);
         if is_current {
             for delivery in batch.deliveries.into_iter().rev() {
-                self.deliveries.push_front(delivery);
+                self.deliveries.push_front(Delivery { redelivered: true, ..delivery });
             }
         }
-        self.stores_again = true;
         is_current
     }
 

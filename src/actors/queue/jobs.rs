@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 
 use actix::{AsyncContext, Context};
 
+use outhook_core::newcomers::Newcomers;
+
 use super::{QueueActor, RETRY_DELAY_MAX};
 use crate::store::StoreError;
 
@@ -110,7 +112,9 @@ impl QueueActor {
     }
 
     fn may_store(&self) -> bool {
-        !self.deliveries.is_empty() && self.room.is_free() && !self.newcomers.are_too_many()
+        let claiming = self.claiming.iter().map(|found| &found.newcomers);
+        let are_too_many = claiming.chain([&self.newcomers]).any(Newcomers::are_too_many);
+        !self.deliveries.is_empty() && self.room.is_free() && !are_too_many
     }
 
     /// The kinds of reading take turns, so that none starves.
@@ -155,6 +159,9 @@ impl QueueActor {
     /// A job is over, with or without a result.
     pub(super) fn go_on_after(&mut self, kind: Kind, context: &mut Context<Self>) {
         self.lines.of(kind).is_at_rest = true;
+        if kind != Kind::Store {
+            self.newcomers.forget();
+        }
         self.begin_jobs(context);
     }
 }

@@ -4,7 +4,7 @@ use std::{collections::HashSet, time::Instant};
 
 use actix::{ActorFutureExt, AsyncContext, Context, WrapFuture};
 use outhook_core::{
-    identity::BotId,
+    identity::{BotId, EventId},
     partition::{Partitions, partition_of},
 };
 
@@ -43,7 +43,6 @@ impl QueueActor {
 
     pub(super) fn read_rows(&mut self, context: &mut Context<Self>) {
         let Some(WantRows { shard, wants }) = self.wants.pop_front() else { return };
-        self.newcomers.forget();
         let store = self.store.clone();
         let job = async move {
             let read = async {
@@ -74,7 +73,6 @@ impl QueueActor {
         }
         // Forgotten before looking: what is announced while looking is looked for again.
         self.is_due = false;
-        self.newcomers.forget();
         let (store, read_at) = (self.store.clone(), Instant::now());
         let due_by = now();
         let job = async move { store.due_events(due_by, DUE_ROWS_MAX).await };
@@ -86,7 +84,8 @@ impl QueueActor {
                     Some(next) => actor.arm_due_timer(next, context),
                     None => {}
                 }
-                actor.claiming = Some(FoundDue { events, due_by, read_at });
+                let newcomers = actor.newcomers.clone();
+                actor.claiming = Some(FoundDue { events, due_by, read_at, newcomers });
                 actor.claim(context);
             }
             Err(error) => {
@@ -100,19 +99,16 @@ impl QueueActor {
     /// committed without our hearing of it would leave rows that nobody works on.
     pub(super) fn claim(&mut self, context: &mut Context<Self>) {
         let Some(found) = &self.claiming else { return };
-        let (store, due_by, read_at) = (self.store.clone(), found.due_by, found.read_at);
+        let (store, due_by) = (self.store.clone(), found.due_by);
         let events = found.events.iter().map(|taken| taken.event.id).collect::<Vec<_>>();
         let job = async move {
             if events.is_empty() { Ok(HashSet::new()) } else { store.claim_events(events, due_by).await }
         };
         context.spawn(job.into_actor(self).map(move |claimed, actor, context| match claimed {
             Ok(claimed) => {
-                let mut due = actor.claiming.take().map(|found| found.events).unwrap_or_default();
-                due.retain(|taken| claimed.contains(&taken.event.id));
-                for taken in &mut due {
-                    taken.neighbours.earlier |= actor.newcomers.precede(&taken.event.ticket());
+                if let Some(found) = actor.claiming.take() {
+                    actor.hand_out_due(found, &claimed);
                 }
-                actor.hand_out(due, read_at);
                 actor.done(Kind::Due, context);
             }
             Err(error) => actor.failed(Kind::Due, &error, context),
@@ -134,6 +130,15 @@ impl QueueActor {
                 mailbox.send(LetGo { partitions });
             }
         }
+    }
+
+    fn hand_out_due(&self, found: FoundDue, claimed: &HashSet<EventId>) {
+        let mut due = found.events;
+        due.retain(|taken| claimed.contains(&taken.event.id));
+        for taken in &mut due {
+            taken.neighbours.earlier |= found.newcomers.precede(&taken.event.ticket());
+        }
+        self.hand_out(due, found.read_at);
     }
 
     fn hand_out_pages(&self, shard: usize, mut lanes: Vec<LanePage>, mut bots: Vec<BotPage>) {
