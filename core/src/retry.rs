@@ -56,6 +56,13 @@ impl RetryPolicy {
         due.saturating_sub(millis(self.give_up_after))
     }
 
+    /// The same, rounded down to a sixteenth of `give_up_after`. Whoever looks through many events for those that are to be
+    /// given up need not look again before this moves; so they end so much later at most.
+    pub fn looked_for_before(&self, due: Millis) -> Millis {
+        let moment = self.given_up_before(due);
+        moment - moment.rem_euclid((millis(self.give_up_after) / 16).max(1))
+    }
+
     fn interval(&self, attempt: u32) -> Duration {
         let exponent = i32::try_from(attempt.saturating_sub(1)).unwrap_or(i32::MAX);
         let longest = self.max_delay.as_secs_f64();
@@ -126,6 +133,15 @@ mod tests {
         assert_eq!(policy().next(5, 0, 250_000, None), Next::TooLate, "its own wait is a minute");
         assert_eq!(policy().put_off(0, 251_000), Next::At(251_000));
         assert_eq!(policy().given_up_before(300_001), 1);
+    }
+
+    #[test]
+    fn events_to_be_given_up_are_looked_for_sixteen_times_within_their_time() {
+        let looked_for =
+            [300_000, 318_749, 318_750, 337_499, 337_500].map(|due| policy().looked_for_before(due));
+        assert_eq!(looked_for, [0, 0, 18_750, 18_750, 37_500]);
+        let at_once = RetryPolicy { give_up_after: Duration::ZERO, ..policy() };
+        assert_eq!(at_once.looked_for_before(7), 7);
     }
 
     proptest! {

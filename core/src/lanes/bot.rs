@@ -26,6 +26,10 @@ pub(super) struct Bot {
     /// The conversation that rows were last read of.
     pub(super) last_read: Conversation,
     pub(super) refilling: bool,
+    /// Rows are being read of events that were taken before this moment.
+    pub(super) searching: Option<Millis>,
+    /// There was none, before this moment.
+    pub(super) searched: Option<Millis>,
     /// What finished or was parked while rows were being read, so that a stale row is not run again.
     pub(super) released: Vec<EventId>,
     pub(super) has_event_turn: bool,
@@ -128,10 +132,11 @@ impl Bot {
         self.shut.is_some_and(|taken_before| ticket.taken_at >= taken_before)
     }
 
-    /// Keeps only what has begun and lanes that are being read. Everything else is left.
+    /// Keeps only what has begun and lanes that are being read. Everything else is left. Rows are not looked through for
+    /// what was looked for before.
     pub(super) fn shut(&mut self, taken_before: Millis) -> Vec<EventId> {
         self.shut = Some(taken_before);
-        self.more = true;
+        self.more = self.searched.is_none_or(|searched| searched < taken_before);
         self.ready_lanes.clear();
         let mut dropped = Vec::new();
         self.lanes.retain(|_, lane| {
@@ -150,6 +155,7 @@ impl Bot {
         self.hunger = Hunger::None;
         self.has_event_turn = false;
         self.refilling = false;
+        self.released.clear();
         let mut dropped = Vec::new();
         self.lanes.retain(|_, lane| {
             dropped.extend(std::mem::take(&mut lane.queue).into_iter().map(|(_, event)| event));

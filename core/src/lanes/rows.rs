@@ -106,6 +106,7 @@ impl Lanes {
             if rows_max > 0 && bot.more {
                 bot.refilling = true;
                 bot.more = false;
+                bot.searching = bot.shut;
                 let (after, held, taken_before) = (bot.last_read, bot.held(), bot.shut);
                 return Some(BotWant { bot: id, after, rows_max, held, taken_before });
             }
@@ -166,6 +167,9 @@ impl Lanes {
         let Some(state) = self.bots.get_mut(&bot) else { return Vec::new() };
         state.refilling = false;
         state.more |= more;
+        if rows.is_empty() && !more {
+            state.searched = state.searched.max(state.searching);
+        }
         state.last_read = rows.last().map_or(state.last_read, |row| row.conversation);
         let released = std::mem::take(&mut state.released);
         let loaded = Neighbours { earlier: false, later: true };

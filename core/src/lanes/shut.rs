@@ -15,6 +15,8 @@ impl Lanes {
             lane.running = None;
         }
         let dropped = bot.shut(taken_before);
+        let is_late = |event: &EventId| self.held.get(event).is_some_and(|held| held.taken_at < taken_before);
+        bot.more |= dropped.iter().any(is_late);
         dropped.iter().for_each(|event| self.unhold_waiting(*event));
         self.after_release(ticket.bot);
         dropped

@@ -312,11 +312,26 @@ fn a_bot_that_is_shut_holds_nothing_and_asks_for_nothing_but_what_cant_wait() {
     assert_eq!(offer_each(&mut lanes, 1, 20..30), 0);
     assert!(bot_wants(&mut lanes).is_empty());
     assert!(lanes.shut(12, 11).is_empty());
-    assert_eq!(bot_wants(&mut lanes), [(1, 4, Some(11))]);
-    lanes.refilled(1, &[], false);
     assert_eq!((bot_wants(&mut lanes), lanes.held(), lanes.next_event()), (vec![], 0, None));
     assert_eq!(offer_each(&mut lanes, 2, 30..31), 1, "others are not held back");
     assert_eq!(lanes.next_event(), Some(30));
+}
+
+#[test]
+fn a_bot_that_is_shut_again_is_looked_through_again_only_for_what_was_not_looked_for() {
+    let mut lanes = lanes_with([]);
+    for (event, taken_before, asks) in [(10, 5, true), (11, 5, false), (12, 4, false), (13, 6, true)] {
+        lanes.offer(ticket(event, event, event), FRESH);
+        assert_eq!(lanes.next_event(), Some(event));
+        lanes.shut(event, taken_before);
+        let moments: Vec<_> = bot_wants(&mut lanes).into_iter().map(|(_, _, moment)| moment).collect();
+        assert_eq!(moments, if asks { vec![Some(taken_before)] } else { vec![] });
+        lanes.refilled(1, &[], false);
+        assert!(bot_wants(&mut lanes).is_empty());
+        lanes.reopen(1);
+        assert_eq!(bot_wants(&mut lanes).len(), 1, "all of its rows");
+        lanes.refilled(1, &[], true);
+    }
 }
 
 #[test]

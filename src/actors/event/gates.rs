@@ -82,7 +82,7 @@ impl EventActor {
     pub(super) fn hold_bot_back(&mut self, event: &InboxEvent, shut: Shut, context: &mut Context<Self>) {
         let bot = event.key.bot;
         log::debug!("bot {bot} is held back: all its services are closed");
-        let taken_before = self.tools.retry.given_up_before(shut.until);
+        let taken_before = self.tools.retry.looked_for_before(shut.until);
         for dropped in self.lanes.shut(event.id, taken_before) {
             self.events.remove(&dropped);
         }
