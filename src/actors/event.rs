@@ -74,6 +74,7 @@ pub(crate) struct EventActor {
     phase: Phase,
     awaits_permit: bool,
     awaits_patient: bool,
+    awaits_files: bool,
     spare_permit: Option<OwnedSemaphorePermit>,
 }
 
@@ -134,6 +135,7 @@ impl EventActor {
             phase: Phase::TakingOver,
             awaits_permit: false,
             awaits_patient: false,
+            awaits_files: false,
             spare_permit: None,
         }
     }
@@ -225,6 +227,7 @@ impl Handler<ProcessEvents> for EventActor {
         }
         for taken in events {
             let event = &taken.event;
+            self.look_at_bot_soon(event.key.bot, context);
             if self.recent.has_finished(event.id) || !self.tenure.owns(event.key.bot) {
                 // It was finished since its row was read or written, or its bot is being given up.
                 continue;
@@ -235,9 +238,6 @@ impl Handler<ProcessEvents> for EventActor {
             }
             self.count_if_late(&taken.event);
             let offered = self.lanes.offer(taken.event.ticket(), taken.neighbours);
-            if offered == Offered::Left {
-                self.look_at_bot_soon(event.key.bot, context);
-            }
             let Offered::Held { evicted } = offered else { continue };
             if let Some(event) = evicted {
                 self.events.remove(&event);

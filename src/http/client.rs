@@ -41,6 +41,8 @@ use crate::{config::http::Http, store::now};
 /// let go.
 pub(crate) const KEEP_ALIVE: Duration = Duration::from_secs(30);
 
+/// How long no call begins after one found no file: each that tried would be put off, and make way for the next.
+pub(crate) const NO_FILES_PAUSE: Duration = Duration::from_secs(1);
 /// How often, at most, it is said that no file is left.
 const NO_FILES_INTERVAL: Duration = Duration::from_secs(10);
 
@@ -58,6 +60,7 @@ pub(crate) struct WebhookClient {
     timeout: Duration,
     response_bytes_max: usize,
     /// When it was last said that no file is left.
+    no_files_at: Cell<Option<Instant>>,
     no_files_told: Cell<Option<Instant>>,
 }
 
@@ -88,6 +91,7 @@ impl WebhookClient {
             connect_timeout: config.connect_timeout,
             timeout: config.timeout,
             response_bytes_max: config.max_response_bytes,
+            no_files_at: Cell::default(),
             no_files_told: Cell::default(),
         }
     }
@@ -101,6 +105,7 @@ impl WebhookClient {
     /// No file was left for a call. The connections that nobody uses are files too, so they make way; an operator is
     /// told, and neither more often than now and then.
     pub(crate) fn ran_out_of_files(&self) {
+        self.no_files_at.set(Some(Instant::now()));
         if self.no_files_told.get().is_some_and(|at| at.elapsed() < NO_FILES_INTERVAL) {
             return;
         }
@@ -110,6 +115,11 @@ impl WebhookClient {
             "no file is left to open connections with, so calls are put off: raise the limit of open files \
              (LimitNOFILE= of systemd, ulimit -n), or lower http.max_calls"
         );
+    }
+
+    /// Whether a call that began now would hardly find a file.
+    pub(crate) fn lacks_files(&self) -> bool {
+        self.no_files_at.get().is_some_and(|at| at.elapsed() < NO_FILES_PAUSE)
     }
 
     /// Makes one attempt. Everything that can happen is an [`Attempt`].

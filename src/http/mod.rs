@@ -28,7 +28,7 @@ mod resolve;
 mod socket;
 mod tls;
 
-pub(crate) use client::{KEEP_ALIVE, Outbound, WebhookClient, retry_after};
+pub(crate) use client::{KEEP_ALIVE, NO_FILES_PAUSE, Outbound, WebhookClient, retry_after};
 pub(crate) use connect::Route;
 pub(crate) use dial::{ADDRESSES_MAX, Dialler, addresses_of};
 pub(crate) use files::PER_CALL as FILES_PER_CALL;

@@ -7,7 +7,7 @@ use outhook_core::identity::{BotId, EventId, ServiceId};
 use tokio::{sync::OwnedSemaphorePermit, task::JoinHandle};
 
 use super::EventActor;
-use crate::actors::service_call::Assignment;
+use crate::{actors::service_call::Assignment, http::NO_FILES_PAUSE};
 
 /// A call in flight; aborted when dropped.
 pub(super) struct RunningCall {
@@ -25,6 +25,9 @@ impl EventActor {
     pub(super) fn start_calls(&mut self, context: &mut Context<Self>) {
         // A call that begins after others have taken over would be made twice.
         while self.tenure.holds() && self.lanes.has_ready_calls() {
+            if self.tools.client.lacks_files() {
+                return self.await_files(context);
+            }
             let spare = self.spare_permit.take();
             let Some(permit) = spare.or_else(|| Arc::clone(&self.permits).try_acquire_owned().ok()) else {
                 return self.await_permit(context);
@@ -60,6 +63,15 @@ impl EventActor {
         };
         let call = RunningCall { bot, task: assignment.spawn() };
         self.calls.insert((event, service), call);
+    }
+
+    fn await_files(&mut self, context: &mut Context<Self>) {
+        if !std::mem::replace(&mut self.awaits_files, true) {
+            context.run_later(NO_FILES_PAUSE, |actor, context| {
+                actor.awaits_files = false;
+                actor.pump(context);
+            });
+        }
     }
 
     /// All calls of the process are in flight; one permit wakes this actor.
