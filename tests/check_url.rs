@@ -87,6 +87,21 @@ async fn a_person_reads_the_steps_in_their_order() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_url_that_cannot_be_used_is_refused_with_what_is_wrong() {
+    for (url, verdict) in [
+        ("", "verdict  bad_url: the URL must begin with http:// or https://"),
+        ("8.8.8.8", "verdict  bad_url: the URL must begin with http:// or https://"),
+        (
+            "http://8.8.8.8:0/",
+            "verdict  bad_url: the URL's port must be from 1 to 65535: nothing can be reached at port 0",
+        ),
+    ] {
+        let output = Config::sqlite().cli(&["check-url", url]).await;
+        assert_eq!((output.stdout.trim_end(), output.status), (verdict, 64), "{url:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_allowed_address_that_no_call_would_try_is_told() {
     let dns = Dns::start().await;
     let nine: Vec<String> = (1..=9).map(|number| format!("127.0.0.{number}")).collect();

@@ -35,6 +35,23 @@ async fn bots_and_services_are_added_listed_and_removed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_name_neither_makes_lines_of_its_own_nor_steers_the_terminal() {
+    const NAME: &str = "soup\n\u{1b}[2Jsalad";
+    let config = Config::sqlite();
+    let bot = added(&config, &["bots", "add", "--email", "b@x.org", "--name", NAME, "--json"]).await;
+    let bot = bot.to_string();
+    let url = "http://127.0.0.1:9/hook";
+    added(&config, &["services", "add", "--bot", &bot, "--name", NAME, "--url", url, "--json"]).await;
+    for (command, key) in [("bots", "full_name"), ("services", "name")] {
+        let told = config.cli(&[command, "list"]).await.success().stdout;
+        assert_eq!(told.lines().count(), 2, "{told:?}");
+        assert!(told.contains(r"soup\n\u{1b}[2Jsalad"), "{told:?}");
+        let records = config.cli(&[command, "list", "--json"]).await.success().records();
+        assert_eq!(records[0][key], NAME, "{records:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn bad_usage_ends_with_64_and_one_sentence() {
     let config = Config::sqlite();
     let known = ["bots", "add", "--email", "b@x.org", "--name", "B"];

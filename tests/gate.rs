@@ -2,6 +2,7 @@
 //! pauses. What waits for it loses nothing, and no other service notices.
 
 mod handover;
+mod paused;
 mod resume;
 
 use std::time::{Duration, Instant};

@@ -9,7 +9,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
 use thiserror::Error;
-use url::{Host, Url};
+use url::{Host, ParseError, Url};
 
 pub use network::NetworkFault;
 
@@ -67,8 +67,11 @@ pub enum UrlFault {
     /// It does not parse.
     #[error("the URL does not parse: {0}")]
     Syntax(String),
-    /// Neither http nor https.
-    #[error("the URL's scheme must be http or https, not {0}")]
+    /// It has no scheme.
+    #[error("the URL must begin with http:// or https://")]
+    NoScheme,
+    /// Neither http nor https. What looks like a scheme may be a host: `localhost:8080`.
+    #[error("the URL must begin with http:// or https://, not with {0}:")]
     Scheme(String),
     /// It carries a user name or password.
     #[error("the URL must not contain a user name or password")]
@@ -81,7 +84,10 @@ pub enum UrlFault {
         whole = NAME_BYTES_MAX
     )]
     Host,
-    /// The port is 0, or not one of `egress.ports`.
+    /// The port is 0.
+    #[error("the URL's port must be from 1 to 65535: nothing can be reached at port 0")]
+    PortZero,
+    /// The port is not one of `egress.ports`.
     #[error("port {0} is not allowed by egress.ports")]
     Port(u16),
 }
@@ -125,7 +131,10 @@ impl Egress {
     /// # Errors
     /// [`UrlFault`], also for shapes that a parser takes but a webhook has no use for.
     pub fn endpoint(&self, text: &str) -> Result<Url, UrlFault> {
-        let url = Url::parse(text).map_err(|error| UrlFault::Syntax(error.to_string()))?;
+        let url = Url::parse(text).map_err(|error| match error {
+            ParseError::RelativeUrlWithoutBase => UrlFault::NoScheme,
+            error => UrlFault::Syntax(error.to_string()),
+        })?;
         if !matches!(url.scheme(), "http" | "https") {
             return Err(UrlFault::Scheme(url.scheme().to_owned()));
         }
@@ -135,11 +144,11 @@ impl Egress {
         if matches!(url.host(), Some(Host::Domain(name)) if !is_name(name)) {
             return Err(UrlFault::Host);
         }
-        let port = url.port_or_known_default().unwrap_or(0);
-        if port == 0 || !(self.ports.is_empty() || self.ports.contains(&port)) {
-            return Err(UrlFault::Port(port));
+        match url.port_or_known_default().unwrap_or(0) {
+            0 => Err(UrlFault::PortZero),
+            port if self.ports.is_empty() || self.ports.contains(&port) => Ok(url),
+            port => Err(UrlFault::Port(port)),
         }
-        Ok(url)
     }
 
     /// Whether this address of a host may be dialled, and why. An IPv4-mapped IPv6 address is the

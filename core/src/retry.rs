@@ -63,6 +63,14 @@ impl RetryPolicy {
         moment - moment.rem_euclid((millis(self.give_up_after) / 16).max(1))
     }
 
+    /// Why a call that failed is not made again ([`Next::Exhausted`]), in words.
+    pub fn exhausted(&self) -> &'static str {
+        match self.max_retries {
+            0 => "no retries are made (retry.max_retries = 0)",
+            _ => "all retries are used up",
+        }
+    }
+
     fn interval(&self, attempt: u32) -> Duration {
         let exponent = i32::try_from(attempt.saturating_sub(1)).unwrap_or(i32::MAX);
         let longest = self.max_delay.as_secs_f64();
@@ -110,6 +118,14 @@ mod tests {
     fn waits_grow_up_to_their_longest() {
         let waits: Vec<u128> = (1..=6).map(|attempt| delay(&policy(), attempt).as_millis()).collect();
         assert_eq!(waits, [1000, 3000, 9000, 27000, 60000, 60000]);
+    }
+
+    #[test]
+    fn retries_that_are_not_made_are_not_called_used_up() {
+        assert_eq!(RetryPolicy { max_retries: 1, ..policy() }.exhausted(), "all retries are used up");
+        let none = RetryPolicy { max_retries: 0, ..policy() };
+        assert_eq!(none.next(1, 0, 0, None), Next::Exhausted);
+        assert_eq!(none.exhausted(), "no retries are made (retry.max_retries = 0)");
     }
 
     #[test]

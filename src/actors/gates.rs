@@ -266,9 +266,12 @@ impl Pass {
     pub(crate) fn gone(&self, detail: &str) -> GateChange {
         let unknown = || Known::new(self.bot, Gate::default());
         let gone = |known: &mut Option<Known>| known.get_or_insert_with(unknown).gone();
-        self.gates.0.borrow_mut().memory.change(self.service, gone);
+        let is_news = self.gates.0.borrow_mut().memory.change(self.service, gone);
         let change = GateChange::Gone { detail: detail.to_owned() };
-        tell(self, &change);
+        // Each of many calls in flight may be told so.
+        if is_news {
+            tell(self, &change);
+        }
         change
     }
 

@@ -264,7 +264,7 @@ impl Assignment {
                     let record = self.record(&service.name, CallOutcome::Waiting { due });
                     with_failure(record, failure, excerpt)
                 }
-                Next::Exhausted => self.fail(service, failure, excerpt, "all retries are used up"),
+                Next::Exhausted => self.fail(service, failure, excerpt, self.tools.retry.exhausted()),
                 Next::TooLate => self.fail(service, failure, excerpt, WAITS_TOO_LONG),
             },
             Verdict::Final(failure) if failure.is_gone() => {

@@ -6,7 +6,10 @@ use actix_web::{HttpResponse, web::Data};
 use metrics::{describe_counter, describe_gauge, describe_histogram, gauge};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 
-use crate::health::Health;
+use crate::{
+    health::Health,
+    store::{Store, reason_name},
+};
 
 /// Makes the recorder of the process and says what each metric means.
 pub(super) fn install() -> PrometheusHandle {
@@ -32,6 +35,10 @@ pub(super) fn install() -> PrometheusHandle {
     );
     describe_counter!("outhook_gate_closings_total", "Times a service was closed to calls, by reason");
     describe_gauge!("outhook_gates_closed", "Services that are closed to calls, or to be probed, by reason");
+    describe_gauge!(
+        "outhook_services_paused",
+        "Services of the whole database that are not called until they are resumed, by reason"
+    );
     describe_counter!("outhook_replies_total", "Attempts to post a reply, by outcome");
     describe_counter!("outhook_batches_total", "Commits of outcomes, by why the batch was cut");
     describe_counter!(
@@ -65,6 +72,22 @@ pub(super) async fn keep_small(exporter: PrometheusHandle) {
     loop {
         tokio::time::sleep(UPKEEP_EVERY).await;
         exporter.run_upkeep();
+    }
+}
+
+/// How often the services that are paused are counted.
+const COUNT_EVERY: Duration = Duration::from_secs(5);
+
+/// Counts the services that are paused, which commands do too. The number stays as it was while the database is away.
+pub(super) async fn count_paused_services(store: Store) {
+    loop {
+        match store.count_paused_services().await {
+            Ok(counts) => counts.into_iter().for_each(|(reason, services)| {
+                gauge!("outhook_services_paused", "reason" => reason_name(reason)).set(services as f64);
+            }),
+            Err(error) => log::debug!("counting paused services: {error}"),
+        }
+        tokio::time::sleep(COUNT_EVERY).await;
     }
 }
 

@@ -64,13 +64,14 @@ impl Server {
         self.address
     }
 
-    /// Events may be taken from now on.
+    /// The database is connected: events may be taken, and what it holds is counted, from now on.
     pub(crate) fn serve_events(
         &self,
         store: Store,
         inbox: Mailbox<QueueActor>,
         queue: &config::queue::Queue,
     ) {
+        actix::spawn(metrics::count_paused_services(store.clone()));
         // Set once, at the start.
         let _ = self.intake.set(events::Intake {
             store,

@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::{
     open_store,
-    output::{moment, say, say_json, table},
+    output::{escaped, moment, say, say_json, table},
     pace::counted,
 };
 use crate::{
@@ -94,7 +94,7 @@ async fn show(config: Config, id: i64, json: bool) -> Result<Exit, Failed> {
         say_json(&shown)?;
         return Ok(Exit::Success);
     }
-    say(format!("{}: {} ({})", letter.reason, letter.detail, moment(letter.created_at)))?;
+    say(format!("{}: {} ({})", letter.reason, escaped(&letter.detail), moment(letter.created_at)))?;
     match letter.replayed_by {
         Some(event) => say(format!("it was replayed as event {event}, which has its body"))?,
         None => say(body)?,

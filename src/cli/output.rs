@@ -1,6 +1,9 @@
 //! What commands print: tables for people, one JSON object a line for programs.
 
-use std::io::{self, IsTerminal, Write};
+use std::{
+    fmt,
+    io::{self, IsTerminal, Write},
+};
 
 use comfy_table::{ContentArrangement, Table, presets::NOTHING};
 use serde::Serialize;
@@ -31,11 +34,66 @@ pub(super) fn complain(message: &str) {
 const WIDTH_MIN: u16 = 40;
 
 /// A table without lines, no wider than the terminal.
-pub(super) fn table<const N: usize>(header: [&str; N]) -> Table {
+pub(super) fn table<const N: usize>(header: [&str; N]) -> Lines {
     let mut table = Table::new();
     table.load_style(NOTHING).set_header(header);
     if io::stdout().is_terminal() && table.width().is_some_and(|width| width >= WIDTH_MIN) {
         table.set_content_arrangement(ContentArrangement::Dynamic);
     }
-    table
+    Lines(table)
+}
+
+/// The lines of a table.
+pub(super) struct Lines(Table);
+
+impl Lines {
+    /// Adds a line. Its cells come from others, and must not make lines of their own or steer the terminal.
+    pub(super) fn add_row<Cells>(&mut self, cells: Cells)
+    where
+        Cells: IntoIterator<Item: AsRef<str>>,
+    {
+        self.0.add_row(cells.into_iter().map(|cell| escaped(cell.as_ref())));
+    }
+}
+
+impl fmt::Display for Lines {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.0, f)
+    }
+}
+
+/// A text that stays on its line: what would end the line, steer the terminal or turn the direction of reading is shown
+/// by its number, as in Rust.
+pub(super) fn escaped(text: &str) -> String {
+    let is_odd = |c: char| {
+        c.is_control()
+            || matches!(c, '\u{2028}' | '\u{2029}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    };
+    let mut shown = String::with_capacity(text.len());
+    for c in text.chars() {
+        if is_odd(c) { shown.extend(c.escape_default()) } else { shown.push(c) }
+    }
+    shown
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_row_is_one_line_whatever_its_cells_hold() {
+        let mut lines = table(["NAME", "WHY"]);
+        lines.add_row(["a\nb\r\u{1b}[2J\t\u{7f}\u{9b}31m\0", "\u{202e}txt\u{2028}"]);
+        let shown = lines.to_string();
+        assert_eq!(shown.lines().count(), 2, "{shown}");
+        assert!(!shown.lines().any(|line| line.contains(char::is_control)), "{shown:?}");
+        let row = r"a\nb\r\u{1b}[2J\t\u{7f}\u{9b}31m\u{0}";
+        assert!(shown.contains(row) && shown.contains(r"\u{202e}txt\u{2028}"), "{shown}");
+    }
+
+    #[test]
+    fn what_stays_on_its_line_is_shown_as_it_is() {
+        let text = r#"Bücher "50 %" C:\new 👩‍💻 שלום"#;
+        assert_eq!(escaped(text), text);
+    }
 }

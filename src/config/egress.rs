@@ -4,7 +4,7 @@
 //! | --- | --- | --- |
 //! | `allow` | `[]` | networks (CIDR), IP addresses and host names, each with a port or without |
 //! | `ports` | `[]` = any | ports from 1 to 65535 |
-//! | `resolver` | `"system"` | `"system"`, or name servers with their ports |
+//! | `resolver` | `"system"` | `"system"` or `[]`, or name servers with their ports |
 //! | `proxy` | `""` = none | `http://[user:password@]host[:port]` |
 //! | `ca_file` | `""` | the path of a PEM file |
 
@@ -112,13 +112,13 @@ fn target(text: &str) -> Result<Target, String> {
 
 fn with_port(text: &str) -> Option<Result<Target, String>> {
     let (target, port_text) = text.rsplit_once(':')?;
-    let bare = target.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
-    without_port(bare.unwrap_or(target), Some(port(port_text)?))
+    without_port(target, Some(port(port_text)?))
 }
 
 /// `None` if this is neither a network, an address nor a name; an error if it is a network that must be written
 /// otherwise.
 fn without_port(text: &str, port: Option<u16>) -> Option<Result<Target, String>> {
+    let text = without_brackets(text);
     let address = || text.parse::<IpAddr>().map(IpNet::from);
     match text.parse::<IpNet>().or_else(|_| address()) {
         Ok(written) => {
@@ -127,6 +127,12 @@ fn without_port(text: &str, port: Option<u16>) -> Option<Result<Target, String>>
         }
         Err(_) => host(text).map(|target| Ok(Target::Host(Allowed { target, port }))),
     }
+}
+
+/// IPv6 may stand in brackets, also where no port follows.
+fn without_brackets(text: &str) -> &str {
+    let bare = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+    bare.filter(|bare| bare.contains(':')).unwrap_or(text)
 }
 
 /// A name as it is looked up, which an address in another spelling (`127.1`, `0x7f.1`) is not.

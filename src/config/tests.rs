@@ -447,6 +447,8 @@ fn networks_addresses_and_hosts_may_be_allowed_with_a_port_or_without() {
         ("::1", "::1/128"),
         ("::1:8080", "::1:8080/128"),
         ("[::1]:8080", "::1/128:8080"),
+        ("[::1]", "::1/128"),
+        ("[fd00::/8]", "fd00::/8"),
         ("[fd00::/8]:65535", "fd00::/8:65535"),
         ("fd00::/8:65535", "fd00::/8:65535"),
         ("::/0", "::/0"),
@@ -470,6 +472,7 @@ fn a_network_that_may_be_meant_otherwise_is_refused_with_what_to_write() {
         ("10.0.0.7/8", both("10.0.0.7/32", "10.0.0.0/8")),
         ("10.0.0.7/8:8080", both("10.0.0.7/32:8080", "10.0.0.0/8:8080")),
         ("fd00::1/8", both("fd00::1/128", "fd00::/8")),
+        ("[fd00::1/8]", both("fd00::1/128", "fd00::/8")),
         ("[fd00::1/8]:8080", both("fd00::1/128:8080", "fd00::/8:8080")),
         ("::ffff:10.0.0.7/104", both("10.0.0.7/32", "10.0.0.0/8")),
         (
@@ -500,7 +503,13 @@ fn what_no_host_can_be_called_may_not_be_allowed() {
         "bot.internal:65536",
         "bot.internal:",
         "bot.internal:http",
-        "[::1]",
+        "[]",
+        "[::1",
+        "[[::1]]",
+        "[::1]8080",
+        "[10.0.0.5]:8080",
+        "[bot.internal]",
+        "[bot.internal]:8080",
         "*.internal",
         ".internal",
         "bot..internal",
@@ -518,7 +527,9 @@ fn what_no_host_can_be_called_may_not_be_allowed() {
 fn names_are_looked_up_by_the_system_or_by_servers_of_ones_own() {
     let resolver = |value| valid(&assignment("egress.resolver", value)).egress.resolver;
     assert_eq!(valid("").egress.resolver, NameServers::System);
-    assert_eq!(resolver("'system'"), NameServers::System);
+    for system in ["'system'", "['system']", "[]"] {
+        assert_eq!(resolver(system), NameServers::System, "{system}");
+    }
     let servers = ["127.0.0.1:5353", "[::1]:53"].map(|server| server.parse().expect("an address"));
     assert_eq!(resolver("['127.0.0.1:5353', '[::1]:53']"), NameServers::Listed(servers.to_vec()));
     assert_eq!(resolver("'127.0.0.1:5353'"), NameServers::Listed(servers[..1].to_vec()));

@@ -114,6 +114,22 @@ pub(super) fn merge(changes: &mut BTreeMap<ServiceId, GateChange>, service: Serv
 const PAUSED: &str = "(2, 3)";
 
 impl Store {
+    /// How many services are called no more until an operator resumes them, by each reason.
+    pub(crate) async fn count_paused_services(&self) -> Result<Vec<(Reason, i64)>, StoreError> {
+        self.on_main(|store| async move {
+            let mut counts = Vec::new();
+            for reason in [Reason::Paused, Reason::Gone] {
+                let sql = "SELECT count(*) AS services FROM outhook_gate g
+                    JOIN zerver_service s ON s.id = g.service_id WHERE g.reason = $1";
+                let query = statement(store.backend(), sql, [reason.to_value().into()]);
+                let row = store.db().query_one_raw(query).await?;
+                counts.push((reason, row.map_or(Ok(0), |row| row.try_get("", "services"))?));
+            }
+            Ok(counts)
+        })
+        .await
+    }
+
     /// Pauses a service until it is resumed.
     pub(crate) async fn pause_service(&self, service: ServiceId) -> Result<Pausing, StoreError> {
         self.change_pause(service, true).await

@@ -13,9 +13,11 @@ enum Read {
     /// A name to be looked up.
     Name(String),
     Syntax,
+    NoScheme,
     Scheme,
     UserInfo,
     Host,
+    PortZero,
     Port,
 }
 
@@ -24,9 +26,11 @@ fn read(text: &str) -> Read {
     let url = match rules.endpoint(text) {
         Ok(url) => url,
         Err(UrlFault::Syntax(_)) => return Read::Syntax,
+        Err(UrlFault::NoScheme) => return Read::NoScheme,
         Err(UrlFault::Scheme(_)) => return Read::Scheme,
         Err(UrlFault::UserInfo) => return Read::UserInfo,
         Err(UrlFault::Host) => return Read::Host,
+        Err(UrlFault::PortZero) => return Read::PortZero,
         Err(UrlFault::Port(_)) => return Read::Port,
     };
     assert_eq!(rules.endpoint(url.as_str()).as_ref(), Ok(&url), "{text}: its normal form is another URL");
@@ -191,13 +195,12 @@ fn a_name_has_one_spelling_when_it_is_looked_up() {
 #[test]
 fn what_is_no_url_of_an_endpoint_is_refused() {
     all(
+        &Read::NoScheme,
+        &["", " ", "127.0.0.1", "127.0.0.1:80/", "[::1]:80/", "//127.0.0.1/", "/hook", "?http://127.0.0.1/"],
+    );
+    all(
         &Read::Syntax,
         &[
-            "",
-            "127.0.0.1",
-            "127.0.0.1:80/",
-            "//127.0.0.1/",
-            "/hook",
             "http:",
             "http://",
             "http://?x",
@@ -250,12 +253,42 @@ fn what_is_no_url_of_an_endpoint_is_refused() {
             "http://allowed.example@127.0.0.1/",
             "http://allowed.example:80@127.0.0.1/",
             "http://u:p@bot.example/",
+            "http://u:@bot.example/",
+            "http://@@bot.example/",
             "http://:p@bot.example/",
             "http://a@b@bot.example/",
             "http://allowed.example%2f@127.0.0.1/",
         ],
     );
-    all(&Read::Port, &["http://bot.example:0/", "https://127.0.0.1:00/"]);
+    all(&Read::PortZero, &["http://bot.example:0/", "https://127.0.0.1:00/"]);
+}
+
+/// The parser drops it and nothing is requested with it, so there is nothing to refuse.
+#[test]
+fn user_info_that_is_empty_is_not_part_of_the_url() {
+    all(&Read::Inside, &["http://@127.0.0.1/", "http://:@127.0.0.1/", "http://:@[::1]/"]);
+    all(&Read::Syntax, &["http://@/", "http://:@/"]);
+    for url in ["http://@1.1.1.1/hook", "http://:@1.1.1.1/hook"] {
+        let read = Egress::default().endpoint(url).map(String::from);
+        assert_eq!(read.as_deref(), Ok("http://1.1.1.1/hook"), "{url}");
+    }
+}
+
+#[test]
+fn a_refusal_says_what_to_write() {
+    let told = |text: &str, ports: &[u16]| {
+        let rules = Egress { ports: ports.to_vec(), ..Egress::default() };
+        rules.endpoint(text).expect_err(text).to_string()
+    };
+    let begin = "the URL must begin with http:// or https://";
+    assert_eq!(told("", &[]), begin);
+    assert_eq!(told("8.8.8.8", &[]), begin);
+    assert_eq!(told("bot.example:8080/hook", &[]), format!("{begin}, not with bot.example:"));
+    let zero = "the URL's port must be from 1 to 65535: nothing can be reached at port 0";
+    for ports in [&[][..], &[80]] {
+        assert_eq!(told("http://8.8.8.8:0/", ports), zero);
+    }
+    assert_eq!(told("http://8.8.8.8:81/", &[80]), "port 81 is not allowed by egress.ports");
 }
 
 #[test]

@@ -67,10 +67,11 @@ impl Known {
         GateChange::Closed { gate: self.gate, detail: self.detail.clone() }
     }
 
-    /// Its endpoint has said that it is gone.
-    pub(super) fn gone(&mut self) {
-        let at = Instant::now();
+    /// Its endpoint has said that it is gone. Returns whether it had not said so before.
+    pub(super) fn gone(&mut self) -> bool {
+        let (at, is_news) = (Instant::now(), self.gone_at.is_none());
         (self.gone_at, self.touched, self.has_changed, self.closed_at) = (Some(at), at, true, now());
+        is_news
     }
 
     /// Whether its endpoint has said so, so short a time ago that the directory may not know.
@@ -195,6 +196,14 @@ mod tests {
 
     fn counted(memory: &Memory) -> (usize, usize) {
         (memory.by_breaker, memory.by_retry_after)
+    }
+
+    #[test]
+    fn that_an_endpoint_is_gone_is_news_once_until_it_is_resumed() {
+        let mut known = Known::new(1, Gate::default());
+        assert_eq!([known.gone(), known.gone()], [true, false]);
+        assert!(known.resume(now() + 1000));
+        assert!(known.gone());
     }
 
     #[test]
