@@ -19,7 +19,7 @@ use actix_web::{
 use awc::{Client, ClientRequest, ClientResponse, Connector, error::SendRequestError};
 use futures_util::{FutureExt, StreamExt};
 use outhook_core::{
-    identity::Millis,
+    identity::{BotId, Millis},
     outcome::{Attempt, Fault},
 };
 use standardwebhooks::Webhook;
@@ -47,10 +47,13 @@ const NO_FILES_INTERVAL: Duration = Duration::from_secs(10);
 /// How many bytes may be sent for a byte of a body: small chunks and TLS records have large frames.
 const FRAMED_BYTES_PER_BYTE: usize = 4;
 
+/// Who may use a connection: what comes late on it can't be told from the next answer, so no other bot may.
+type Pool = (BotId, String);
+
 /// Calls endpoints; one for each thread, because its connections belong to the thread.
 pub(crate) struct WebhookClient {
-    /// By scheme, host and port; what they keep are idle connections.
-    clients: RefCell<HashMap<String, Client>>,
+    /// By bot, and by scheme, host and port; what they keep are idle connections.
+    clients: RefCell<HashMap<Pool, Client>>,
     route: Route,
     dialler: Dialler,
     user_agent: String,
@@ -63,6 +66,8 @@ pub(crate) struct WebhookClient {
 
 /// A request to an endpoint.
 pub(crate) struct Outbound<'a> {
+    /// Whose endpoint it is.
+    pub(crate) bot: BotId,
     /// Where to.
     pub(crate) url: Url,
     /// `Content-Type`.
@@ -93,7 +98,7 @@ impl WebhookClient {
     }
 
     /// Lets go of the connections that nobody uses. awc itself looks at those of a host only when the same
-    /// host is called again; calls in flight keep the old client alive.
+    /// bot calls it again; calls in flight keep the old client alive.
     pub(crate) fn renew(&self) {
         self.clients.borrow_mut().clear();
     }
@@ -138,17 +143,17 @@ impl WebhookClient {
             Ok(uri) => uri,
             Err(detail) => return Attempt::Failed { fault: Fault::BadUrl, detail },
         };
-        let origin = outbound.url.origin().ascii_serialization();
+        let pool = (outbound.bot, outbound.url.origin().ascii_serialization());
         let body = Bytes::from(mem::take(&mut outbound.body));
         let send = || {
-            let client = self.client(&origin, &outbound.url);
+            let client = self.client(&pool, &outbound.url);
             self.request(&client, &uri, &outbound, timestamp, &signature).send_body(body.clone())
         };
         let sent = match send().await {
             // It was certainly not received, so it is sent again within the same attempt; once, because a new
             // connection is a good one.
             Err(SendRequestError::Send(error)) if is_unsent(&error) => {
-                self.forget(&origin);
+                self.forget(&pool);
                 send().await
             }
             sent => sent,
@@ -159,7 +164,7 @@ impl WebhookClient {
         };
         let framing = framing(&response);
         if !framing.is_safe {
-            self.forget(&origin);
+            self.forget(&pool);
         }
         let forwarder = self.route.forwarder(&outbound.url);
         let intercepted = |proxy: &Proxy| proxy.own_answer(response.status().as_u16(), response.headers());
@@ -209,14 +214,14 @@ impl WebhookClient {
         }
     }
 
-    fn client(&self, origin: &str, url: &Url) -> Client {
+    fn client(&self, pool: &Pool, url: &Url) -> Client {
         let mut clients = self.clients.borrow_mut();
-        clients.entry(origin.to_owned()).or_insert_with(|| self.new_client(url)).clone()
+        clients.entry(pool.clone()).or_insert_with(|| self.new_client(url)).clone()
     }
 
-    /// Lets go of the connections to a host; those of calls in flight are closed at their end.
-    fn forget(&self, origin: &str) {
-        self.clients.borrow_mut().remove(origin);
+    /// Lets go of a bot's connections to a host; those of calls in flight are closed at their end.
+    fn forget(&self, pool: &Pool) {
+        self.clients.borrow_mut().remove(pool);
     }
 
     fn new_client(&self, url: &Url) -> Client {

@@ -20,6 +20,7 @@ use crate::{
 
 const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}";
 const BODY: &[u8] = b"{\"data\":\"soup\"}";
+const BOT: BotId = 1;
 
 /// An endpoint on the client's own thread. It answers the first request of each connection, and then keeps
 /// the connection until the test drops it, which the client's runtime can't hear of before the test waits.
@@ -53,6 +54,7 @@ impl Peer {
 
     fn outbound(&self) -> Outbound<'static> {
         Outbound {
+            bot: BOT,
             url: self.url.clone(),
             content_type: "application/json",
             body: BODY.to_vec(),
@@ -180,6 +182,16 @@ async fn connections_that_nobody_uses_are_let_go() {
     let mut idle = peer.idle.borrow_mut().pop().expect("a connection");
     let end = tokio::time::timeout(Duration::from_secs(10), idle.read(&mut [0])).await;
     assert!(matches!(end, Ok(Ok(0) | Err(_))), "{end:?}");
+}
+
+#[actix::test]
+async fn no_bot_uses_a_connection_of_another() {
+    let (peer, client) = (Peer::start(OK, true).await, client());
+    for (bot, connections) in (BOT..).zip(1..=2) {
+        let attempt = client.post(Outbound { bot, ..peer.outbound() }).await;
+        assert_eq!(status(&attempt), Some(200), "{attempt:?}");
+        assert_eq!(peer.connections.get(), connections);
+    }
 }
 
 #[actix::test]
