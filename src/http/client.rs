@@ -34,6 +34,7 @@ use super::{
     inflate::{ENCODINGS, inflate},
     proxy::Proxy,
     socket::{is_end, is_unsent},
+    tally::Tally,
 };
 use crate::{config::http::Http, store::now};
 
@@ -54,6 +55,10 @@ type Pool = (BotId, String);
 pub(crate) struct WebhookClient {
     /// By bot, and by scheme, host and port; what they keep are idle connections.
     clients: RefCell<HashMap<Pool, Client>>,
+    /// Open ones, idle or not.
+    connections: Tally,
+    calls: Tally,
+    kept_max: usize,
     route: Route,
     dialler: Dialler,
     user_agent: String,
@@ -83,10 +88,20 @@ pub(crate) struct Outbound<'a> {
 }
 
 impl WebhookClient {
-    /// A client of the current thread.
-    pub(crate) fn new(config: &Http, route: Route, dialler: Dialler, user_agent: &str) -> Self {
+    /// A client of the current thread. It keeps so many connections at most beside those of calls in flight, for as
+    /// many hosts at most, each counted for each bot.
+    pub(crate) fn new(
+        config: &Http,
+        route: Route,
+        dialler: Dialler,
+        user_agent: &str,
+        kept_max: usize,
+    ) -> Self {
         Self {
             clients: RefCell::default(),
+            connections: Tally::default(),
+            calls: Tally::default(),
+            kept_max,
             route,
             dialler,
             user_agent: user_agent.to_owned(),
@@ -103,14 +118,23 @@ impl WebhookClient {
         self.clients.borrow_mut().clear();
     }
 
-    /// No file was left for a call. The connections that nobody uses are files too, so they make way; an operator is
-    /// told, and neither more often than now and then.
+    fn renew_if_too_much_is_kept(&self) {
+        // A call has one connection at most.
+        let idle = self.connections.count().saturating_sub(self.calls.count());
+        let clients = self.clients.borrow().len();
+        if idle.max(clients) > self.kept_max {
+            self.renew();
+        }
+    }
+
+    /// No file was left for a call. The connections that nobody uses are files too, so they make way each time; an
+    /// operator is told now and then.
     pub(crate) fn ran_out_of_files(&self) {
+        self.renew();
         if self.no_files_told.get().is_some_and(|at| at.elapsed() < NO_FILES_INTERVAL) {
             return;
         }
         self.no_files_told.set(Some(Instant::now()));
-        self.renew();
         log::warn!(
             "no file is left to open connections with, so calls are put off: raise the limit of open files \
              (LimitNOFILE= of systemd, ulimit -n), or lower http.max_calls"
@@ -125,7 +149,11 @@ impl WebhookClient {
             tokio::task::yield_now().await;
             self.exchange(outbound).await
         };
-        match tokio::time::timeout(self.timeout, AssertUnwindSafe(exchange).catch_unwind()).await {
+        let call = self.calls.add();
+        let ended = tokio::time::timeout(self.timeout, AssertUnwindSafe(exchange).catch_unwind()).await;
+        drop(call);
+        self.renew_if_too_much_is_kept();
+        match ended {
             Ok(Ok(attempt)) => attempt,
             Ok(Err(_)) => faults::unreadable(),
             Err(_) => faults::timed_out(&format!("{:?} (http.timeout)", self.timeout)),
@@ -227,8 +255,14 @@ impl WebhookClient {
     fn new_client(&self, url: &Url) -> Client {
         let answer_bytes_max =
             self.response_bytes_max.saturating_mul(FRAMED_BYTES_PER_BYTE).saturating_add(HEAD_BYTES_MAX);
-        let (route, dialler) = (&self.route, self.dialler.clone());
-        let endpoint = EndpointConnector::new(route, dialler, url, self.connect_timeout, answer_bytes_max);
+        let endpoint = EndpointConnector::new(
+            &self.route,
+            self.dialler.clone(),
+            url,
+            self.connect_timeout,
+            answer_bytes_max,
+            self.connections.clone(),
+        );
         let connector = Connector::new()
             .connector(endpoint)
             // The connector has a deadline of its own, and says what it was waiting for.
