@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::support::setup;
-use crate::support::{Answer, Config, Db, Endpoint, Inlet, Outhook, Request, Scene, channel_event};
+use crate::support::{Answer, Config, Db, Endpoint, Gate, Inlet, Outhook, Request, Scene, channel_event};
 
 const BOT: i64 = 1;
 const ROUNDS: usize = 10;
@@ -121,6 +121,44 @@ async fn a_second_answer_to_a_request_is_not_the_answer_to_the_next() {
     let said: Vec<String> = setup::outbox(&db).await.into_iter().map(|said| said.content).collect();
     let expected: Vec<String> = (0..ROUNDS).map(|number| number.to_string()).collect();
     assert_eq!(said, expected);
+}
+
+/// The second answer is sent while the other bot's call is under way, wherever its request went.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_answer_to_a_bot_is_not_the_answer_to_another_bot_of_the_same_server() {
+    const SPITEFUL: i64 = 1;
+    const GOOD: i64 = 2;
+    let gate = Gate::new();
+    let answers = move |request: &Request, _: usize| match request.path.as_str() {
+        "/spiteful" => Answer::Unasked {
+            bytes: http(r#"{"content":"spite"}"#),
+            gate: gate.clone(),
+            more: http(r#"{"content":"junk"}"#),
+        },
+        _ => {
+            gate.open();
+            Answer::Json(json!({"content": "soup"}))
+        }
+    };
+    let endpoint = Endpoint::start(answers).await;
+    // Both bots are in one thread.
+    let config = Config::sqlite().set("actors.event_pool", "1");
+    let db = setup::tables(&config).await;
+    setup::insert_bot_at(&db, SPITEFUL, &endpoint.url("/spiteful")).await;
+    setup::insert_bot_at(&db, GOOD, &endpoint.url("/good")).await;
+    let mut outhook = Outhook::start(&config).await;
+
+    for (bot, message) in [(SPITEFUL, 1), (GOOD, 2), (GOOD, 3)] {
+        setup::send(&config, &[event(bot, message)]).await;
+        setup::all_finished(&db).await;
+    }
+
+    outhook.terminate().await;
+    assert!(outhook.wait().await.success());
+    let said: Vec<_> = setup::outbox(&db).await.into_iter().map(|said| (said.bot, said.content)).collect();
+    let expected = [(SPITEFUL, "spite"), (GOOD, "soup"), (GOOD, "soup")];
+    assert_eq!(said, expected.map(|(bot, content)| (bot, content.to_owned())));
+    assert_eq!((endpoint.count(), endpoint.accepted()), (3, 2), "requests and connections");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -225,6 +225,7 @@ impl Assignment {
         let call = (bot, service, handler);
         let (url, request) = build_request(self.turn.key.message, &self.event.payload, call, egress, site)?;
         Ok(Outbound {
+            bot: self.turn.key.bot,
             url,
             content_type: request.content_type,
             body: request.body,

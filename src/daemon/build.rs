@@ -117,11 +117,13 @@ impl Parts {
         let (http, route) = (&self.config.http, self.route.clone());
         let resolver = Resolver::new(&self.config.egress.resolver, http.connect_timeout);
         let dialler = Dialler::new(Arc::clone(&self.egress), resolver);
+        // All threads together keep no more connections than there may be calls.
+        let kept_max = http.max_calls.div_ceil(shards);
         let tools = CallTools {
             directory: self.directory.clone(),
             trials: self.trials.clone(),
             tenure: self.current.get(),
-            client: WebhookClient::new(http, route, dialler, self.site.user_agent()),
+            client: WebhookClient::new(http, route, dialler, self.site.user_agent(), kept_max),
             egress: Arc::clone(&self.egress),
             retry: self.retry.clone(),
             gates: self.gates(shard),

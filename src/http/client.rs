@@ -19,7 +19,7 @@ use actix_web::{
 use awc::{Client, ClientRequest, ClientResponse, Connector, error::SendRequestError};
 use futures_util::{FutureExt, StreamExt};
 use outhook_core::{
-    identity::Millis,
+    identity::{BotId, Millis},
     outcome::{Attempt, Fault},
 };
 use standardwebhooks::Webhook;
@@ -34,6 +34,7 @@ use super::{
     inflate::{ENCODINGS, inflate},
     proxy::Proxy,
     socket::{is_end, is_unsent},
+    tally::Tally,
 };
 use crate::{config::http::Http, store::now};
 
@@ -49,10 +50,17 @@ const NO_FILES_INTERVAL: Duration = Duration::from_secs(10);
 /// How many bytes may be sent for a byte of a body: small chunks and TLS records have large frames.
 const FRAMED_BYTES_PER_BYTE: usize = 4;
 
+/// Who may use a connection: what comes late on it can't be told from the next answer, so no other bot may.
+type Pool = (BotId, String);
+
 /// Calls endpoints; one for each thread, because its connections belong to the thread.
 pub(crate) struct WebhookClient {
-    /// By scheme, host and port; what they keep are idle connections.
-    clients: RefCell<HashMap<String, Client>>,
+    /// By bot, and by scheme, host and port; what they keep are idle connections.
+    clients: RefCell<HashMap<Pool, Client>>,
+    /// Open ones, idle or not.
+    connections: Tally,
+    calls: Tally,
+    kept_max: usize,
     route: Route,
     dialler: Dialler,
     user_agent: String,
@@ -66,6 +74,8 @@ pub(crate) struct WebhookClient {
 
 /// A request to an endpoint.
 pub(crate) struct Outbound<'a> {
+    /// Whose endpoint it is.
+    pub(crate) bot: BotId,
     /// Where to.
     pub(crate) url: Url,
     /// `Content-Type`.
@@ -81,10 +91,20 @@ pub(crate) struct Outbound<'a> {
 }
 
 impl WebhookClient {
-    /// A client of the current thread.
-    pub(crate) fn new(config: &Http, route: Route, dialler: Dialler, user_agent: &str) -> Self {
+    /// A client of the current thread. It keeps so many connections at most beside those of calls in flight, for as
+    /// many hosts at most, each counted for each bot.
+    pub(crate) fn new(
+        config: &Http,
+        route: Route,
+        dialler: Dialler,
+        user_agent: &str,
+        kept_max: usize,
+    ) -> Self {
         Self {
             clients: RefCell::default(),
+            connections: Tally::default(),
+            calls: Tally::default(),
+            kept_max,
             route,
             dialler,
             user_agent: user_agent.to_owned(),
@@ -97,20 +117,29 @@ impl WebhookClient {
     }
 
     /// Lets go of the connections that nobody uses. awc itself looks at those of a host only when the same
-    /// host is called again; calls in flight keep the old client alive.
+    /// bot calls it again; calls in flight keep the old client alive.
     pub(crate) fn renew(&self) {
         self.clients.borrow_mut().clear();
     }
 
-    /// No file was left for a call. The connections that nobody uses are files too, so they make way; an operator is
-    /// told, and neither more often than now and then.
+    fn renew_if_too_much_is_kept(&self) {
+        // A call has one connection at most.
+        let idle = self.connections.count().saturating_sub(self.calls.count());
+        let clients = self.clients.borrow().len();
+        if idle.max(clients) > self.kept_max {
+            self.renew();
+        }
+    }
+
+    /// No file was left for a call. The connections that nobody uses are files too, so they make way each time; an
+    /// operator is told now and then.
     pub(crate) fn ran_out_of_files(&self) {
         self.no_files_at.set(Some(Instant::now()));
+        self.renew();
         if self.no_files_told.get().is_some_and(|at| at.elapsed() < NO_FILES_INTERVAL) {
             return;
         }
         self.no_files_told.set(Some(Instant::now()));
-        self.renew();
         log::warn!(
             "no file is left to open connections with, so calls are put off: raise the limit of open files \
              (LimitNOFILE= of systemd, ulimit -n), or lower http.max_calls"
@@ -130,7 +159,11 @@ impl WebhookClient {
             tokio::task::yield_now().await;
             self.exchange(outbound).await
         };
-        match tokio::time::timeout(self.timeout, AssertUnwindSafe(exchange).catch_unwind()).await {
+        let call = self.calls.add();
+        let ended = tokio::time::timeout(self.timeout, AssertUnwindSafe(exchange).catch_unwind()).await;
+        drop(call);
+        self.renew_if_too_much_is_kept();
+        match ended {
             Ok(Ok(attempt)) => attempt,
             Ok(Err(_)) => faults::unreadable(),
             Err(_) => faults::timed_out(&format!("{:?} (http.timeout)", self.timeout)),
@@ -148,17 +181,17 @@ impl WebhookClient {
             Ok(uri) => uri,
             Err(detail) => return Attempt::Failed { fault: Fault::BadUrl, detail },
         };
-        let origin = outbound.url.origin().ascii_serialization();
+        let pool = (outbound.bot, outbound.url.origin().ascii_serialization());
         let body = Bytes::from(mem::take(&mut outbound.body));
         let send = || {
-            let client = self.client(&origin, &outbound.url);
+            let client = self.client(&pool, &outbound.url);
             self.request(&client, &uri, &outbound, timestamp, &signature).send_body(body.clone())
         };
         let sent = match send().await {
             // It was certainly not received, so it is sent again within the same attempt; once, because a new
             // connection is a good one.
             Err(SendRequestError::Send(error)) if is_unsent(&error) => {
-                self.forget(&origin);
+                self.forget(&pool);
                 send().await
             }
             sent => sent,
@@ -169,7 +202,7 @@ impl WebhookClient {
         };
         let framing = framing(&response);
         if !framing.is_safe {
-            self.forget(&origin);
+            self.forget(&pool);
         }
         let forwarder = self.route.forwarder(&outbound.url);
         let intercepted = |proxy: &Proxy| proxy.own_answer(response.status().as_u16(), response.headers());
@@ -219,21 +252,27 @@ impl WebhookClient {
         }
     }
 
-    fn client(&self, origin: &str, url: &Url) -> Client {
+    fn client(&self, pool: &Pool, url: &Url) -> Client {
         let mut clients = self.clients.borrow_mut();
-        clients.entry(origin.to_owned()).or_insert_with(|| self.new_client(url)).clone()
+        clients.entry(pool.clone()).or_insert_with(|| self.new_client(url)).clone()
     }
 
-    /// Lets go of the connections to a host; those of calls in flight are closed at their end.
-    fn forget(&self, origin: &str) {
-        self.clients.borrow_mut().remove(origin);
+    /// Lets go of a bot's connections to a host; those of calls in flight are closed at their end.
+    fn forget(&self, pool: &Pool) {
+        self.clients.borrow_mut().remove(pool);
     }
 
     fn new_client(&self, url: &Url) -> Client {
         let answer_bytes_max =
             self.response_bytes_max.saturating_mul(FRAMED_BYTES_PER_BYTE).saturating_add(HEAD_BYTES_MAX);
-        let (route, dialler) = (&self.route, self.dialler.clone());
-        let endpoint = EndpointConnector::new(route, dialler, url, self.connect_timeout, answer_bytes_max);
+        let endpoint = EndpointConnector::new(
+            &self.route,
+            self.dialler.clone(),
+            url,
+            self.connect_timeout,
+            answer_bytes_max,
+            self.connections.clone(),
+        );
         let connector = Connector::new()
             .connector(endpoint)
             // The connector has a deadline of its own, and says what it was waiting for.

@@ -30,6 +30,7 @@ use super::{
     heads::Heads,
     proxy::{Proxy, ProxyFault},
     socket::{Socket, end, is_end},
+    tally::Tally,
     tls::{CaFileError, Tls, client_config, client_config_and},
 };
 use crate::config;
@@ -106,17 +107,19 @@ struct Target {
     proxy: Option<Arc<Proxy>>,
     timeout: Duration,
     answer_bytes_max: usize,
+    connections: Tally,
 }
 
 impl EndpointConnector {
     /// A connector to the host of a URL. Connecting, TLS and all, may take so long; on its connections so many bytes
-    /// may be read after each request.
+    /// may be read after each request; each of them is counted while it is open.
     pub(super) fn new(
         route: &Route,
         dialler: Dialler,
         url: &Url,
         timeout: Duration,
         answer_bytes_max: usize,
+        connections: Tally,
     ) -> Self {
         let is_https = url.scheme() == "https";
         Self(Rc::new(Target {
@@ -127,6 +130,7 @@ impl EndpointConnector {
             proxy: route.proxy.clone(),
             timeout,
             answer_bytes_max,
+            connections,
         }))
     }
 }
@@ -143,7 +147,7 @@ impl Target {
             }
             Some(proxy) => proxy.dial(&self.dialler, deadline).await?,
         };
-        let socket = Socket::new(stream, self.answer_bytes_max);
+        let socket = Socket::new(stream, self.answer_bytes_max, self.connections.add());
         let Some(tls) = &self.tls else { return Ok(Stream::Plain(socket)) };
         match timeout_at(deadline, tls.handshake(socket)).await {
             Ok(Ok(stream)) => Ok(Stream::Tls(Box::new(stream))),

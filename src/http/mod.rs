@@ -9,6 +9,7 @@
 //! | `proxy` | the operator's proxy: tunnels, and its own answers told from those of endpoints |
 //! | `tls` | TLS, always verified, and its errors in words |
 //! | `socket` | a stream whose end is an error, and on which an answer is bounded |
+//! | `tally` | how many calls and connections there are |
 //! | `heads` | interim answers are passed over, open-ended ones are marked for awc |
 //! | `framing` | where an answer ends, and whether its connection is used again |
 //! | `files` | how many files a call needs, and what it looks like when there are no more |
@@ -26,6 +27,7 @@ mod inflate;
 mod proxy;
 mod resolve;
 mod socket;
+mod tally;
 mod tls;
 
 pub(crate) use client::{KEEP_ALIVE, NO_FILES_PAUSE, Outbound, WebhookClient, retry_after};

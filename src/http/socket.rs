@@ -26,6 +26,8 @@ use tokio::{
     time::{Sleep, sleep},
 };
 
+use super::tally::Counted;
+
 /// So many pieces of an answer are read without a pause, whatever their size.
 const PIECES_FREE: usize = 64;
 /// Beyond them, pieces that are this large on average are.
@@ -41,6 +43,8 @@ pub(crate) struct Socket {
     /// What was read since the last write: an answer, or a part of TLS's handshake.
     answer: Pieces,
     pause: Option<Pin<Box<Sleep>>>,
+    /// Counts it as open.
+    _open: Counted,
 }
 
 /// Pieces of an answer.
@@ -67,8 +71,8 @@ struct Unsent(#[source] io::Error);
 
 impl Socket {
     /// A stream on which so many bytes may be read after each request.
-    pub(super) fn new(stream: TcpStream, answer_bytes_max: usize) -> Self {
-        Self { stream, answer_bytes_max, answer: Pieces::default(), pause: None }
+    pub(super) fn new(stream: TcpStream, answer_bytes_max: usize, open: Counted) -> Self {
+        Self { stream, answer_bytes_max, answer: Pieces::default(), pause: None, _open: open }
     }
 
     fn has_read(&mut self, bytes: usize) -> io::Result<()> {
@@ -210,12 +214,13 @@ mod tests {
     };
 
     use super::*;
+    use crate::http::tally::Tally;
 
     async fn connected(answer_bytes_max: usize) -> (Socket, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let stream = TcpStream::connect(listener.local_addr().expect("an address")).await;
         let (peer, _) = listener.accept().await.expect("a connection");
-        (Socket::new(stream.expect("a connection"), answer_bytes_max), peer)
+        (Socket::new(stream.expect("a connection"), answer_bytes_max, Tally::default().add()), peer)
     }
 
     /// Reads until nothing more comes, and returns how much came and why it ended.

@@ -6,6 +6,7 @@ use std::{
 
 use actix_rt::net::TcpStream;
 use actix_web::http::header::HeaderValue;
+use futures_util::future::join_all;
 use outhook_core::egress::{Allowed, Egress};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -20,6 +21,8 @@ use crate::{
 
 const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}";
 const BODY: &[u8] = b"{\"data\":\"soup\"}";
+const BOT: BotId = 1;
+const KEPT_MAX: usize = 2;
 
 /// An endpoint on the client's own thread. It answers the first request of each connection, and then keeps
 /// the connection until the test drops it, which the client's runtime can't hear of before the test waits.
@@ -53,6 +56,7 @@ impl Peer {
 
     fn outbound(&self) -> Outbound<'static> {
         Outbound {
+            bot: BOT,
             url: self.url.clone(),
             content_type: "application/json",
             body: BODY.to_vec(),
@@ -65,6 +69,12 @@ impl Peer {
     fn close_idle(&self) {
         assert_eq!(self.idle.borrow_mut().drain(..).count(), 1, "connections that are idle");
     }
+}
+
+/// Waits until the client has let go of a connection.
+async fn is_let_go(mut idle: TcpStream) {
+    let end = tokio::time::timeout(Duration::from_secs(10), idle.read(&mut [0])).await;
+    assert!(matches!(end, Ok(Ok(0) | Err(_))), "{end:?}");
 }
 
 async fn read_request(stream: &mut TcpStream, reads_body: bool) {
@@ -88,7 +98,7 @@ fn client() -> WebhookClient {
     let resolver = Resolver::new(&NameServers::System, config.connect_timeout);
     let dialler = Dialler::new(Arc::new(Egress { allow, ..Egress::default() }), resolver);
     let route = Route { proxy: None, tls: client_config() };
-    WebhookClient::new(&config, route, dialler, "outhook")
+    WebhookClient::new(&config, route, dialler, "outhook", KEPT_MAX)
 }
 
 fn status(attempt: &Attempt) -> Option<u16> {
@@ -177,9 +187,47 @@ async fn connections_that_nobody_uses_are_let_go() {
     let (peer, client) = (Peer::start(OK, true).await, client());
     assert_eq!(status(&client.post(peer.outbound()).await), Some(200));
     client.renew();
-    let mut idle = peer.idle.borrow_mut().pop().expect("a connection");
-    let end = tokio::time::timeout(Duration::from_secs(10), idle.read(&mut [0])).await;
-    assert!(matches!(end, Ok(Ok(0) | Err(_))), "{end:?}");
+    let idle = peer.idle.borrow_mut().pop().expect("a connection");
+    is_let_go(idle).await;
+}
+
+#[actix::test]
+async fn no_bot_uses_a_connection_of_another() {
+    let (peer, client) = (Peer::start(OK, true).await, client());
+    for (bot, connections) in (BOT..).zip(1..=2) {
+        let attempt = client.post(Outbound { bot, ..peer.outbound() }).await;
+        assert_eq!(status(&attempt), Some(200), "{attempt:?}");
+        assert_eq!(peer.connections.get(), connections);
+    }
+}
+
+#[actix::test]
+async fn so_many_connections_are_kept_and_not_one_more() {
+    for calls in [KEPT_MAX, KEPT_MAX + 1] {
+        let (peer, client) = (Peer::start(OK, true).await, client());
+        let attempts = join_all((0..calls).map(|_| client.post(peer.outbound()))).await;
+        assert!(attempts.iter().all(|attempt| status(attempt) == Some(200)), "{attempts:?}");
+        assert_eq!(peer.connections.get(), calls);
+        if calls == KEPT_MAX {
+            assert_eq!(client.connections.count(), calls);
+            continue;
+        }
+        for idle in peer.idle.take() {
+            is_let_go(idle).await;
+        }
+    }
+}
+
+#[actix::test]
+async fn no_more_is_kept_of_bots_that_can_not_be_reached_either() {
+    let (peer, client) = (Peer::start(OK, true).await, client());
+    let forbidden = Url::parse("http://10.0.0.1/").expect("a URL");
+    for (bot, kept) in (BOT..).zip([1, 2, 0, 1]) {
+        let outbound = Outbound { bot, url: forbidden.clone(), ..peer.outbound() };
+        let attempt = client.post(outbound).await;
+        assert!(matches!(attempt, Attempt::Failed { .. }), "{attempt:?}");
+        assert_eq!(client.clients.borrow().len(), kept, "with bot {bot}");
+    }
 }
 
 #[actix::test]

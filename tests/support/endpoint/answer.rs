@@ -22,6 +22,9 @@ pub enum Answer {
     Raw(Vec<u8>),
     /// These bytes as they are; the connection can carry another answer.
     Bytes(Vec<u8>),
+    /// These bytes as they are, and more of them unasked: once the test lets them through the gate, or the client is
+    /// heard of again.
+    Unasked { bytes: Vec<u8>, gate: Gate, more: Vec<u8> },
     /// 200 with this JSON; after a while, unannounced, the end of the connection, or its reset.
     Leave { json: serde_json::Value, after: Duration, resets: bool },
     /// Nothing, for as long as the client keeps the connection.
@@ -67,6 +70,14 @@ impl Answer {
                 stream.write_all(&response(status, &headers, &body)).await?;
             }
             Self::Bytes(bytes) => stream.write_all(&bytes).await?,
+            Self::Unasked { bytes, gate, more } => {
+                stream.write_all(&bytes).await?;
+                tokio::select! {
+                    () = gate.pass() => {}
+                    () = heard_of(stream) => {}
+                }
+                stream.write_all(&more).await?;
+            }
             Self::Drip { head, every } => drip(stream, head, every).await?,
             last => {
                 last.write_last(stream).await?;
@@ -187,6 +198,11 @@ async fn write_endlessly(stream: &mut TcpStream) -> io::Result<()> {
     loop {
         stream.write_all(&chunk).await?;
     }
+}
+
+/// Returns when the client has sent something, or has closed the connection.
+async fn heard_of(stream: &TcpStream) {
+    let _ = stream.peek(&mut [0]).await;
 }
 
 /// Returns when the client has closed the connection.
