@@ -34,10 +34,8 @@ use crate::config::egress::NameServers;
 
 mod answers;
 
-/// Name servers that are asked beside each other.
+/// Name servers that are asked beside each other, each with a socket for either kind of address.
 const SERVERS_BESIDE: usize = 2;
-/// Sockets of a look-up: it asks each of them for addresses of both kinds.
-pub(super) const SOCKETS: usize = 2 * SERVERS_BESIDE;
 /// What a thread remembers of names at most: some thousand of them with a few addresses, or a few dozen of which each
 /// has as many as fit into an answer of 64 KiB.
 const REMEMBERED_BYTES_MAX: u64 = 4 << 20;
