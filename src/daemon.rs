@@ -382,6 +382,7 @@ fn share_files_out(max_calls: usize) -> FileShares {
     if let Some(shortage) = shares.shortage() {
         log::warn!("{shortage}");
     }
+    shares.apply();
     shares
 }
 

@@ -14,7 +14,10 @@ use actix_rt::net::TcpStream;
 use futures_util::future::{LocalBoxFuture, select_all};
 use outhook_core::egress::{Blocked, Egress};
 use thiserror::Error;
-use tokio::time::{Instant, timeout};
+use tokio::{
+    net::TcpSocket,
+    time::{Instant, timeout},
+};
 
 use super::{
     files,
@@ -71,7 +74,7 @@ impl DialError {
 impl Dialler {
     /// A dialler of the current thread that obeys these rules.
     pub(crate) fn new(egress: Arc<Egress>, resolver: Resolver) -> Self {
-        Self { egress, resolver, dial: Rc::new(connect) }
+        Self { egress, resolver, dial: Rc::new(|address| Box::pin(connect(address))) }
     }
 
     /// Connects to a host, an IPv6 address in brackets or not.
@@ -163,8 +166,13 @@ pub(crate) async fn addresses_of(
     Ok(found.into_iter().map(|address| SocketAddr::new(address, port)).collect())
 }
 
-fn connect(address: SocketAddr) -> Connecting {
-    Box::pin(TcpStream::connect(address))
+async fn connect(address: SocketAddr) -> io::Result<TcpStream> {
+    let socket = match address {
+        SocketAddr::V4(_) => TcpSocket::new_v4(),
+        SocketAddr::V6(_) => TcpSocket::new_v6(),
+    }?;
+    files::admit(&socket)?;
+    socket.connect(address).await
 }
 
 #[cfg(test)]

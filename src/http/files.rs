@@ -1,6 +1,9 @@
 //! Open files, of which each socket is one: a process may have only so many, and this shares them out.
+//!
+//! A new file gets the lowest number that is free, and the limit is one on numbers. So what is kept for somebody is
+//! the numbers above those that everybody else may take.
 
-use std::io;
+use std::{io, os::fd::AsRawFd, sync::OnceLock};
 
 use super::dial;
 
@@ -11,10 +14,15 @@ pub(crate) const BESIDE: u64 = 100;
 const PER_CALL: u64 = dial::OPEN_MAX as u64;
 /// Calls that may be in flight however small the limit is.
 const CALLS_MIN: usize = 4;
+/// The part of [`BESIDE`] that is not open from the start on, and stays free for the database and the admin server.
+const SPARE: u64 = BESIDE / 2;
 
 /// `EMFILE` and `ENFILE` of Linux (errno-base.h, the same on every architecture): this process, or the machine, has as
 /// many files open as it may. `io::ErrorKind` tells neither.
 const USED_UP: [i32; 2] = [24, 23];
+
+/// The shares of this process, of which there is one limit. Before they are known, calls may take everything.
+static SHARES: OnceLock<Shares> = OnceLock::new();
 
 /// Who may have how many of the files that a process may open.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,6 +38,11 @@ impl Shares {
         let room = limit.saturating_sub(BESIDE) / PER_CALL;
         let calls = usize::try_from(room).unwrap_or(usize::MAX).max(CALLS_MIN).min(max_calls);
         Self { limit, max_calls, calls }
+    }
+
+    /// Has every socket of a call keep to these shares. The first ones hold.
+    pub(crate) fn apply(self) {
+        let _ = SHARES.set(self);
     }
 
     /// How many calls may be in flight.
@@ -54,11 +67,32 @@ impl Shares {
             )
         })
     }
+
+    /// Sockets of calls have lower numbers than this.
+    fn end(self) -> u64 {
+        self.limit - SPARE.min(self.limit / 8)
+    }
+}
+
+/// Lets a call have a new socket, unless that is one of the files that are kept for everything else.
+///
+/// # Errors
+/// As if no file were left.
+pub(super) fn admit(socket: &impl AsRawFd) -> io::Result<()> {
+    match SHARES.get() {
+        Some(shares) if number(socket) >= shares.end() => Err(io::Error::from_raw_os_error(USED_UP[0])),
+        _ => Ok(()),
+    }
 }
 
 /// Whether something failed because no further file could be opened.
 pub(super) fn are_used_up(error: &io::Error) -> bool {
     error.raw_os_error().is_some_and(|number| USED_UP.contains(&number))
+}
+
+fn number(socket: &impl AsRawFd) -> u64 {
+    // One that is open has no negative number.
+    u64::try_from(socket.as_raw_fd()).unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -88,5 +122,12 @@ mod tests {
         assert!(parts.iter().all(|part| told.contains(part)), "{told}");
         assert_eq!(Shares::new(300, 100).shortage(), None);
         assert_eq!(Shares::new(64, 4).shortage(), None);
+    }
+
+    #[test]
+    fn what_is_kept_free_is_beyond_the_reach_of_calls() {
+        let end = |limit| Shares::new(limit, 10_000).end();
+        assert_eq!([0, 64, 256, 392, 400, 408].map(end), [0, 56, 224, 343, 350, 358]);
+        assert_eq!(end(u64::MAX), u64::MAX - 50);
     }
 }
