@@ -131,3 +131,24 @@ async fn hung_bots_take_no_files_from_the_others_nor_from_the_admin_server() {
     scene.finished(hung.len() + good.len()).await;
     no_call_has_lacked_a_file(&scene).await;
 }
+
+/// Each bot has a host of its own, so its connection is of no use to the others.
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_that_are_kept_make_way_before_the_files_are_used_up() {
+    const BOTS: i64 = 120;
+    let endpoint = Endpoint::start(|request, _| echo(request)).await;
+    let config = Config::sqlite().set("actors.event_pool", "1").shell_first("ulimit -n 128");
+    let scene = Scene::start(Inlet::Stored, config).await;
+    let port = endpoint.address().port();
+    for bot in 1..=BOTS {
+        setup::insert_bot_at(&scene.db, bot, &format!("http://bot{bot}.localhost:{port}/hook")).await;
+    }
+    let events: Vec<Value> = (1..=BOTS).map(|n| channel_event(n, n, n, "Kitchen", "soup?")).collect();
+    scene.send(&events).await;
+    scene.finished(events.len()).await;
+    assert_eq!(endpoint.count(), events.len(), "each is called once");
+    no_call_has_lacked_a_file(&scene).await;
+    for path in ["/health/live", "/metrics"] {
+        answers_at_once(&scene, path).await;
+    }
+}

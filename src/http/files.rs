@@ -9,8 +9,8 @@ use super::dial;
 
 /// Files for everything but calls: the database, the broker, replies, the admin server and those who ask it, threads.
 pub(crate) const BESIDE: u64 = 100;
-/// Files that a call has open at most: its connection, or the attempts to make one. Only a look-up that is not answered
-/// has more, for a moment.
+/// Files that a call has open at most: its connection, or the attempts to make one. Only its look-up has more, mostly for
+/// a moment.
 const PER_CALL: u64 = dial::OPEN_MAX as u64;
 /// Calls that may be in flight however small the limit is.
 const CALLS_MIN: usize = 4;
@@ -36,8 +36,8 @@ impl Shares {
     /// Shares of so many files, for at most so many calls (`http.max_calls`).
     pub(crate) fn new(limit: u64, max_calls: usize) -> Self {
         let room = limit.saturating_sub(BESIDE) / PER_CALL;
-        let calls = usize::try_from(room).unwrap_or(usize::MAX).max(CALLS_MIN).min(max_calls);
-        Self { limit, max_calls, calls }
+        let allowed = usize::try_from(room).unwrap_or(usize::MAX).max(CALLS_MIN);
+        Self { limit, max_calls, calls: max_calls.min(allowed) }
     }
 
     /// Has every socket of a call keep to these shares. The first ones hold.
@@ -72,6 +72,11 @@ impl Shares {
     fn end(self) -> u64 {
         self.limit - SPARE.min(self.limit / 8)
     }
+
+    /// Connections that nobody uses have lower numbers than this: above are as many as there may be calls.
+    fn idle_end(self) -> u64 {
+        self.end().saturating_sub(self.calls as u64)
+    }
 }
 
 /// Lets a call have a new socket, unless that is one of the files that are kept for everything else.
@@ -83,6 +88,11 @@ pub(super) fn admit(socket: &impl AsRawFd) -> io::Result<()> {
         Some(shares) if number(socket) >= shares.end() => Err(io::Error::from_raw_os_error(USED_UP[0])),
         _ => Ok(()),
     }
+}
+
+/// Whether a call's new socket is one of those that no connection may keep which nobody uses.
+pub(super) fn is_for_use_only(socket: &impl AsRawFd) -> bool {
+    SHARES.get().is_some_and(|shares| number(socket) >= shares.idle_end())
 }
 
 /// Whether something failed because no further file could be opened.
@@ -125,9 +135,16 @@ mod tests {
     }
 
     #[test]
-    fn what_is_kept_free_is_beyond_the_reach_of_calls() {
-        let end = |limit| Shares::new(limit, 10_000).end();
-        assert_eq!([0, 64, 256, 392, 400, 408].map(end), [0, 56, 224, 343, 350, 358]);
-        assert_eq!(end(u64::MAX), u64::MAX - 50);
+    fn what_is_kept_free_is_beyond_the_reach_of_calls_and_idle_connections() {
+        let ends = |limit| {
+            let shares = Shares::new(limit, 10_000);
+            (shares.idle_end(), shares.end())
+        };
+        assert_eq!(ends(0), (0, 0));
+        assert_eq!(ends(64), (52, 56));
+        assert_eq!(ends(256), (146, 224));
+        assert_eq!(ends(400), (200, 350));
+        assert_eq!(ends(20_000), (10_000, 19_950));
+        assert_eq!(ends(u64::MAX), (u64::MAX - 10_050, u64::MAX - 50));
     }
 }
