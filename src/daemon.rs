@@ -25,7 +25,7 @@ use crate::{
     config::{Config, database::DatabaseUrl},
     exit::{Exit, Failed},
     health::Health,
-    http::Route,
+    http::{FileShares, Route},
     mailbox::{Mailbox, MailboxLog, MailboxStats},
     messages::{
         completion::Flush,
@@ -102,7 +102,7 @@ impl Daemon {
     /// # Errors
     /// What trying again would not change.
     pub(crate) async fn start(config: Config) -> Result<Self, Failed> {
-        raise_file_limit();
+        let files = share_files_out(config.http.max_calls);
         let config = Arc::new(config);
         // First, so that whoever starts a second daemon is told of the first, and not of its port.
         let lock = lock_file(&config)?;
@@ -117,7 +117,7 @@ impl Daemon {
         let actors = Actors::new(pool, lock.is_none());
         health.watch(actors.stats());
         let arbiters = Arbiters::start(pool);
-        let parts = Parts::new(&config, store.clone(), tenure.clone(), health.clone(), site, route);
+        let parts = Parts::new(&config, store.clone(), tenure.clone(), health.clone(), site, route, files);
         keep_actors(&supervisor, &actors, &arbiters, &parts);
         if let Some(admin) = &admin {
             admin.serve_events(store.clone(), actors.queue.clone(), &config.queue);
@@ -372,11 +372,18 @@ async fn join(config: &Config, store: &Store, health: &Health) -> Result<Tenure,
     }
 }
 
-/// Every call in flight needs open files.
-fn raise_file_limit() {
-    if let Err(error) = rlimit::increase_nofile_limit(u64::MAX) {
+/// Every call in flight needs open files: there are to be as many as may be, and no more calls than they allow.
+fn share_files_out(max_calls: usize) -> FileShares {
+    let limit = rlimit::increase_nofile_limit(u64::MAX).or_else(|error| {
         log::warn!("the limit on open files can't be raised: {error}");
+        rlimit::getrlimit(rlimit::Resource::NOFILE).map(|(soft, _)| soft)
+    });
+    let shares = FileShares::new(limit.unwrap_or(u64::MAX), max_calls);
+    if let Some(shortage) = shares.shortage() {
+        log::warn!("{shortage}");
     }
+    shares.apply();
+    shares
 }
 
 async fn log_mailboxes(mut log: MailboxLog, every: Duration, stopped: oneshot::Receiver<()>) -> MailboxLog {

@@ -120,12 +120,12 @@ async fn check_reports_every_part_and_a_broker_that_refuses_us() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn check_counts_the_files_that_so_many_calls_need_and_may_need() {
+async fn check_counts_the_files_that_so_many_calls_need_and_says_how_many_calls_they_allow() {
     let limits = [
         ("ulimit -n 199", 64, "http.max_calls = 100 needs 200"),
-        ("ulimit -n 200", 0, "those for which none is left will wait"),
-        ("ulimit -n 499", 0, "those for which none is left will wait"),
-        ("ulimit -n 500", 0, "needs 200, 500 at worst"),
+        ("ulimit -n 200", 0, "only 200 files may be open, so at most 50 calls are made at a time"),
+        ("ulimit -n 299", 0, "at most 99 calls are made at a time"),
+        ("ulimit -n 300", 0, "300 may be open; http.max_calls = 100 needs at most 300"),
     ];
     for (limit, status, says) in limits {
         let output = Config::sqlite().set("http.max_calls", "100").shell_first(limit).cli(&["check"]).await;

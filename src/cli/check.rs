@@ -9,7 +9,7 @@ use crate::{
     broker::Publisher,
     config::{Config, queue::QueueUrl, reply::ReplyTo},
     exit::{Exit, Failed},
-    http::{Dialler, FILES_PER_CALL, Resolver, Route, client_config},
+    http::{Dialler, FILES_BESIDE, FileShares, Resolver, Route, client_config},
     store,
     zulip::RestClient,
 };
@@ -78,24 +78,18 @@ async fn check_replies(config: &Config) -> Result<String, Failed> {
     }
 }
 
-/// Calls need open files, and so do the database, the broker and the admin server.
+/// What `run` will make of the limit. Not even a connection for each call is a fault.
 fn check_files(config: &Config) -> Result<String, Failed> {
-    const BESIDE: u64 = 100;
     let (_, hard) =
         rlimit::getrlimit(rlimit::Resource::NOFILE).map_err(|error| Failed::new(Exit::Internal, error))?;
-    let calls = config.http.max_calls as u64;
-    let (needed, at_worst) = (calls + BESIDE, calls * FILES_PER_CALL + BESIDE);
+    let calls = config.http.max_calls;
+    let needed = calls as u64 + FILES_BESIDE;
     if hard < needed {
         return Err(Failed::usage(format!(
             "at most {hard} files may be open, but http.max_calls = {calls} needs {needed}: raise the limit or lower max_calls"
         )));
     }
-    let reserve = if hard < at_worst {
-        format!(
-            "{at_worst} if every call is being connected at the same time; those for which none is left will wait"
-        )
-    } else {
-        format!("{at_worst} at worst")
-    };
-    Ok(format!("{hard} may be open; http.max_calls = {calls} needs {needed}, {reserve}"))
+    let shares = FileShares::new(hard, calls);
+    let enough = || format!("{hard} may be open; http.max_calls = {calls} needs at most {}", shares.wanted());
+    Ok(shares.shortage().unwrap_or_else(enough))
 }

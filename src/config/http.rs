@@ -20,7 +20,7 @@ pub(crate) struct Http {
     pub(crate) timeout: Duration,
     /// The share of it that connecting may take.
     pub(crate) connect_timeout: Duration,
-    /// How many calls of all bots are in flight at once.
+    /// How many calls of all bots are in flight at once, if the limit of open files allows so many.
     pub(crate) max_calls: usize,
     /// The largest answer that is read, after decompression.
     pub(crate) max_response_bytes: usize,

@@ -23,7 +23,7 @@ use crate::{
     config::{Config, queue::QueueUrl, reply::ReplyTo},
     directory::Directory,
     health::Health,
-    http::{Dialler, Resolver, Route, WebhookClient, client_config},
+    http::{Dialler, FileShares, Resolver, Route, WebhookClient, client_config},
     messages::drain::Stop,
     room::Room,
     store::Store,
@@ -46,6 +46,8 @@ pub(super) struct Parts {
     route: Route,
     retry: RetryPolicy,
     room: Room,
+    /// Calls of all EventActors in flight.
+    calls: usize,
     permits: Arc<Semaphore>,
     trials: Trials,
     blame: Blame,
@@ -60,6 +62,7 @@ impl Parts {
         health: Health,
         site: Arc<Site>,
         route: Route,
+        files: FileShares,
     ) -> Self {
         Self {
             directory: Directory::new(store.clone(), health.clone(), config.actors.bots_cached),
@@ -67,7 +70,8 @@ impl Parts {
             route,
             retry: RetryPolicy::from(&config.retry),
             room: Room::new(config.actors.event_pool_size()),
-            permits: Arc::new(Semaphore::new(config.http.max_calls)),
+            calls: files.calls(),
+            permits: Arc::new(Semaphore::new(files.calls())),
             trials: Trials::default(),
             blame: Blame::default(),
             config: Arc::clone(config),
@@ -110,9 +114,9 @@ impl Parts {
             waiting_per_bot: config.waiting_per_bot,
             waiting_total: config.in_memory_events / shards,
             // How many calls there may be is for the permits to say, which all share; here is only a bound.
-            open_total: self.config.http.max_calls,
+            open_total: self.calls,
             // Half of all calls.
-            failing_total: (self.config.http.max_calls / 2 / shards).max(1),
+            failing_total: (self.calls / 2 / shards).max(1),
         };
         let (http, route) = (&self.config.http, self.route.clone());
         let resolver = Resolver::new(&self.config.egress.resolver, http.connect_timeout);

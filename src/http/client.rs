@@ -196,6 +196,9 @@ impl WebhookClient {
             }
             sent => sent,
         };
+        if self.dialler.was_crowded() {
+            self.renew();
+        }
         let response = match sent {
             Ok(response) => response,
             Err(error) => return faults::no_answer(&error),

@@ -2,6 +2,7 @@
 //! nothing that happened to the name before can matter.
 
 use std::{
+    cell::Cell,
     collections::VecDeque,
     io,
     net::{IpAddr, SocketAddr},
@@ -14,7 +15,10 @@ use actix_rt::net::TcpStream;
 use futures_util::future::{LocalBoxFuture, select_all};
 use outhook_core::egress::{Blocked, Egress};
 use thiserror::Error;
-use tokio::time::{Instant, timeout};
+use tokio::{
+    net::TcpSocket,
+    time::{Instant, timeout},
+};
 
 use super::{
     files,
@@ -41,6 +45,8 @@ pub(crate) struct Dialler {
     egress: Arc<Egress>,
     resolver: Resolver,
     dial: Dial,
+    /// Since the last look a socket was opened that is not for connections which nobody uses.
+    is_crowded: Rc<Cell<bool>>,
 }
 
 /// Why no connection was made.
@@ -71,7 +77,17 @@ impl DialError {
 impl Dialler {
     /// A dialler of the current thread that obeys these rules.
     pub(crate) fn new(egress: Arc<Egress>, resolver: Resolver) -> Self {
-        Self { egress, resolver, dial: Rc::new(connect) }
+        let is_crowded = Rc::<Cell<bool>>::default();
+        let seen = Rc::clone(&is_crowded);
+        let dial = Rc::new(move |address: SocketAddr| -> Connecting {
+            Box::pin(connect(address, Rc::clone(&seen)))
+        });
+        Self { egress, resolver, dial, is_crowded }
+    }
+
+    /// Whether so few files are left since the last look that connections which nobody uses have to make way.
+    pub(super) fn was_crowded(&self) -> bool {
+        self.is_crowded.take()
     }
 
     /// Connects to a host, an IPv6 address in brackets or not.
@@ -163,8 +179,16 @@ pub(crate) async fn addresses_of(
     Ok(found.into_iter().map(|address| SocketAddr::new(address, port)).collect())
 }
 
-fn connect(address: SocketAddr) -> Connecting {
-    Box::pin(TcpStream::connect(address))
+async fn connect(address: SocketAddr, is_crowded: Rc<Cell<bool>>) -> io::Result<TcpStream> {
+    let socket = match address {
+        SocketAddr::V4(_) => TcpSocket::new_v4(),
+        SocketAddr::V6(_) => TcpSocket::new_v6(),
+    }?;
+    files::admit(&socket)?;
+    if files::is_for_use_only(&socket) {
+        is_crowded.set(true);
+    }
+    socket.connect(address).await
 }
 
 #[cfg(test)]

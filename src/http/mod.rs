@@ -12,7 +12,7 @@
 //! | `tally` | how many calls and connections there are |
 //! | `heads` | interim answers are passed over, open-ended ones are marked for awc |
 //! | `framing` | where an answer ends, and whether its connection is used again |
-//! | `files` | how many files a call needs, and what it looks like when there are no more |
+//! | `files` | how the files that may be open are shared out, and what it looks like when there are no more |
 //! | `inflate` | decompression that stops at the same size |
 //! | `faults` | what the libraries' errors mean |
 
@@ -33,6 +33,6 @@ mod tls;
 pub(crate) use client::{KEEP_ALIVE, NO_FILES_PAUSE, Outbound, WebhookClient, retry_after};
 pub(crate) use connect::Route;
 pub(crate) use dial::{ADDRESSES_MAX, Dialler, addresses_of};
-pub(crate) use files::PER_CALL as FILES_PER_CALL;
+pub(crate) use files::{BESIDE as FILES_BESIDE, Shares as FileShares};
 pub(crate) use resolve::Resolver;
 pub(crate) use tls::client_config;

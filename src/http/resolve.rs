@@ -14,11 +14,11 @@ use std::{
 };
 
 use hickory_resolver::{
-    Hosts, TokioResolver,
+    Hosts,
     config::{
         ConnectionConfig, LookupIpStrategy, NameServerConfig, ResolveHosts, ResolverConfig, ResolverOpts,
     },
-    net::{DnsError, NetError, runtime::TokioRuntimeProvider},
+    net::{DnsError, NetError},
     proto::{
         op::Query,
         rr::{Name, RecordType},
@@ -28,16 +28,18 @@ use hickory_resolver::{
 use thiserror::Error;
 use tokio::time::timeout;
 
-use self::answers::{Answer, Answers};
+use self::{
+    answers::{Answer, Answers},
+    sockets::Sockets,
+};
 use super::files;
 use crate::config::egress::NameServers;
 
 mod answers;
+mod sockets;
 
-/// Name servers that are asked beside each other.
+/// Name servers that are asked beside each other, each with a socket for either kind of address.
 const SERVERS_BESIDE: usize = 2;
-/// Sockets of a look-up: it asks each of them for addresses of both kinds.
-pub(super) const SOCKETS: usize = 2 * SERVERS_BESIDE;
 /// What a thread remembers of names at most: some thousand of them with a few addresses, or a few dozen of which each
 /// has as many as fit into an answer of 64 KiB.
 const REMEMBERED_BYTES_MAX: u64 = 4 << 20;
@@ -74,7 +76,7 @@ struct Sources {
 
 /// Name servers, and what they have said.
 struct Servers {
-    asked: TokioResolver,
+    asked: hickory_resolver::Resolver<Sockets>,
     answers: Answers,
 }
 
@@ -274,7 +276,7 @@ fn build(config: ResolverConfig, mut options: ResolverOpts, connect_timeout: Dur
     options.use_hosts_file = ResolveHosts::Never;
     // It would remember whole messages, and so many of them, however large they are.
     options.cache_size = 0;
-    let builder = TokioResolver::builder_with_config(config, TokioRuntimeProvider::default());
+    let builder = hickory_resolver::Resolver::builder_with_config(config, Sockets::default());
     match builder.with_options(options).build() {
         Ok(asked) => Some(Servers { asked, answers: Answers::new(REMEMBERED_BYTES_MAX) }),
         Err(error) => {
