@@ -122,7 +122,7 @@ impl Parts {
         let resolver = Resolver::new(&self.config.egress.resolver, http.connect_timeout);
         let dialler = Dialler::new(Arc::clone(&self.egress), resolver);
         // All threads together keep no more connections than there may be calls.
-        let kept_max = http.max_calls.div_ceil(shards);
+        let kept_max = self.calls.div_ceil(shards);
         let tools = CallTools {
             directory: self.directory.clone(),
             trials: self.trials.clone(),
