@@ -15,7 +15,7 @@ use crate::{
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 
 /// Retries are looked for together, so often at most: many of them are hardly more work than a few. In milliseconds.
-const DUE_SLOT_MS: Millis = 50;
+const DUE_SLOT_MS: Millis = 100;
 
 /// Whose complaint it is if nothing can be heard.
 const LISTENER: &str = "listen";
