@@ -32,7 +32,7 @@ const LOOKED_AT_BYTES_MAX: usize = 8 * EXCERPT_BYTES_MAX;
 /// A secret is also known in the forms in which an endpoint may give it back: as part of a JSON text, of a
 /// URL or a form, and in base64.
 pub fn excerpt(body: &[u8], secrets: &[&str]) -> Vec<u8> {
-    let forms: Vec<Vec<u8>> = secrets.iter().flat_map(|secret| forms(secret)).collect();
+    let forms = all_forms(secrets);
     let mut kept = Vec::with_capacity(body.len().min(EXCERPT_BYTES_MAX) + HIDDEN.len());
     let mut hidden_to = 0;
     for (at, byte) in body.iter().take(LOOKED_AT_BYTES_MAX).enumerate() {
@@ -53,17 +53,21 @@ pub fn excerpt(body: &[u8], secrets: &[&str]) -> Vec<u8> {
 
 /// A sentence that quotes what others have written: on one line, its beginning only, every secret hidden as in [`excerpt`].
 pub fn sentence(text: &str, secrets: &[&str]) -> String {
-    let is_odd = |c: char| c.is_control() || c == char::REPLACEMENT_CHARACTER;
     let kept = excerpt(text.as_bytes(), secrets);
-    let kept = String::from_utf8_lossy(&kept);
-    let line: String =
-        kept.chars().take(SENTENCE_CHARS_MAX).map(|c| if is_odd(c) { ' ' } else { c }).collect();
+    let beginning: String = String::from_utf8_lossy(&kept).chars().take(SENTENCE_CHARS_MAX).collect();
+    on_one_line(&beginning)
+}
+
+/// A text that others have written, with nothing in it that makes lines or steers a terminal.
+pub fn on_one_line(text: &str) -> String {
+    let is_odd = |c: char| c.is_control() || c == char::REPLACEMENT_CHARACTER;
+    let line: String = text.chars().map(|c| if is_odd(c) { ' ' } else { c }).collect();
     line.trim().to_owned()
 }
 
 /// Whether the beginning of a text, as much as is looked at for [`excerpt`], holds one of these secrets in any form.
 pub fn tells(text: &str, secrets: &[&str]) -> bool {
-    let forms: Vec<Vec<u8>> = secrets.iter().flat_map(|secret| forms(secret)).collect();
+    let forms = all_forms(secrets);
     let bytes = text.as_bytes();
     (0..bytes.len().min(LOOKED_AT_BYTES_MAX)).any(|at| forms.iter().any(|form| bytes[at..].starts_with(form)))
 }
@@ -82,6 +86,10 @@ fn signature_bytes(text: &[u8]) -> usize {
         length @ SIGNATURE_BYTES_MIN.. => start.len() + length,
         _ => 0,
     }
+}
+
+fn all_forms(secrets: &[&str]) -> Vec<Vec<u8>> {
+    secrets.iter().flat_map(|secret| forms(secret)).collect()
 }
 
 /// A secret as it is, and as it may be written by somebody who was sent it.

@@ -66,11 +66,14 @@ impl Proxy {
         let parsed = Url::parse(url.expose()).ok();
         let parsed = parsed.as_ref();
         let host = parsed.and_then(Url::host_str).unwrap_or_default();
+        let pair = parsed.and_then(basic);
+        let password = parsed.and_then(Url::password);
+        let password = password.map(|text| percent_decode_str(text).decode_utf8_lossy().into_owned());
         Self {
             host: host.trim_start_matches('[').trim_end_matches(']').to_owned(),
             port: parsed.and_then(Url::port_or_known_default).unwrap_or(80),
-            authorization: parsed.and_then(basic).map(|pair| format!("Basic {pair}").into()),
-            secrets: parsed.map(secrets).unwrap_or_default(),
+            authorization: pair.as_ref().map(|pair| format!("Basic {pair}").into()),
+            secrets: pair.into_iter().chain(password).map(SecretString::from).collect(),
             shown: url.to_string(),
         }
     }
@@ -202,12 +205,6 @@ fn basic(url: &Url) -> Option<String> {
     pair.push(b':');
     pair.extend(percent_decode_str(url.password().unwrap_or_default()));
     Some(BASE64_STANDARD.encode(pair))
-}
-
-fn secrets(url: &Url) -> Vec<SecretString> {
-    let password =
-        url.password().map(|password| percent_decode_str(password).decode_utf8_lossy().into_owned());
-    basic(url).into_iter().chain(password).map(SecretString::from).collect()
 }
 
 /// Reads up to the empty line and no byte further: what follows belongs to the tunnel.

@@ -7,6 +7,7 @@ use std::{
     time::{Duration, UNIX_EPOCH},
 };
 
+use outhook_core::excerpt::on_one_line;
 use rustls::{
     AlertDescription, CertificateError, ClientConfig, Error, InvalidMessage, RootCertStore,
     pki_types::{CertificateDer, ServerName, UnixTime, pem::PemObject},
@@ -18,6 +19,8 @@ use super::socket::Socket;
 
 /// So many of the names in a wrong certificate are told.
 const NAMES_TOLD: usize = 5;
+/// A longer text of others is not told.
+const QUOTED_CHARS_MAX: usize = 200;
 
 /// Why the certificates of `egress.ca_file` can't be trusted.
 #[derive(Debug, thiserror::Error)]
@@ -145,7 +148,7 @@ pub(super) fn explained(error: &Error) -> String {
             "the endpoint has no certificate for this host name".into()
         }
         Error::AlertReceived(alert) => format!("the endpoint ended TLS with the alert {alert:?}"),
-        other => other.to_string(),
+        other => quoted(&other.to_string()),
     }
 }
 
@@ -171,7 +174,7 @@ fn certificate_fault(fault: &CertificateError) -> String {
              endpoint needs one that an authority has signed for it"
                 .into()
         }
-        other => format!("the endpoint's certificate is not accepted: {other}"),
+        other => format!("the endpoint's certificate is not accepted: {}", quoted(&other.to_string())),
     }
 }
 
@@ -185,11 +188,20 @@ fn moment(time: UnixTime) -> String {
     }
 }
 
+/// A text from outside. One that is too long is not cut: what knows the secrets of a call comes later, and would not know
+/// a half of one.
+fn quoted(text: &str) -> String {
+    match text.chars().count() {
+        0..=QUOTED_CHARS_MAX => on_one_line(text),
+        length => format!("({length} characters)"),
+    }
+}
+
 /// The names that a certificate has, which come as `DnsName("bot.example.org")` or so.
 fn names(presented: &[String]) -> String {
     let bare = |name: &String| match name.split_once('(').and_then(|(_, name)| name.strip_suffix(')')) {
-        Some(name) => name.trim_matches('"').to_owned(),
-        None => name.clone(),
+        Some(name) => quoted(name.trim_matches('"')),
+        None => quoted(name),
     };
     let told: Vec<String> = presented.iter().take(NAMES_TOLD).map(bare).collect();
     match presented.len().saturating_sub(NAMES_TOLD) {
@@ -221,6 +233,8 @@ mod tests {
         assert_eq!(names(&presented[..1]), "0.example");
         assert_eq!(names(&presented), "0.example, 1.example, 2.example, 3.example, 4.example and 2 more");
         assert_eq!(names(&["a\nb".to_owned()]), "a b");
+        assert_eq!(names(&["a".repeat(QUOTED_CHARS_MAX)]), "a".repeat(QUOTED_CHARS_MAX));
+        assert_eq!(names(&["a".repeat(QUOTED_CHARS_MAX + 1)]), "(201 characters)");
         assert!(names(&[]).starts_with("no host at all"));
     }
 
