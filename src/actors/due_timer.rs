@@ -31,6 +31,17 @@ impl DueTimer {
         self.0 = Some((due, context.run_later(wait, look)));
     }
 
+    /// The same at the end of a slot of so many milliseconds: what is due within one is looked for together.
+    pub(super) fn arm_in_slots<A: Actor<Context = Context<A>>>(
+        &mut self,
+        due: Millis,
+        slot_ms: Millis,
+        context: &mut Context<A>,
+        look: fn(&mut A, &mut Context<A>),
+    ) {
+        self.arm(due.saturating_add(slot_ms - 1) / slot_ms * slot_ms, context, look);
+    }
+
     /// It has called, and can be armed for any moment again.
     pub(super) fn fired(&mut self) {
         self.0 = None;

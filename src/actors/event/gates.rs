@@ -157,7 +157,6 @@ impl EventActor {
     }
 
     fn arm_shut_timer(&mut self, until: Millis, context: &mut Context<Self>) {
-        let slot = until.saturating_add(REOPEN_SLOT_MS - 1) / REOPEN_SLOT_MS * REOPEN_SLOT_MS;
-        self.held_back.shut_timer.arm(slot, context, Self::reopen_bots);
+        self.held_back.shut_timer.arm_in_slots(until, REOPEN_SLOT_MS, context, Self::reopen_bots);
     }
 }

@@ -23,8 +23,7 @@ const LISTENER: &str = "listen";
 impl QueueActor {
     /// Looks at this moment or a little later, unless it looks before.
     pub(super) fn arm_due_timer(&mut self, due: Millis, context: &mut Context<Self>) {
-        let due = due.saturating_add(DUE_SLOT_MS - 1) / DUE_SLOT_MS * DUE_SLOT_MS;
-        self.due_timer.arm(due, context, |actor, context| {
+        self.due_timer.arm_in_slots(due, DUE_SLOT_MS, context, |actor, context| {
             actor.due_timer.fired();
             actor.look(context);
         });

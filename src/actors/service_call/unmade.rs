@@ -13,13 +13,14 @@ use outhook_core::{
 use super::{Assignment, WAITS_TOO_LONG, count, shown, with_failure};
 use crate::{
     actors::{EVENT_LOG, gates::Refusal},
+    http::NO_FILES_PAUSE,
     store::{Bot, CallOutcome, CallRecord, NotCallable, Service, StoredGate, now},
 };
 
 /// How soon the database is asked again whether a service is paused, in milliseconds.
 const GONE_DELAY_MS: Millis = 1000;
-/// How soon a call that found no file left looks for one again, in milliseconds.
-const NO_FILES_DELAY_MS: Millis = 1000;
+/// How soon a call that found no file left looks for one again, in milliseconds: as soon as others may.
+const NO_FILES_DELAY_MS: Millis = NO_FILES_PAUSE.as_millis() as Millis;
 
 impl Assignment {
     /// The bot that the call is for. Nothing is put off before it is certain that nobody has resumed the service.
