@@ -79,9 +79,7 @@ async fn a_queue_deleted_under_its_consumer_is_declared_and_consumed_from_again(
 async fn under_a_memory_alarm_the_queue_is_worked_off_and_send_says_why_it_ends() {
     let rabbit = Rabbit::private().await;
     let gate = Gate::new();
-    let held = gate.clone();
-    let endpoint =
-        Endpoint::start(move |request, _| Answer::Gated(held.clone(), Box::new(echo(request)))).await;
+    let endpoint = gated_endpoint(&gate).await;
     // With so few calls and so little room for what waits for one, most events stay on the queue.
     let config = Config::sqlite()
         .set("actors.event_pool", "1")

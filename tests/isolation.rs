@@ -34,9 +34,7 @@ impl Bots {
         // Each call that hangs is a connection, of which this process has the other end.
         rlimit::increase_nofile_limit(u64::MAX).unwrap();
         let gate = Gate::new();
-        let held = gate.clone();
-        let hung =
-            Endpoint::start(move |request, _| Answer::Gated(held.clone(), Box::new(echo(request)))).await;
+        let hung = gated_endpoint(&gate).await;
         let good = Endpoint::start(|request, _| echo(request)).await;
         setup::insert_bots_at(&scene.db, HUNG, &hung.url("/hook")).await;
         setup::insert_bots_at(&scene.db, GOOD, &good.url("/hook")).await;
@@ -182,13 +180,7 @@ fn count_of(endpoint: &Endpoint, is_it: impl Fn(&Request) -> bool) -> usize {
 async fn bots_that_failed_leave_half_of_all_calls_to_the_others() {
     const CALLS: usize = 20;
     let gate = Gate::new();
-    let held = gate.clone();
-    let endpoint = Endpoint::start(move |request, _| match request.path.as_str() {
-        "/hung" if request.header("outhook-attempt") == Some("1") => Answer::Close,
-        "/hung" => Answer::Gated(held.clone(), Box::new(echo(request))),
-        _ => echo(request),
-    })
-    .await;
+    let endpoint = partly_hung_endpoint(&gate).await;
     let config = Config::sqlite()
         .set("actors.event_pool", "1")
         .set("http.max_calls", &CALLS.to_string())

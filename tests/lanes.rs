@@ -25,9 +25,7 @@ fn event(message: usize, stream: usize) -> Value {
 /// same lane if it can, else of another.
 async fn goes_on_at_once(inlet: Inlet, storage: Storage, calls: usize, memory: usize) {
     let gate = Gate::new();
-    let held = gate.clone();
-    let endpoint =
-        Endpoint::start(move |request, _| Answer::Gated(held.clone(), Box::new(echo(request)))).await;
+    let endpoint = gated_endpoint(&gate).await;
     let config = storage
         .config()
         .await

@@ -499,7 +499,7 @@ async fn three_services(inlet: Inlet, storage: Storage) {
     let bad = Endpoint::start(|_, _| Answer::status(404)).await;
     let flaky = Endpoint::start(move |request, number| match number {
         0 | 1 => Answer::status(503),
-        _ => Answer::Gated(held.clone(), Box::new(echo(request))),
+        _ => echo_behind(&held, request),
     })
     .await;
     let mut scene = Scene::start(inlet, storage.config().await).await;

@@ -17,9 +17,7 @@ const TOLD_EVERY: u64 = 10;
 #[tokio::test(flavor = "multi_thread")]
 async fn calls_that_find_no_file_left_are_put_off_and_neither_fail_nor_close_a_gate() {
     let gate = Gate::new();
-    let held = gate.clone();
-    let endpoint =
-        Endpoint::start(move |request, _| Answer::Gated(held.clone(), Box::new(echo(request)))).await;
+    let endpoint = gated_endpoint(&gate).await;
     // An attempt that is spent is the last, and a failure that is held against the endpoint closes its gate for good.
     let config = Config::sqlite()
         .set("actors.event_pool", "1")
@@ -94,13 +92,7 @@ fn is_good(request: &Request) -> bool {
 #[tokio::test(flavor = "multi_thread")]
 async fn hung_bots_take_no_files_from_the_others_nor_from_the_admin_server() {
     let gate = Gate::new();
-    let held = gate.clone();
-    let endpoint = Endpoint::start(move |request, _| match request.path.as_str() {
-        "/hung" if request.header("outhook-attempt") == Some("1") => Answer::Close,
-        "/hung" => Answer::Gated(held.clone(), Box::new(echo(request))),
-        _ => echo(request),
-    })
-    .await;
+    let endpoint = partly_hung_endpoint(&gate).await;
     let config = Config::sqlite()
         .set("actors.event_pool", "1")
         .set("breaker.failures", "1000000")

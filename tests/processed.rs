@@ -191,9 +191,7 @@ async fn everything_is_finished_in_large_batches_on_postgresql() {
 async fn cuts_behind_a_slow_batch(batch_rows: &str) -> [f64; 3] {
     const EVENTS: i64 = 20;
     let gate = Gate::new();
-    let held = gate.clone();
-    let endpoint =
-        Endpoint::start(move |request, _| Answer::Gated(held.clone(), Box::new(echo(request)))).await;
+    let endpoint = gated_endpoint(&gate).await;
     let config = Storage::Postgres.config().await.set("actors.calls_per_bot", "20");
     let scene = Scene::start(Inlet::Stored, config.set("flag.batch_rows", batch_rows)).await;
     let bot = scene.bot_at("soup", &endpoint.url("/hook")).await;

@@ -285,8 +285,7 @@ async fn a_redelivery_of_what_was_replayed_is_recognised_and_the_replay_is_not_s
 
 async fn what_cannot_be_replayed_is_told(storage: Storage) {
     let (gate, bad) = (Gate::new(), Broken::start().await);
-    let held = gate.clone();
-    let slow = Endpoint::start(move |request, _| Answer::Gated(held.clone(), Box::new(echo(request)))).await;
+    let slow = gated_endpoint(&gate).await;
     let good = Endpoint::start(|request, _| echo(request)).await;
     let config = storage.config().await.text("http.timeout", "1m");
     let scene = Scene::start(Inlet::Stored, config).await;
@@ -515,9 +514,7 @@ async fn a_dead_letter_that_is_still_no_event_stays_on_postgresql() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_overflow_is_replayed_although_its_bot_has_no_room() {
     let gate = Gate::new();
-    let held = gate.clone();
-    let endpoint =
-        Endpoint::start(move |request, _| Answer::Gated(held.clone(), Box::new(echo(request)))).await;
+    let endpoint = gated_endpoint(&gate).await;
     let config = Config::sqlite().set("queue.stored_per_bot", "1").text("http.timeout", "1m");
     let scene = Scene::start(Inlet::Stored, config).await;
     let bot = scene.bot_at("soup", &endpoint.url("/hook")).await;

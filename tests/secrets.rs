@@ -96,21 +96,11 @@ async fn a_library_does_not_tell_what_it_could_not_read_in_an_answer() {
     .await;
     for filter in ["debug", "trace"] {
         let config = Config::sqlite().set("retry.max_retries", "0").text("log.filter", filter);
-        let db = setup::tables(&config).await;
-        let mut events = vec![];
-        for (bot, path) in [(1, "/content-length"), (2, "/transfer-encoding")] {
-            setup::insert_bot(&db, bot).await;
-            setup::insert_service(&db, bot, &endpoint.url(path), GENERIC, &secret("token")).await;
-            events.push(channel_event(bot, 9000 + bot, 7, "kitchen", "soup?"));
-        }
-        let mut outhook = Outhook::start(&config).await;
-        setup::send(&config, &events).await;
-        setup::all_finished(&db).await;
-        outhook.terminate().await;
-        assert!(outhook.wait().await.success());
+        let urls = ["/content-length", "/transfer-encoding"].map(|path| endpoint.url(path));
+        let (_, outhook) = life(&config, &urls).await;
 
         let deliveries = setup::deliveries(&config).await;
-        assert_eq!(deliveries.len(), events.len());
+        assert_eq!(deliveries.len(), urls.len());
         assert!(deliveries.iter().all(|delivery| delivery["reason"] == "not_http"), "{deliveries:#?}");
         assert!(outhook.log().iter().any(|line| line.contains("DEBUG")), "the filter {filter} holds");
     }
@@ -134,24 +124,31 @@ async fn what_a_proxy_says_is_told_without_secrets_of_its_own_or_of_the_bot() {
     let url = proxy.url().replace("://", &format!("://user:{password}@"));
     let config = Config::sqlite().set("egress.allow", "[]").text("egress.proxy", &url);
     let config = config.environment("RUST_LOG", "trace");
-    let db = setup::tables(&config).await;
-    let mut events = vec![];
-    for (bot, scheme) in [(1, "http"), (2, "https")] {
-        setup::insert_bot(&db, bot).await;
-        setup::insert_service(&db, bot, &format!("{scheme}://bot.invalid/"), GENERIC, &secret("token")).await;
-        events.push(channel_event(bot, 9000 + bot, 7, "kitchen", "soup?"));
-    }
-    let mut outhook = Outhook::start(&config).await;
-    setup::send(&config, &events).await;
-    setup::all_finished(&db).await;
-    outhook.terminate().await;
-    assert!(outhook.wait().await.success());
+    let urls = ["http", "https"].map(|scheme| format!("{scheme}://bot.invalid/"));
+    let (db, _) = life(&config, &urls).await;
 
-    assert_eq!(proxy.requests().len(), events.len());
+    assert_eq!(proxy.requests().len(), urls.len());
     let deliveries = setup::deliveries(&config).await;
     assert!(deliveries.iter().all(|delivery| delivery["reason"] == "blocked"), "{deliveries:#?}");
     config.cli(&["deliveries"]).await.success();
     secrets::assert_none("the database", &format!("{:?}", db.rows("SELECT detail FROM outhook_call").await));
+}
+
+/// The whole life of a daemon that calls a bot at each URL once.
+async fn life(config: &Config, urls: &[String]) -> (Db, Outhook) {
+    let db = setup::tables(config).await;
+    let mut events = vec![];
+    for (bot, url) in (1..).zip(urls) {
+        setup::insert_bot(&db, bot).await;
+        setup::insert_service(&db, bot, url, GENERIC, &secret("token")).await;
+        events.push(channel_event(bot, 9000 + bot, 7, "kitchen", "soup?"));
+    }
+    let mut outhook = Outhook::start(config).await;
+    setup::send(config, &events).await;
+    setup::all_finished(&db).await;
+    outhook.terminate().await;
+    assert!(outhook.wait().await.success());
+    (db, outhook)
 }
 
 /// What an operator looks at.

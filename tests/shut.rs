@@ -145,7 +145,7 @@ async fn a_bot_that_is_held_back_goes_on_at_once_when_a_call_in_flight_is_answer
     let (fails, gate) = (Arc::new(AtomicBool::new(true)), Gate::new());
     let (down, held) = (Arc::clone(&fails), gate.clone());
     let endpoint = Endpoint::start(move |request, number| match number {
-        0 => Answer::Gated(held.clone(), Box::new(echo(request))),
+        0 => echo_behind(&held, request),
         _ if down.load(Ordering::SeqCst) => Answer::status(500),
         _ => echo(request),
     })

@@ -140,6 +140,13 @@ async fn a_peer_that_speaks_no_tls_or_breaks_it_off_is_told_from_one_that_can_no
     check(config(&Authority::new("Ours")), &table).await;
 }
 
+/// One that ends connections without TLS's own end, and one that does not.
+async fn fronts(identity: &Identity, endpoint: &Endpoint) -> (TlsFront, TlsFront) {
+    let rude = Manners { is_rude: true, ..Manners::default() };
+    let rude = TlsFront::with(identity, endpoint.address(), rude).await;
+    (rude, TlsFront::start(identity, endpoint.address()).await)
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_answer_that_is_cut_short_is_noticed_however_the_connection_ends() {
     let authority = Authority::new("Ours");
@@ -149,9 +156,7 @@ async fn an_answer_that_is_cut_short_is_noticed_however_the_connection_ends() {
         _ => Answer::Raw(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\n{}\r\n".to_vec()),
     })
     .await;
-    let rude = Manners { is_rude: true, ..Manners::default() };
-    let rude = TlsFront::with(&identity, endpoint.address(), rude).await;
-    let polite = TlsFront::start(&identity, endpoint.address()).await;
+    let (rude, polite) = fronts(&identity, &endpoint).await;
     let truncated = ("failed", Some("truncated"), "the answer's body");
     let mut table = vec![];
     for front in [&rude, &polite] {
@@ -170,9 +175,7 @@ async fn an_answer_that_ends_with_its_connection_is_complete_only_with_the_end_t
         Answer::Raw(format!("HTTP/{version} 200 OK\r\n\r\n{{}}").into())
     })
     .await;
-    let rude = Manners { is_rude: true, ..Manners::default() };
-    let rude = TlsFront::with(&identity, endpoint.address(), rude).await;
-    let polite = TlsFront::start(&identity, endpoint.address()).await;
+    let (rude, polite) = fronts(&identity, &endpoint).await;
     let truncated = ("failed", Some("truncated"), "without TLS's own end");
     let mut table = vec![];
     for path in ["/1.0", "/1.1"] {

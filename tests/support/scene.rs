@@ -5,7 +5,9 @@ use std::time::{Duration, Instant};
 use sea_orm::{ConnectionTrait as _, Database, DatabaseTransaction, TransactionTrait as _};
 use serde_json::{Value, json};
 
-use super::{Answer, Config, Db, Outhook, PATIENCE, Postgres, Queue, Rabbit, Request, within};
+use super::{
+    Answer, Config, Db, Endpoint, Gate, Outhook, PATIENCE, Postgres, Queue, Rabbit, Request, within,
+};
 
 /// Much work takes longer than any single step of it.
 pub(super) const LONG_PATIENCE: Duration = PATIENCE.saturating_mul(3);
@@ -171,6 +173,29 @@ impl Scene {
 pub fn echo(request: &Request) -> Answer {
     let said = request.json()["data"].as_str().unwrap().to_owned();
     Answer::Json(json!({ "content": format!("re: {said}") }))
+}
+
+/// Echoes once the gate is open.
+pub fn echo_behind(gate: &Gate, request: &Request) -> Answer {
+    Answer::Gated(gate.clone(), Box::new(echo(request)))
+}
+
+/// An endpoint that echoes once the gate is open.
+pub async fn gated_endpoint(gate: &Gate) -> Endpoint {
+    let gate = gate.clone();
+    Endpoint::start(move |request, _| echo_behind(&gate, request)).await
+}
+
+/// An endpoint that echoes at once, but whose `/hung` fails the first attempt, so that its bot is known as failing, and
+/// holds all others until the gate is open.
+pub async fn partly_hung_endpoint(gate: &Gate) -> Endpoint {
+    let gate = gate.clone();
+    Endpoint::start(move |request, _| match request.path.as_str() {
+        "/hung" if request.header("outhook-attempt") == Some("1") => Answer::Close,
+        "/hung" => echo_behind(&gate, request),
+        _ => echo(request),
+    })
+    .await
 }
 
 /// The message of a request in the generic format.
