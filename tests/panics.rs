@@ -289,6 +289,8 @@ async fn the_calls_of_an_event_actor_that_panicked_are_aborted_and_made_again() 
         .fail_points("EventActor.ProcessEvents=1*off->1*panic");
     let (bot, _) = setup::one_bot(&config, &endpoint.url("/hook"), "generic").await;
     let outhook = Outhook::start(&config).await;
+    // What comes before is offered twice: the actor takes nothing in until its shard is free.
+    outhook.wait_for_log("inbox job free").await;
     let db = Db::of(&config).await;
     setup::send(&config, &[channel_event(bot, 1, 1, "t", "x")]).await;
     endpoint.wait_for(1).await;
