@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import re
+import statistics
 import subprocess
 import sys
 import time
@@ -18,6 +19,7 @@ import pika
 import psycopg
 
 import fixtures
+import machine
 import measure
 import services
 from services import Failure
@@ -28,6 +30,8 @@ SHARES = [float(share) for share in os.environ.get("SHARES", "0 0.10 0.25 0.50")
 HEALTHY_BOTS = 50
 HUNG_BOTS = 200
 CONVERSATIONS = 20  # of each bot
+# A window is long enough for a p99, and short enough that most are free of what else happens on the machine.
+WINDOW_S = 5
 # How long after the last event the healthy bots' last calls are waited for.
 PATIENCE_S = 30
 WARM_UP_EVENTS = 500
@@ -44,6 +48,7 @@ class Measurement:
     megabytes: float
     queued: int
     unfinished: int
+    machine: machine.Machine
 
 
 @contextlib.contextmanager
@@ -82,14 +87,16 @@ class Bench:
         self.arrivals(stream.to_healthy)
         stream.to_healthy.clear()
         cpu = measure.cpu_seconds(pid)
-        stream.publish(EVENTS_PER_SECOND * SECONDS, share)
+        with machine.watch(self.daemon.folder) as meanwhile:
+            stream.publish(EVENTS_PER_SECOND * SECONDS, share)
         cpu = measure.cpu_seconds(pid) - cpu
         queued, unfinished = self.daemon.queued(), self.unfinished()
         megabytes = int(re.search(r"VmRSS:\s+(\d+)", Path(f"/proc/{pid}/status").read_text()).group(1)) / 1024
         arrived = self.arrivals(stream.to_healthy)
         latencies = [arrived[message] - due for message, due in stream.to_healthy.items()]
-        published = len(latencies)
-        return Measurement(latencies, published, stream.latest, cpu, megabytes, queued, unfinished)
+        return Measurement(
+            latencies, len(latencies), stream.latest, cpu, megabytes, queued, unfinished, meanwhile
+        )
 
     def arrivals(self, messages: dict[int, float]) -> dict[int, float]:
         """Waits until each of these messages has arrived, and returns when. Other processes have the same clock."""
@@ -149,24 +156,38 @@ def quantile(latencies: list[float], share: float) -> float:
     return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
 
 
+def p99_of_windows(latencies: list[float]) -> float:
+    """The median of the windows' p99: what bots do all the time shows here, a moment in which the disk stood does not."""
+    windows = max(1, SECONDS // WINDOW_S)
+    size = len(latencies) // windows
+    return statistics.median(quantile(latencies[n * size : (n + 1) * size], 0.99) for n in range(windows))
+
+
 def print_table(measured: dict[float, Measurement]) -> None:
-    titles = ["hung", "healthy", "p50 ms", "p99 ms", "max ms", "p50 x", "p99 x", "CPU s", "MB", "queued", "rows"]
+    titles = ["hung", "healthy", "p50 ms", "p99/5 s", "p99 ms", "max ms", "p50 x", "p99/5s x", "p99 x"]
+    titles += ["CPU s", "MB", "queued", "rows", "sync p99", "sync max", "stolen"]
     print("".join(f"{title:>10}" for title in titles))
     calm = next(iter(measured.values())).latencies
     for share, one in measured.items():
         p50, p99 = quantile(one.latencies, 0.50), quantile(one.latencies, 0.99)
+        usual = p99_of_windows(one.latencies)
         cells = [
             f"{share:.0%}",
             f"{one.published}",
             f"{p50 * 1000:.1f}",
+            f"{usual * 1000:.1f}",
             f"{p99 * 1000:.1f}",
             f"{max(one.latencies) * 1000:.1f}",
             f"{p50 / quantile(calm, 0.50):.2f}",
+            f"{usual / p99_of_windows(calm):.2f}",
             f"{p99 / quantile(calm, 0.99):.2f}",
             f"{one.cpu_seconds:.1f}",
             f"{one.megabytes:.0f}",
             f"{one.queued}",
             f"{one.unfinished}",
+            f"{quantile(one.machine.syncs, 0.99) * 1000:.1f}",
+            f"{max(one.machine.syncs) * 1000:.1f}",
+            f"{one.machine.stolen:.1%}",
         ]
         print("".join(f"{cell:>10}" for cell in cells))
     print(f"\nThe publisher was late by at most {max(one.late_publishing for one in measured.values()) * 1000:.1f} ms.")

@@ -118,6 +118,8 @@ class Bench:
             database.execute(fixtures.ROWS, fixtures.rows(events, self.ports))
             database.execute("VACUUM (ANALYZE)")
             database.execute("CHECKPOINT")
+        # Or else the kernel writes it half a minute later, and commits wait.
+        os.sync()
 
     def prepare_queue(self, events: int) -> None:
         persistent = pika.BasicProperties(delivery_mode=2)
