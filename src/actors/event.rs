@@ -159,12 +159,12 @@ impl EventActor {
         }));
     }
 
-    fn renew_client_regularly(context: &mut Context<Self>) {
+    fn tidy_regularly(context: &mut Context<Self>) {
         context.run_later(KEEP_ALIVE, |actor, context| {
             fail_points::place("EventActor.timer");
-            actor.tools.client.renew();
+            actor.tools.client.tidy();
             actor.tools.gates.tidy();
-            Self::renew_client_regularly(context);
+            Self::tidy_regularly(context);
         });
     }
 
@@ -203,7 +203,7 @@ impl Actor for EventActor {
         fail_points::place("EventActor.started");
         self.report();
         self.take_over(context);
-        Self::renew_client_regularly(context);
+        Self::tidy_regularly(context);
     }
 }
 

@@ -38,8 +38,8 @@ use super::{
 };
 use crate::{config::http::Http, store::now};
 
-/// How long a connection may have been unused and be used again; and how often those that nobody uses are
-/// let go.
+/// How long a connection may have been unused and be used again; and how often those of bots that were not called for
+/// as long are let go.
 pub(crate) const KEEP_ALIVE: Duration = Duration::from_secs(30);
 
 /// How long no call begins after one found no file: each that tried would be put off, and make way for the next.
@@ -56,7 +56,7 @@ type Pool = (BotId, String);
 /// Calls endpoints; one for each thread, because its connections belong to the thread.
 pub(crate) struct WebhookClient {
     /// By bot, and by scheme, host and port; what they keep are idle connections.
-    clients: RefCell<HashMap<Pool, Client>>,
+    clients: RefCell<HashMap<Pool, Kept>>,
     /// Open ones, idle or not.
     connections: Tally,
     calls: Tally,
@@ -70,6 +70,11 @@ pub(crate) struct WebhookClient {
     /// When it was last said that no file is left.
     no_files_at: Cell<Option<Instant>>,
     no_files_told: Cell<Option<Instant>>,
+}
+
+struct Kept {
+    client: Client,
+    used_at: Instant,
 }
 
 /// A request to an endpoint.
@@ -116,18 +121,30 @@ impl WebhookClient {
         }
     }
 
-    /// Lets go of the connections that nobody uses. awc itself looks at those of a host only when the same
-    /// bot calls it again; calls in flight keep the old client alive.
-    pub(crate) fn renew(&self) {
+    /// Lets go of the connections of bots that have not called for [`KEEP_ALIVE`]: awc looks at those of a host only
+    /// when the same bot calls it again. The others keep theirs: if all connected anew in the same moment, each would
+    /// wait for all.
+    pub(crate) fn tidy(&self) {
+        if let Some(used_since) = Instant::now().checked_sub(KEEP_ALIVE) {
+            self.keep_used_since(used_since);
+        }
+    }
+
+    fn keep_used_since(&self, moment: Instant) {
+        self.clients.borrow_mut().retain(|_, kept| kept.used_at >= moment);
+    }
+
+    /// Lets go of all connections that nobody uses. Calls in flight keep their client alive.
+    fn let_go(&self) {
         self.clients.borrow_mut().clear();
     }
 
-    fn renew_if_too_much_is_kept(&self) {
+    fn let_go_if_too_much_is_kept(&self) {
         // A call has one connection at most.
         let idle = self.connections.count().saturating_sub(self.calls.count());
         let clients = self.clients.borrow().len();
         if idle.max(clients) > self.kept_max {
-            self.renew();
+            self.let_go();
         }
     }
 
@@ -135,7 +152,7 @@ impl WebhookClient {
     /// operator is told now and then.
     pub(crate) fn ran_out_of_files(&self) {
         self.no_files_at.set(Some(Instant::now()));
-        self.renew();
+        self.let_go();
         if self.no_files_told.get().is_some_and(|at| at.elapsed() < NO_FILES_INTERVAL) {
             return;
         }
@@ -162,7 +179,7 @@ impl WebhookClient {
         let call = self.calls.add();
         let ended = tokio::time::timeout(self.timeout, AssertUnwindSafe(exchange).catch_unwind()).await;
         drop(call);
-        self.renew_if_too_much_is_kept();
+        self.let_go_if_too_much_is_kept();
         match ended {
             Ok(Ok(attempt)) => attempt,
             Ok(Err(_)) => faults::unreadable(),
@@ -197,7 +214,7 @@ impl WebhookClient {
             sent => sent,
         };
         if self.dialler.was_crowded() {
-            self.renew();
+            self.let_go();
         }
         let response = match sent {
             Ok(response) => response,
@@ -256,8 +273,12 @@ impl WebhookClient {
     }
 
     fn client(&self, pool: &Pool, url: &Url) -> Client {
-        let mut clients = self.clients.borrow_mut();
-        clients.entry(pool.clone()).or_insert_with(|| self.new_client(url)).clone()
+        let (mut clients, now) = (self.clients.borrow_mut(), Instant::now());
+        let kept = clients
+            .entry(pool.clone())
+            .or_insert_with(|| Kept { client: self.new_client(url), used_at: now });
+        kept.used_at = now;
+        kept.client.clone()
     }
 
     /// Lets go of a bot's connections to a host; those of calls in flight are closed at their end.

@@ -183,12 +183,14 @@ async fn what_comes_behind_an_answer_is_never_the_next_answer() {
 }
 
 #[actix::test]
-async fn connections_that_nobody_uses_are_let_go() {
+async fn connections_of_bots_that_no_longer_call_are_let_go_and_no_others() {
     let (peer, client) = (Peer::start(OK, true).await, client());
     assert_eq!(status(&client.post(peer.outbound()).await), Some(200));
-    client.renew();
-    let idle = peer.idle.borrow_mut().pop().expect("a connection");
-    is_let_go(idle).await;
+    let still_calls = Instant::now();
+    assert_eq!(status(&client.post(Outbound { bot: BOT + 1, ..peer.outbound() }).await), Some(200));
+    client.keep_used_since(still_calls);
+    is_let_go(peer.idle.borrow_mut().remove(0)).await;
+    assert_eq!(client.connections.count(), 1);
 }
 
 #[actix::test]
