@@ -57,9 +57,9 @@ pub(crate) use directory::{Bot, NewBot, NewService, NotCallable, Service, Servic
 pub(crate) use error::StoreError;
 pub(crate) use gates::{GateChange, Pausing, StoredGate, reason_name};
 pub(crate) use history::{HistoryPlace, Pruned};
-pub(crate) use inbox::{BotPage, DeadLetter, InboxEvent, Intake, LanePage, NewEvent, Stored, Taken};
+pub(crate) use inbox::{BotPage, InboxEvent, Intake, LanePage, NewEvent, Stored, Taken};
 pub(crate) use ledger::{BotSummary, CallRow, DeliveryFilter};
-pub(crate) use letters::DeadLetterRow;
+pub(crate) use letters::{DeadLetter, DeadLetterRow};
 pub(crate) use lock::FileLock;
 pub(crate) use outbox::{Outgoing, PostResult};
 pub(crate) use replays::{CallsAgain, FailedFilter, Replayed, ReplayedBefore};

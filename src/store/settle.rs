@@ -13,7 +13,7 @@ use sea_orm::{ActiveEnum, ConnectionTrait, DatabaseTransaction, DbBackend, DbErr
 use super::{
     DeadLetter, GateChange, Store, StoreError,
     gates::{change_gates, merge},
-    inbox::insert_dead_letters,
+    letters::insert_dead_letters,
     sql::{NO_NUMBER, among, bigints, byte_strings, clean, ids, integers, now, statement, texts},
 };
 use crate::fail_points::Step;
