@@ -61,9 +61,9 @@ pub(crate) use inbox::{BotPage, InboxEvent, Intake, LanePage, NewEvent, Stored, 
 pub(crate) use ledger::{BotSummary, CallRow, DeliveryFilter};
 pub(crate) use letters::{DeadLetter, DeadLetterRow};
 pub(crate) use lock::FileLock;
-pub(crate) use outbox::{Outgoing, PostResult};
+pub(crate) use outbox::{NewReply, Outgoing, PostResult};
 pub(crate) use replays::{CallsAgain, FailedFilter, Replayed, ReplayedBefore};
-pub(crate) use settle::{CallOutcome, CallRecord, EventEnd, NewReply, Settled, Settlement};
+pub(crate) use settle::{CallOutcome, CallRecord, EventEnd, Settled, Settlement};
 pub(crate) use sql::now;
 use sql::statement;
 pub(crate) use turns::{DueReplies, Places};
