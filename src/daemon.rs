@@ -1,7 +1,9 @@
 //! The life of the process: build, run, drain.
 
+mod actors;
 mod build;
 mod signals;
+mod start;
 
 use std::{
     net::SocketAddr,
@@ -14,39 +16,29 @@ use tokio::{
     task::JoinHandle,
 };
 
-use self::build::{Parts, daemon_name, keep_actors};
 pub(crate) use self::signals::Signals;
+use self::{
+    actors::Actors,
+    build::{Parts, keep_actors},
+    start::{join, lock_file, open_database, share_files_out, site},
+};
 use crate::{
-    actors::{
-        event::EventActor, flag::FlagActor, history::HistoryActor, lease::LeaseActor, queue::QueueActor,
-        reply::ReplyActor,
-    },
     admin,
-    config::{Config, database::DatabaseUrl},
+    config::Config,
     exit::{Exit, Failed},
     health::Health,
-    http::{FileShares, Route},
-    mailbox::{Mailbox, MailboxLog, MailboxStats},
-    messages::{
-        completion::Flush,
-        drain::{Drain, Stop},
-        settled::DueAt,
-    },
-    store::{self, FileLock, NewEvent, OpenError, Store, StoreError, now},
+    http::Route,
+    mailbox::{MailboxLog, MailboxStats},
+    messages::{drain::Stop, settled::DueAt},
+    store::{FileLock, NewEvent, Store, StoreError, now},
     supervise::{Arbiters, Fatal, Supervisor},
-    tenure::{CurrentTenure, Tenure},
-    zulip::Site,
+    tenure::CurrentTenure,
 };
 
-/// The first wait for a database that does not answer at the start; it doubles.
+/// The wait before a database that does not answer at the end is asked again.
 const RETRY_DELAY: Duration = Duration::from_millis(250);
-/// The longest wait for a database that does not answer at the start.
-const RETRY_DELAY_MAX: Duration = Duration::from_secs(3);
 /// How long the last commit may take once the calls were aborted.
 const COMMIT_GRACE: Duration = Duration::from_secs(2);
-
-/// Whose complaint it is if the database does not answer at the start.
-const START: &str = "start";
 
 /// Why the daemon stops.
 enum Reason {
@@ -81,19 +73,6 @@ pub(crate) struct Daemon {
     log: JoinHandle<MailboxLog>,
     stop_log: oneshot::Sender<()>,
     _lock: Option<FileLock>,
-}
-
-/// The mailboxes of all actors.
-#[derive(Clone)]
-struct Actors {
-    queue: Mailbox<QueueActor>,
-    events: Vec<Mailbox<EventActor>>,
-    flag: Mailbox<FlagActor>,
-    replies: Mailbox<ReplyActor>,
-    history: Mailbox<HistoryActor>,
-    lease: Mailbox<LeaseActor>,
-    /// Whether there may be other daemons, so that there is a LeaseActor.
-    has_peers: bool,
 }
 
 impl Daemon {
@@ -259,131 +238,6 @@ impl Daemon {
         }
         self.store.close().await;
     }
-}
-
-impl Actors {
-    fn new(pool: usize, has_peers: bool) -> Self {
-        Self {
-            lease: Mailbox::new("lease"),
-            has_peers,
-            queue: Mailbox::new("queue"),
-            events: (0..pool).map(|index| Mailbox::new(format!("event-{index}"))).collect(),
-            flag: Mailbox::new("flag"),
-            replies: Mailbox::new("reply"),
-            history: Mailbox::new("history"),
-        }
-    }
-
-    fn stats(&self) -> Vec<Arc<MailboxStats>> {
-        let mut stats = vec![self.queue.stats()];
-        stats.extend(self.events.iter().map(Mailbox::stats));
-        stats.extend([self.flag.stats(), self.replies.stats(), self.history.stats()]);
-        stats.extend(self.has_peers.then(|| self.lease.stats()));
-        stats
-    }
-
-    /// Whether everything that was known is committed.
-    async fn drain(&self) -> bool {
-        ask(|done| self.queue.send(Drain { done })).await;
-        ask(|done| self.lease.send(Drain { done })).await;
-        let drained = self.events.iter().map(|actor| ask(|done| actor.send(Drain { done })));
-        futures_util::future::join_all(drained).await;
-        let is_committed = self.flush().await;
-        ask(|done| self.replies.send(Drain { done })).await && is_committed
-    }
-
-    /// Whether outcomes and posts that are known are committed.
-    async fn flush(&self) -> bool {
-        let is_committed = ask(|done| self.flag.send(Flush { done })).await;
-        ask(|done| self.replies.send(Flush { done })).await && is_committed
-    }
-
-    fn stop(&self) {
-        self.queue.send(Stop);
-        self.events.iter().for_each(|actor| actor.send(Stop));
-        self.flag.send(Stop);
-        self.replies.send(Stop);
-        self.history.send(Stop);
-        self.lease.send(Stop);
-    }
-}
-
-/// Asks an actor to answer when it is done; `false` if it ended instead.
-async fn ask(send: impl FnOnce(oneshot::Sender<()>)) -> bool {
-    let (done, answer) = oneshot::channel();
-    send(done);
-    answer.await.is_ok()
-}
-
-fn site(config: &Config) -> Result<Site, Failed> {
-    Site::new(&config.zulip)
-        .map_err(|error| Failed::usage(format!("zulip.avatar_salt_file can't be read: {error}")))
-}
-
-/// Waits for the database and brings its tables up to date.
-async fn open_database(config: &Config, health: &Health) -> Result<Store, Failed> {
-    let mut delay = RETRY_DELAY;
-    loop {
-        let opened = async {
-            let store = store::open(&config.database).await?;
-            let applied = store.prepare_tables(&config.database).await?;
-            Ok((store, applied))
-        };
-        match opened.await {
-            Ok((store, applied)) => {
-                if applied > 0 {
-                    log::info!("{applied} migrations were applied to the database");
-                }
-                health.database_answers(START);
-                return Ok(store);
-            }
-            Err(OpenError::Store(error)) if error.is_away() => {
-                health.database_is_away(START, &error);
-                tokio::time::sleep(delay).await;
-                delay = (delay * 2).min(RETRY_DELAY_MAX);
-            }
-            Err(error) => return Err(error.into()),
-        }
-    }
-}
-
-/// An SQLite file serves one daemon.
-fn lock_file(config: &Config) -> Result<Option<FileLock>, Failed> {
-    match &config.database.url {
-        DatabaseUrl::Sqlite(path) => FileLock::take(path).map(Some).map_err(Failed::unavailable),
-        DatabaseUrl::Postgres(_) => Ok(None),
-    }
-}
-
-/// Enters this process among the daemons of the database, which is waited for.
-async fn join(config: &Config, store: &Store, health: &Health) -> Result<Tenure, Failed> {
-    loop {
-        match store.join(daemon_name(), config.database.lease).await {
-            Ok(tenure) => {
-                health.database_answers(START);
-                return Ok(tenure);
-            }
-            Err(error) if error.is_away() => {
-                health.database_is_away(START, &error);
-                tokio::time::sleep(RETRY_DELAY_MAX).await;
-            }
-            Err(error) => return Err(Failed::unavailable(error)),
-        }
-    }
-}
-
-/// Every call in flight needs open files: there are to be as many as may be, and no more calls than they allow.
-fn share_files_out(max_calls: usize) -> FileShares {
-    let limit = rlimit::increase_nofile_limit(u64::MAX).or_else(|error| {
-        log::warn!("the limit on open files can't be raised: {error}");
-        rlimit::getrlimit(rlimit::Resource::NOFILE).map(|(soft, _)| soft)
-    });
-    let shares = FileShares::new(limit.unwrap_or(u64::MAX), max_calls);
-    if let Some(shortage) = shares.shortage() {
-        log::warn!("{shortage}");
-    }
-    shares.apply();
-    shares
 }
 
 async fn log_mailboxes(mut log: MailboxLog, every: Duration, stopped: oneshot::Receiver<()>) -> MailboxLog {

@@ -4,20 +4,24 @@
 //! It does one thing at a time with the outbox: what was posted is recorded before more is taken, so a
 //! reply never overtakes an earlier one of its conversation.
 
+mod outlet;
+mod post;
+
 use std::{collections::HashMap, time::Duration};
 
 use actix::{Actor, ActorContext, ActorFutureExt, AsyncContext, Context, Handler, WrapFuture};
 use outhook_core::{
     identity::{BotId, Millis},
     partition::Partitions,
-    retry::{RetryPolicy, delay},
+    retry::RetryPolicy,
 };
 use tokio::sync::oneshot;
 
-use super::{EVENT_LOG, due_timer::DueTimer, lease::LeaseActor};
+pub(crate) use self::outlet::Outlet;
+use super::{due_timer::DueTimer, lease::LeaseActor};
 use crate::{
     directory::Directory,
-    fail_points::{self, Step},
+    fail_points,
     health::Health,
     mailbox::{Mailbox, takes_mail},
     messages::{
@@ -28,7 +32,6 @@ use crate::{
     },
     store::{DueReplies, Outgoing, Places, PostResult, Store, StoreError, now},
     tenure::Tenure,
-    zulip::{Posted, RestClient},
 };
 
 /// The outbox is looked at this often even if nobody says that there is something new.
@@ -84,20 +87,6 @@ pub(crate) struct Links {
     pub(crate) in_flight_max: usize,
     /// How long a reply is tried.
     pub(crate) give_up_after: Duration,
-}
-
-/// Where replies go.
-#[derive(Clone)]
-pub(crate) enum Outlet {
-    /// To the log.
-    Log,
-    /// To Zulip.
-    Zulip {
-        /// Its REST API.
-        rest: Box<RestClient>,
-        /// Hosts of organisations.
-        site: std::sync::Arc<crate::zulip::Site>,
-    },
 }
 
 impl ReplyActor {
@@ -233,58 +222,6 @@ impl ReplyActor {
         }));
     }
 
-    fn post(&mut self, reply: Outgoing, context: &mut Context<Self>) {
-        if let Some(until) = self.waiting_bots.get(&reply.bot_id) {
-            self.posted.push((reply, PostResult::PutBack { due: *until }));
-            return;
-        }
-        self.in_flight.push(reply.bot_id);
-        let links = self.links.clone();
-        let post = async move {
-            links.tenure.held().await;
-            fail_points::before(Step::PostReply);
-            let posted = links.outlet.post(&links.directory, &reply).await;
-            fail_points::after(Step::PostReply);
-            (reply, posted)
-        };
-        context.spawn(post.into_actor(self).map(|(reply, posted), actor, context| {
-            if let Some(at) = actor.in_flight.iter().position(|bot| *bot == reply.bot_id) {
-                actor.in_flight.swap_remove(at);
-            }
-            let result = actor.conclude(&reply, posted);
-            actor.posted.push((reply, result));
-            actor.next_step(context);
-        }));
-    }
-
-    fn conclude(&mut self, reply: &Outgoing, posted: Posted) -> PostResult {
-        let (detail, not_before) = match posted {
-            Posted::Done => {
-                count("posted");
-                return PostResult::Posted;
-            }
-            Posted::Refused { detail } => return give_up(reply, detail),
-            Posted::NotDone { detail, not_before } => (detail, not_before),
-            Posted::Unknown { detail } => {
-                count("outcome_unknown");
-                (detail, None)
-            }
-        };
-        let attempt = reply.attempts.unsigned_abs().saturating_add(1);
-        let wait = Millis::try_from(delay(&self.links.retry, attempt).as_millis()).unwrap_or(Millis::MAX);
-        let due = now().saturating_add(wait).max(not_before.unwrap_or(Millis::MIN));
-        let patience = Millis::try_from(self.links.give_up_after.as_millis()).unwrap_or(Millis::MAX);
-        if due > reply.created_at.saturating_add(patience) {
-            return give_up(reply, format!("{detail}; reply.give_up_after has passed"));
-        }
-        count("retried");
-        log::info!(target: EVENT_LOG, "a reply of bot {} is tried again: {detail}", reply.bot_id);
-        // A post beside this one may have been told to wait longer.
-        let until = self.waiting_bots.entry(reply.bot_id).or_insert(due);
-        *until = due.max(*until);
-        PostResult::Again { due, detail }
-    }
-
     fn arm_due_timer(&mut self, due: Millis, context: &mut Context<Self>) {
         self.due_timer.arm(due, context, |actor, context| {
             actor.due_timer.fired();
@@ -326,32 +263,6 @@ impl ReplyActor {
             let _ = done.send(());
         }
     }
-}
-
-impl Outlet {
-    async fn post(&self, directory: &Directory, reply: &Outgoing) -> Posted {
-        match self {
-            Self::Log => {
-                let said = serde_json::Value::from(String::from_utf8_lossy(&reply.content));
-                log::info!(target: EVENT_LOG, "reply of bot {} to {}: {said}", reply.bot_id, reply.destination);
-                Posted::Done
-            }
-            Self::Zulip { rest, site } => match directory.find(reply.bot_id).await {
-                Ok(bot) => rest.post_message(&bot, &site.realm_host(&bot.realm_string_id), reply).await,
-                Err(reason) => Posted::Refused { detail: reason.to_string() },
-            },
-        }
-    }
-}
-
-fn give_up(reply: &Outgoing, detail: String) -> PostResult {
-    count("given_up");
-    log::warn!(target: EVENT_LOG, "a reply of bot {} is given up: {detail}", reply.bot_id);
-    PostResult::GivenUp(detail)
-}
-
-fn count(outcome: &'static str) {
-    metrics::counter!("outhook_replies_total", "outcome" => outcome).increment(1);
 }
 
 impl Actor for ReplyActor {

@@ -1,6 +1,8 @@
 //! ServiceCallActor: makes one call and ends. It owns its request, so it is aborted together with the
 //! EventActor that spawned it.
 
+mod record;
+mod tried;
 mod unmade;
 
 use std::{panic::AssertUnwindSafe, rc::Rc, sync::Arc, time::Instant};
@@ -8,17 +10,16 @@ use std::{panic::AssertUnwindSafe, rc::Rc, sync::Arc, time::Instant};
 use actix::{Actor, ActorContext, ActorFutureExt, AsyncContext, Context, Recipient, WrapFuture};
 use futures_util::FutureExt;
 use outhook_core::{
-    answer::{Answer, Reply},
     egress::Egress,
-    excerpt::{excerpt, sentence},
     gate::Signal,
-    identity::{MessageId, Millis, ServiceId},
-    outcome::{Attempt, Failure, Fault, Verdict, judge},
-    retry::{Next, RetryPolicy},
+    identity::{MessageId, ServiceId},
+    outcome::{Attempt, Failure, Fault, Verdict},
+    retry::RetryPolicy,
 };
 use secrecy::ExposeSecret;
 use tokio::{sync::OwnedSemaphorePermit, task::JoinHandle};
 
+pub(crate) use self::tried::{Tried, read_attempt};
 use super::{
     EVENT_LOG,
     flag::FlagActor,
@@ -31,16 +32,14 @@ use crate::{
     http::{Outbound, WebhookClient},
     mailbox::Mailbox,
     messages::completion::{CallEnded, EventTurn, ServiceCallFinished},
-    store::{Bot, CallOutcome, CallRecord, DeadLetter, GateChange, InboxEvent, NewReply, Service, now},
+    store::{Bot, CallOutcome, CallRecord, DeadLetter, GateChange, InboxEvent, Service},
     tenure::Tenure,
     trial::{
         self, Trials,
         work::{Part, Work, build_request, read_answer},
     },
-    zulip::{Destination, Site},
+    zulip::Site,
 };
-
-const WAITS_TOO_LONG: &str = "it could be called again only when retry.give_up_after has passed";
 
 /// What every call of a thread works with.
 pub(crate) struct CallTools {
@@ -136,32 +135,6 @@ impl Assignment {
         self.attempts_before() + 1
     }
 
-    fn record(&self, service_name: &str, outcome: CallOutcome) -> CallRecord {
-        CallRecord {
-            event: self.turn.event,
-            service: self.service,
-            service_name: service_name.to_owned(),
-            outcome,
-            attempts: self.attempt_number(),
-            fault: None,
-            status: None,
-            detail: None,
-            excerpt: None,
-            duration_ms: 0,
-            ended_at: now(),
-            reply: None,
-            gate: None,
-        }
-    }
-
-    fn panicked(&self) -> CallRecord {
-        CallRecord {
-            fault: Some(Fault::Panicked.name()),
-            detail: Some("the handler panicked; the log names the place".into()),
-            ..self.record("", CallOutcome::Failed)
-        }
-    }
-
     async fn make_call(&self) -> CallRecord {
         let Ok(bot) = self.find_bot().await else { return self.removed() };
         let Some(service) = bot.services.iter().find(|service| service.id == self.service) else {
@@ -247,158 +220,6 @@ impl Assignment {
             }
         }
     }
-
-    fn conclude(&self, service: &Service, tried: Tried) -> CallRecord {
-        let Tried { verdict, excerpt, reply } = tried;
-        let key = self.turn.key;
-        match verdict {
-            Verdict::Success { .. } => {
-                count("succeeded");
-                log::info!(target: EVENT_LOG, "{key}: {} succeeded (attempt {})", shown(service), self.attempt_number());
-                let reply = reply.and_then(|reply| self.outgoing(reply));
-                CallRecord { reply, ..self.record(&service.name, CallOutcome::Succeeded) }
-            }
-            Verdict::Retry { failure, not_before } => match self.next(not_before) {
-                Next::At(due) => {
-                    count("retried");
-                    log::info!(target: EVENT_LOG, "{key}: {} failed and is tried again: {}", shown(service), failure.detail);
-                    let record = self.record(&service.name, CallOutcome::Waiting { due });
-                    with_failure(record, failure, excerpt)
-                }
-                Next::Exhausted => self.fail(service, failure, excerpt, self.tools.retry.exhausted()),
-                Next::TooLate => self.fail(service, failure, excerpt, WAITS_TOO_LONG),
-            },
-            Verdict::Final(failure) if failure.is_gone() => {
-                self.fail(service, failure, excerpt, "the service is paused until it is resumed")
-            }
-            Verdict::Final(failure) => self.fail(service, failure, excerpt, ""),
-        }
-    }
-
-    /// Its gate may be closed for longer than the call would wait by itself.
-    fn next(&self, not_before: Option<Millis>) -> Next {
-        let not_before = not_before.max(self.pass.closed_until());
-        self.tools.retry.next(self.attempt_number(), self.event.taken_at, now(), not_before)
-    }
-
-    /// A failure for good of the attempt that was just made.
-    fn fail(
-        &self,
-        service: &Service,
-        mut failure: Failure,
-        excerpt: Option<Vec<u8>>,
-        why_now: &str,
-    ) -> CallRecord {
-        count("failed");
-        let attempts = self.attempt_number();
-        let reply = self.told(&failure, attempts);
-        if !why_now.is_empty() {
-            failure.detail = format!("{}; {why_now}", failure.detail);
-        }
-        self.warn(service, &failure, attempts);
-        CallRecord {
-            reply,
-            ..with_failure(self.record(&service.name, CallOutcome::Failed), failure, excerpt)
-        }
-    }
-
-    /// The line of the bot that tells of it in the conversation.
-    fn told(&self, failure: &Failure, attempts: u32) -> Option<NewReply> {
-        self.outgoing(Reply { content: told_line(failure, attempts), widget: None })
-    }
-
-    fn warn(&self, service: &Service, failure: &Failure, attempts: u32) {
-        let key = self.turn.key;
-        log::warn!(
-            target: EVENT_LOG,
-            "{key}: {} failed for good after {attempts} attempt(s): {}",
-            shown(service), failure.detail
-        );
-    }
-
-    fn outgoing(&self, reply: Reply) -> Option<NewReply> {
-        self.tools.has_outbox.then(|| NewReply {
-            bot: self.turn.key.bot,
-            conversation: self.turn.conversation,
-            destination: Destination::of_event(&self.event.payload).to_json(),
-            content: reply.content,
-            widget: reply.widget,
-        })
-    }
-}
-
-/// What came of an attempt.
-pub(crate) struct Tried {
-    /// What it means.
-    pub(crate) verdict: Verdict,
-    /// First bytes of an answer that was no success.
-    pub(crate) excerpt: Option<Vec<u8>>,
-    /// The reply that the answer holds.
-    pub(crate) reply: Option<Reply>,
-}
-
-impl Tried {
-    fn failed(fault: Fault, detail: String) -> Self {
-        let verdict = Verdict::Final(Failure { fault, status: None, detail });
-        Self { verdict, excerpt: None, reply: None }
-    }
-}
-
-/// Reads what an endpoint answered, by the outcome table and the handler. What is told of a failure may quote others: the
-/// endpoint, its certificate, a proxy.
-pub(crate) fn read_attempt(attempt: Attempt, handler: &dyn handlers::Handler, secrets: &[&str]) -> Tried {
-    let mut tried = judge_attempt(attempt, handler, secrets);
-    if let Verdict::Retry { failure, .. } | Verdict::Final(failure) = &mut tried.verdict {
-        failure.detail = sentence(&failure.detail, secrets);
-    }
-    tried
-}
-
-fn judge_attempt(attempt: Attempt, handler: &dyn handlers::Handler, secrets: &[&str]) -> Tried {
-    let kept = |body: &[u8]| Some(excerpt(body, secrets)).filter(|kept| !kept.is_empty());
-    let (status, shown) = match &attempt {
-        Attempt::Answered { status: status @ 200..=299, .. } => (Some(*status), None),
-        Attempt::Answered { status, body, .. } => (Some(*status), kept(body)),
-        Attempt::Failed { .. } | Attempt::Intercepted { .. } => (None, None),
-    };
-    match judge(attempt) {
-        Verdict::Success { body } => match Answer::read(&body) {
-            Ok(answer) => {
-                let reply = handler.reply(&answer);
-                Tried { verdict: Verdict::Success { body }, excerpt: None, reply }
-            }
-            Err(failure) => {
-                let verdict = Verdict::Final(Failure { status, ..failure });
-                Tried { verdict, excerpt: kept(&body), reply: None }
-            }
-        },
-        verdict => Tried { verdict, excerpt: shown, reply: None },
-    }
-}
-
-/// A service's name, which must not make lines of its own in the log.
-fn shown(service: &Service) -> impl std::fmt::Display {
-    service.name.escape_debug()
-}
-
-/// What the bot says when a call has failed for good.
-pub(crate) fn told_line(failure: &Failure, attempts: u32) -> String {
-    let tries = if attempts > 1 { format!(" ({attempts} attempts)") } else { String::new() };
-    format!("I could not pass this message on: {}{tries}.", failure.told())
-}
-
-fn with_failure(record: CallRecord, failure: Failure, excerpt: Option<Vec<u8>>) -> CallRecord {
-    CallRecord {
-        fault: Some(failure.fault.name()),
-        status: failure.status,
-        detail: Some(failure.detail),
-        excerpt,
-        ..record
-    }
-}
-
-fn count(outcome: &'static str) {
-    metrics::counter!("outhook_calls_total", "outcome" => outcome).increment(1);
 }
 
 impl Actor for ServiceCallActor {

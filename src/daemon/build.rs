@@ -6,7 +6,7 @@ use actix::Arbiter;
 use outhook_core::{egress::Egress, gate::GatePolicy, lanes::Limits, rate::RateLimit, retry::RetryPolicy};
 use tokio::sync::Semaphore;
 
-use super::Actors;
+use super::actors::Actors;
 use crate::{
     actors::{
         event::{self, EventActor},

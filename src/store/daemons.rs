@@ -4,50 +4,35 @@
 //! it holds an advisory lock in a session of its own, by which the others see at once that its process is
 //! gone. To declare it dead, they delete its row; it can write nothing after that ([`Store::begin`] looks).
 
+mod owners;
+mod session;
+
 use std::time::{Duration, Instant};
 
 use outhook_core::{
     identity::{DaemonId, Millis},
     partition::Partitions,
 };
-use sea_orm::{
-    ConnectionTrait, DatabaseTransaction, DbBackend, DbErr, QueryResult,
-    sqlx::{
-        self,
-        postgres::{PgListener, PgPoolOptions},
-    },
-};
+use sea_orm::{ConnectionTrait, DatabaseTransaction, DbBackend, DbErr, QueryResult};
 
+pub(crate) use self::session::Session;
+use self::{
+    owners::{disown, orphan, own},
+    session::{HAS_SESSION, announce_change},
+};
 use super::{
     Store, StoreError,
-    error::from_sqlx,
     outbox::free_replies,
     rows::{Suspicion, free_events},
     sql::{POSTGRES_CLOCK, among, ids, now, set_clock, statement},
 };
 use crate::{fail_points::Step, tenure::Tenure};
 
-/// The first half of a daemon's advisory lock; the second is its row id. Any number will do, as long as it is only
-/// outhook's ("outh" in ASCII).
-const DAEMON_LOCKS: i32 = 0x6f75_7468;
-
 /// The advisory lock of whoever changes daemons and partitions.
 const CHANGE_LOCK: i64 = 0x6f75_7468_6f6f_6b03;
 
 /// How long such a transaction waits for a lock.
 const LOCK_TIMEOUT: Duration = Duration::from_millis(500);
-
-/// A condition: somebody holds the lock of daemon `d`. The number is [`DAEMON_LOCKS`].
-const HAS_SESSION: &str = "EXISTS (
-    SELECT 1 FROM pg_locks l WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 2
-      AND l.classid = CAST(1869968488 AS oid) AND l.objid = CAST(d.id AS oid)
-      AND l.database = (SELECT b.oid FROM pg_database b WHERE b.datname = current_database()))";
-
-/// Where daemons tell each other that partitions or daemons have come or gone.
-const CHANNEL: &str = "outhook_daemons";
-
-/// How long a session may take to be made.
-const SESSION_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What one daemon sees of all.
 #[derive(Debug, Clone)]
@@ -77,25 +62,6 @@ pub(crate) struct SeenDaemon {
     pub(crate) has_session: bool,
 }
 
-/// The session by which the others see that this process lives, and through which it hears of changes.
-pub(crate) struct Session(PgListener);
-
-impl Session {
-    /// Waits for news of another daemon.
-    ///
-    /// # Errors
-    /// The session is lost.
-    pub(crate) async fn news(&mut self) -> Result<(), StoreError> {
-        match self.0.try_recv().await {
-            Ok(Some(_)) => Ok(()),
-            Ok(None) => {
-                Err(StoreError::Ended("the session that proves that this daemon lives was cut".into()))
-            }
-            Err(error) => Err(from_sqlx(error)),
-        }
-    }
-}
-
 impl Store {
     /// Enters this process as a daemon whose lease runs from now.
     ///
@@ -116,50 +82,13 @@ impl Store {
             let (daemon, clock) = insert_daemon(&transaction, &name, lease).await?;
             if store.has_peers() {
                 set_clock(clock);
-            }
-            if !store.has_peers() {
+            } else {
                 own(&transaction, Partitions::ALL, daemon).await?;
                 free_events(&transaction, Partitions::ALL, Suspicion::None).await?;
                 free_replies(&transaction, Partitions::ALL).await?;
             }
             Self::commit(transaction, Step::Join).await?;
             Ok(if store.has_peers() { Tenure::leased(daemon, began + lease) } else { Tenure::sole(daemon) })
-        })
-        .await
-    }
-
-    /// Opens the session that belongs to a daemon's row.
-    ///
-    /// # Errors
-    /// Also if an older session of this daemon has not ended yet.
-    pub(crate) async fn open_session(&self, daemon: DaemonId) -> Result<Session, StoreError> {
-        self.on_main(move |store| async move {
-            let options = store.db().get_postgres_connection_pool().connect_options();
-            // Not one of the pool's, which may all be busy.
-            let alone = PgPoolOptions::new()
-                .max_connections(1)
-                .max_lifetime(None)
-                .idle_timeout(None)
-                .acquire_timeout(SESSION_TIMEOUT)
-                .connect_lazy_with((*options).clone());
-            let opened = async {
-                let mut listener = PgListener::connect_with(&alone).await?;
-                listener.eager_reconnect(false);
-                listener.listen(CHANNEL).await?;
-                let taken: bool = sqlx::query_scalar("SELECT pg_try_advisory_lock($1, CAST($2 AS integer))")
-                    .bind(DAEMON_LOCKS)
-                    .bind(daemon)
-                    .fetch_one(&mut listener)
-                    .await?;
-                Ok((listener, taken))
-            };
-            match opened.await {
-                Ok((listener, true)) => Ok(Session(listener)),
-                Ok((_, false)) => {
-                    Err(StoreError::Ended("an older session of this daemon has not ended yet".into()))
-                }
-                Err(error) => Err(from_sqlx(error)),
-            }
         })
         .await
     }
@@ -210,38 +139,6 @@ impl Store {
             bury(&transaction, Some(&dead)).await?;
             announce_change(&transaction).await?;
             Self::commit(transaction, Step::Bury).await
-        })
-        .await
-    }
-
-    /// Takes partitions that nobody owns, and returns those that it got.
-    pub(crate) async fn claim_partitions(
-        &self,
-        daemon: DaemonId,
-        wanted: Partitions,
-    ) -> Result<Partitions, StoreError> {
-        self.on_main(move |store| async move {
-            let transaction = store.begin_change().await?;
-            let gained = own(&transaction, wanted, daemon).await?;
-            free_events(&transaction, gained, Suspicion::None).await?;
-            free_replies(&transaction, gained).await?;
-            Self::commit(transaction, Step::ClaimPartitions).await?;
-            Ok(gained)
-        })
-        .await
-    }
-
-    /// Gives partitions back, of which nothing is under way any more.
-    pub(crate) async fn release_partitions(
-        &self,
-        daemon: DaemonId,
-        partitions: Partitions,
-    ) -> Result<(), StoreError> {
-        self.on_main(move |store| async move {
-            let transaction = store.begin_change().await?;
-            disown(&transaction, daemon, partitions).await?;
-            announce_change(&transaction).await?;
-            Self::commit(transaction, Step::ReleasePartitions).await
         })
         .await
     }
@@ -314,11 +211,6 @@ impl Store {
         let rows = self.db().query_all_raw(statement(DbBackend::Postgres, sql, [])).await?;
         rows.iter().map(seen_daemon).collect()
     }
-
-    async fn partitions_of(&self, owner: Option<DaemonId>) -> Result<Partitions, DbErr> {
-        let sql = "SELECT id FROM outhook_partition WHERE owner IS NOT DISTINCT FROM $1";
-        partitions(&self.db().query_all_raw(statement(DbBackend::Postgres, sql, [owner.into()])).await?)
-    }
 }
 
 fn seen_daemon(row: &QueryResult) -> Result<SeenDaemon, DbErr> {
@@ -367,60 +259,10 @@ async fn bury(transaction: &DatabaseTransaction, dead: Option<&[DaemonId]>) -> R
         }
     };
     let buried = rows.iter().map(|row| row.try_get("", "id")).collect::<Result<Vec<DaemonId>, _>>()?;
-    let sql =
-        format!("UPDATE outhook_partition SET owner = NULL WHERE owner {} RETURNING id", among(backend, 1));
-    let owned =
-        partitions(&transaction.query_all_raw(statement(backend, sql, [ids(backend, &buried)])).await?)?;
+    let owned = orphan(transaction, &buried).await?;
     free_events(transaction, owned, Suspicion::AnyOfThem).await?;
     free_replies(transaction, owned).await?;
     Ok(buried.len())
-}
-
-async fn own(
-    transaction: &DatabaseTransaction,
-    wanted: Partitions,
-    daemon: DaemonId,
-) -> Result<Partitions, DbErr> {
-    let backend = transaction.get_database_backend();
-    let sql = format!(
-        "UPDATE outhook_partition SET owner = $2 WHERE owner IS NULL AND id {} RETURNING id",
-        among(backend, 1)
-    );
-    partitions(
-        &transaction
-            .query_all_raw(statement(backend, sql, [numbers(backend, wanted), daemon.into()]))
-            .await?,
-    )
-}
-
-async fn disown(transaction: &DatabaseTransaction, daemon: DaemonId, given: Partitions) -> Result<(), DbErr> {
-    let backend = transaction.get_database_backend();
-    let sql = format!(
-        "UPDATE outhook_partition SET owner = NULL WHERE owner = $2 AND id {} RETURNING id",
-        among(backend, 1)
-    );
-    let values = [numbers(backend, given), daemon.into()];
-    let released = partitions(&transaction.query_all_raw(statement(backend, sql, values)).await?)?;
-    free_events(transaction, released, Suspicion::None).await?;
-    free_replies(transaction, released).await
-}
-
-/// Tells all daemons, when the transaction commits.
-async fn announce_change(transaction: &DatabaseTransaction) -> Result<(), DbErr> {
-    if transaction.get_database_backend() == DbBackend::Postgres {
-        transaction.execute_unprepared(&format!("NOTIFY {CHANNEL}")).await?;
-    }
-    Ok(())
-}
-
-fn numbers(backend: DbBackend, partitions: Partitions) -> sea_orm::Value {
-    let numbers: Vec<i64> = partitions.iter().map(i64::from).collect();
-    ids(backend, &numbers)
-}
-
-fn partitions(rows: &[QueryResult]) -> Result<Partitions, DbErr> {
-    let number = |row: &QueryResult| row.try_get::<i32>("", "id").map(i32::unsigned_abs);
-    rows.iter().map(number).collect()
 }
 
 fn millis(duration: Duration) -> Millis {

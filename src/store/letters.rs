@@ -1,21 +1,42 @@
 //! Dead letters: what could not be called, until an operator replays or drops it.
 
 use entity::outhook::dead_letter;
-use outhook_core::identity::EventId;
+use outhook_core::identity::{BotId, EventId, EventKey};
 use sea_orm::{
     ColumnTrait, ConnectionTrait, DatabaseTransaction, DbErr, EntityTrait, FromQueryResult, QueryFilter,
-    QueryOrder,
+    QueryOrder, Value,
 };
 use thiserror::Error;
 
 use super::{
     NewEvent, Store, StoreError,
-    inbox::as_i64,
     replays::{RETURNING, Replayed},
-    sql::{among, ids, now, statement},
+    sql::{among, as_i64, clean, ids, now, statement},
     wake::announce,
 };
 use crate::fail_points::Step;
+
+/// A delivery whose calls can't be made.
+#[derive(Debug, Clone)]
+pub(crate) struct DeadLetter {
+    /// The bot, if it could be read.
+    pub(crate) bot: Option<BotId>,
+    /// The message, if it could be read.
+    pub(crate) message: Option<i64>,
+    /// Stable name of the reason.
+    pub(crate) reason: &'static str,
+    /// The reason in words.
+    pub(crate) detail: String,
+    /// The whole body; for an event of the inbox it is taken from there.
+    pub(crate) payload: Vec<u8>,
+}
+
+impl DeadLetter {
+    /// A dead letter of an event. Its payload is that of the event's row.
+    pub(crate) fn of_event(key: EventKey, reason: &'static str, detail: String) -> Self {
+        Self { bot: Some(key.bot), message: Some(key.message), reason, detail, payload: Vec::new() }
+    }
+}
 
 /// A dead letter, for listing.
 pub(crate) type DeadLetterRow = dead_letter::Model;
@@ -126,6 +147,31 @@ impl Store {
         })
         .await
     }
+}
+
+/// Sets deliveries aside, one row each; they are rare.
+pub(super) async fn insert_dead_letters(
+    transaction: &DatabaseTransaction,
+    event: Option<EventId>,
+    letters: Vec<DeadLetter>,
+) -> Result<(), DbErr> {
+    let backend = transaction.get_database_backend();
+    let sql =
+        "INSERT INTO outhook_dead_letter (event_id, bot_id, message_id, reason, detail, payload, created_at)
+        VALUES ($1, $2, $3, $4, $5, COALESCE((SELECT payload FROM outhook_event WHERE id = $1), $6), $7)";
+    for letter in letters {
+        let values: [Value; 7] = [
+            event.into(),
+            letter.bot.into(),
+            letter.message.into(),
+            letter.reason.into(),
+            clean(&letter.detail).into(),
+            letter.payload.into(),
+            now().into(),
+        ];
+        transaction.execute_raw(statement(backend, sql, values)).await?;
+    }
+    Ok(())
 }
 
 /// Without calls, so that the services are chosen when it begins.

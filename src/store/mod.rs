@@ -57,13 +57,13 @@ pub(crate) use directory::{Bot, NewBot, NewService, NotCallable, Service, Servic
 pub(crate) use error::StoreError;
 pub(crate) use gates::{GateChange, Pausing, StoredGate, reason_name};
 pub(crate) use history::{HistoryPlace, Pruned};
-pub(crate) use inbox::{BotPage, DeadLetter, InboxEvent, Intake, LanePage, NewEvent, Stored, Taken};
+pub(crate) use inbox::{BotPage, InboxEvent, Intake, LanePage, NewEvent, Stored, Taken};
 pub(crate) use ledger::{BotSummary, CallRow, DeliveryFilter};
-pub(crate) use letters::DeadLetterRow;
+pub(crate) use letters::{DeadLetter, DeadLetterRow};
 pub(crate) use lock::FileLock;
-pub(crate) use outbox::{Outgoing, PostResult};
+pub(crate) use outbox::{NewReply, Outgoing, PostResult};
 pub(crate) use replays::{CallsAgain, FailedFilter, Replayed, ReplayedBefore};
-pub(crate) use settle::{CallOutcome, CallRecord, EventEnd, NewReply, Settled, Settlement};
+pub(crate) use settle::{CallOutcome, CallRecord, EventEnd, Settled, Settlement};
 pub(crate) use sql::now;
 use sql::statement;
 pub(crate) use turns::{DueReplies, Places};

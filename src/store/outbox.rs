@@ -2,16 +2,33 @@
 
 use entity::outhook::reply;
 use outhook_core::{
-    identity::{BotId, Conversation, EventId, Millis},
+    identity::{BotId, Conversation, EventId, Millis, ServiceId},
     partition::Partitions,
 };
-use sea_orm::{ActiveEnum, ConnectionTrait, DatabaseTransaction, DbErr, FromQueryResult, Value};
+use sea_orm::{
+    ActiveEnum, ConnectionTrait, DatabaseTransaction, DbBackend, DbErr, FromQueryResult, Statement, Value,
+};
 
 use super::{
     Store, StoreError,
-    sql::{clean, in_partitions, members, now, statement},
+    sql::{bigints, byte_strings, clean, in_partitions, members, now, statement, texts},
 };
 use crate::fail_points::Step;
+
+/// A message for the outbox.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct NewReply {
+    /// The bot.
+    pub(crate) bot: i64,
+    /// The conversation.
+    pub(crate) conversation: Conversation,
+    /// Where to post.
+    pub(crate) destination: String,
+    /// Markdown.
+    pub(crate) content: String,
+    /// `widget_content`.
+    pub(crate) widget: Option<String>,
+}
 
 /// A reply to post.
 #[derive(Debug, Clone, PartialEq, Eq, FromQueryResult)]
@@ -83,6 +100,60 @@ impl Store {
         })
         .await
     }
+}
+
+/// Puts replies into the outbox, due at once.
+pub(super) async fn insert_replies(
+    transaction: &DatabaseTransaction,
+    replies: Vec<(EventId, ServiceId, NewReply)>,
+) -> Result<(), DbErr> {
+    if replies.is_empty() {
+        return Ok(());
+    }
+    let (backend, created_at) = (transaction.get_database_backend(), now());
+    if backend == DbBackend::Postgres {
+        transaction.execute_raw(insert_replies_at_once(replies, created_at)).await?;
+        return Ok(());
+    }
+    let sql = "INSERT INTO outhook_reply (event_id, service_id, bot_id, conversation, destination, content,
+            widget, state, due, attempts, created_at)
+        VALUES ($1, $2, $3, $4, $5, $6, $7, 0, $8, 0, $8)";
+    for (event, service, reply) in replies {
+        let values: [Value; 8] = [
+            event.into(),
+            service.into(),
+            reply.bot.into(),
+            reply.conversation.into(),
+            clean(&reply.destination).into(),
+            reply.content.into_bytes().into(),
+            reply.widget.map(String::into_bytes).into(),
+            created_at.into(),
+        ];
+        transaction.execute_raw(statement(backend, sql, values)).await?;
+    }
+    Ok(())
+}
+
+fn insert_replies_at_once(replies: Vec<(EventId, ServiceId, NewReply)>, created_at: Millis) -> Statement {
+    let sql = "INSERT INTO outhook_reply (event_id, service_id, bot_id, conversation, destination, content,
+            widget, state, due, attempts, created_at)
+        SELECT event_id, service_id, bot_id, conversation, destination, content, NULLIF(widget, ''::bytea),
+            0, $8, 0, $8
+        FROM unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::bigint[], $5::text[], $6::bytea[], $7::bytea[])
+          WITH ORDINALITY AS r (event_id, service_id, bot_id, conversation, destination, content, widget, n)
+        ORDER BY n";
+    let bytes = |text: &str| text.as_bytes().to_vec();
+    let values: [Value; 8] = [
+        bigints(replies.iter().map(|(event, _, _)| *event)),
+        bigints(replies.iter().map(|(_, service, _)| *service)),
+        bigints(replies.iter().map(|(_, _, reply)| reply.bot)),
+        bigints(replies.iter().map(|(_, _, reply)| reply.conversation)),
+        texts(replies.iter().map(|(_, _, reply)| clean(&reply.destination))),
+        byte_strings(replies.iter().map(|(_, _, reply)| bytes(&reply.content))),
+        byte_strings(replies.iter().map(|(_, _, reply)| bytes(reply.widget.as_deref().unwrap_or_default()))),
+        created_at.into(),
+    ];
+    statement(DbBackend::Postgres, sql, values)
 }
 
 /// Makes every pending reply of these partitions due that is not.

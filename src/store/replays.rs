@@ -8,8 +8,7 @@ use thiserror::Error;
 
 use super::{
     Store, StoreError,
-    inbox::as_i64,
-    sql::{among, ids, now, statement},
+    sql::{among, as_i64, ids, now, statement},
     wake::announce,
 };
 use crate::fail_points::Step;

@@ -14,8 +14,8 @@ use sea_orm::{
 
 use super::{
     Store, StoreError,
-    inbox::{BotPage, InboxEvent, LanePage, PendingCall, Taken, as_i64, neighbour},
-    sql::{among, bigints, ids, in_partitions, members, now, statement, texts},
+    inbox::{BotPage, InboxEvent, LanePage, PendingCall, Taken, neighbour},
+    sql::{among, as_i64, bigints, ids, in_partitions, members, now, statement, texts},
 };
 use crate::fail_points::Step;
 

@@ -102,6 +102,11 @@ pub(super) fn ids(backend: DbBackend, items: &[i64]) -> Value {
     }
 }
 
+/// The parameter for a number of rows.
+pub(super) fn as_i64(number: usize) -> Value {
+    i64::try_from(number).unwrap_or(i64::MAX).into()
+}
+
 /// Text as both databases take it: PostgreSQL's text has no NUL.
 pub(super) fn clean(text: &str) -> String {
     text.replace('\0', "\u{fffd}")

@@ -11,9 +11,8 @@ use sea_orm::{ConnectionTrait, DatabaseTransaction, DbBackend, DbErr, FromQueryR
 
 use super::{
     Outgoing, Store, StoreError,
-    inbox::as_i64,
     rows::LOWEST,
-    sql::{among, bigints, ids, in_partitions, members, now, statement},
+    sql::{among, as_i64, bigints, ids, in_partitions, members, now, statement},
 };
 use crate::fail_points::Step;
 

@@ -10,7 +10,10 @@ use outhook_core::{
     retry::Next,
 };
 
-use super::{Assignment, WAITS_TOO_LONG, count, shown, with_failure};
+use super::{
+    Assignment,
+    record::{WAITS_TOO_LONG, count, shown, with_failure},
+};
 use crate::{
     actors::{EVENT_LOG, gates::Refusal},
     http::NO_FILES_PAUSE,

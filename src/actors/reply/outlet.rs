@@ -1,0 +1,41 @@
+//! Where replies go: to Zulip, or to the log.
+
+use std::sync::Arc;
+
+use crate::{
+    actors::EVENT_LOG,
+    directory::Directory,
+    store::Outgoing,
+    zulip::{Posted, RestClient, Site},
+};
+
+/// Where replies go.
+#[derive(Clone)]
+pub(crate) enum Outlet {
+    /// To the log.
+    Log,
+    /// To Zulip.
+    Zulip {
+        /// Its REST API.
+        rest: Box<RestClient>,
+        /// Hosts of organisations.
+        site: Arc<Site>,
+    },
+}
+
+impl Outlet {
+    /// Posts a reply, or logs it.
+    pub(super) async fn post(&self, directory: &Directory, reply: &Outgoing) -> Posted {
+        match self {
+            Self::Log => {
+                let said = serde_json::Value::from(String::from_utf8_lossy(&reply.content));
+                log::info!(target: EVENT_LOG, "reply of bot {} to {}: {said}", reply.bot_id, reply.destination);
+                Posted::Done
+            }
+            Self::Zulip { rest, site } => match directory.find(reply.bot_id).await {
+                Ok(bot) => rest.post_message(&bot, &site.realm_host(&bot.realm_string_id), reply).await,
+                Err(reason) => Posted::Refused { detail: reason.to_string() },
+            },
+        }
+    }
+}
