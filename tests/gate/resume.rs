@@ -119,6 +119,27 @@ async fn the_only_event_of_a_bot_goes_on_when_the_only_service_of_the_bot_is_res
     assert_eq!(endpoint.count(), 2);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_that_waits_goes_on_when_its_service_is_resumed_while_its_sibling_is_in_flight() {
+    let gate = Gate::new();
+    let sibling = gated_endpoint(&gate).await;
+    let endpoint = Endpoint::start(|request, number| match number {
+        0 => Answer::status(503),
+        _ => echo(request),
+    })
+    .await;
+    let config = long_closed(Config::sqlite()).set("retry.max_retries", "1").text("http.timeout", "60s");
+    let scene = Scene::start(Inlet::Stored, config).await;
+    let (bot, service) = bot_with_sibling(&scene, &endpoint, &sibling).await;
+    scene.send(&[event(bot, 1)]).await;
+    sibling.wait_for(1).await;
+    put_off(&scene, "status", 1).await;
+    resume(&scene, service).await;
+    gate.open();
+    scene.finished(1).await;
+    assert_eq!((endpoint.count(), sibling.count()), (2, 1));
+}
+
 /// Until the gate would have opened by itself, no retry can wait.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_call_that_was_in_flight_during_a_resume_and_fails_does_not_wait_for_the_gate() {
