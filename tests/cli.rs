@@ -155,6 +155,25 @@ async fn send_puts_a_direct_or_a_channel_message_on_the_queue() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_body_of_a_dead_letter_steers_no_terminal_and_is_whole_in_json() {
+    let config = Config::sqlite();
+    let body = "{\n\t\"name\": \"\u{1b}]0;owned\u{7}\r\u{9b}2J\u{7f}\u{202e}Süppchen\"\n}";
+    let hex: String = body.bytes().map(|byte| format!("{byte:02x}")).collect();
+    let insert = format!(
+        "INSERT INTO outhook_dead_letter (id, reason, detail, payload, created_at)
+         VALUES (7, 'malformed', 'it is no event', X'{hex}', 1)"
+    );
+    setup::tables(&config).await.exec(&insert).await;
+
+    let shown = config.cli(&["dead-letters", "show", "7"]).await.success().stdout;
+    let escaped = "{\n\t\"name\": \"\\u{1b}]0;owned\\u{7}\\r\\u{9b}2J\\u{7f}\\u{202e}Süppchen\"\n}\n";
+    assert!(shown.ends_with(&format!(")\n{escaped}")), "{shown:?}");
+    let record = config.cli(&["dead-letters", "show", "7", "--json"]).await.success();
+    assert!(!record.stdout.trim_end().contains(char::is_control), "{:?}", record.stdout);
+    assert_eq!(record.records()[0]["payload"], body);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_demo_ends_with_a_table_and_leaves_nothing_behind() {
     let config = Config::sqlite();
     let output = config.cli(&["demo", "--exit"]).await.success();

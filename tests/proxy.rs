@@ -13,6 +13,10 @@ use crate::support::{
     TlsFront, Validity, channel_event, eventually, free_port,
 };
 
+const WHO: &str =
+    "HTTP/1.1 407 Who are you\r\nProxy-Authenticate: Basic realm=\"x\"\r\ncontent-length: 0\r\n\r\n";
+const NO_PROXY: &str = "SSH-2.0-OpenSSH_9.2\r\n\r\n";
+
 #[tokio::test(flavor = "multi_thread")]
 async fn http_is_sent_to_the_proxy_and_https_through_a_tunnel_and_nothing_is_resolved_or_dialled() {
     let doorbell = Doorbell::install();
@@ -98,12 +102,10 @@ async fn each_refusal_of_a_proxy_has_its_own_outcome_over_http_and_https() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_answer_without_smokescreens_header_is_the_proxys_only_where_it_can_be_nobody_elses() {
     const FORBIDDEN: &str = "HTTP/1.1 403 Filtered\r\ncontent-length: 0\r\n\r\n";
-    const WHO: &str =
-        "HTTP/1.1 407 Who are you\r\nProxy-Authenticate: Basic realm=\"x\"\r\ncontent-length: 0\r\n\r\n";
     let proxy = Smokescreen::start(|request, _| match status_in(&request.path) {
         403 => Ruling::Raw(FORBIDDEN),
         407 => Ruling::Raw(WHO),
-        _ => Ruling::Raw("SSH-2.0-OpenSSH_9.2\r\n\r\n"),
+        _ => Ruling::Raw(NO_PROXY),
     })
     .await;
     let config = through(&proxy.url(), Config::sqlite()).set("retry.max_retries", "0");
@@ -235,6 +237,46 @@ async fn a_real_proxy_is_told_the_user_and_password_and_the_lack_of_them_is_expl
         }
     }
     assert!(endpoint.requests().iter().all(|request| request.header("proxy-authorization").is_none()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn check_asks_the_proxy_for_nobody_and_tells_the_want_of_credentials_from_other_refusals() {
+    let proxy = Smokescreen::start(|_, number| match number {
+        0 => Ruling::Raw(WHO),
+        1 => Ruling::Raw(NO_PROXY),
+        2 => Ruling::Refuse(407, "denied", ""),
+        _ => Ruling::Refuse(502, "no such host", ""),
+    })
+    .await;
+    let config = through(&proxy.url(), Config::sqlite());
+    let takes = "which answers and asks for no other credentials";
+    for (status, says) in [
+        (69, "wants a user name and password, or others"),
+        (69, "does not answer CONNECT in HTTP/1"),
+        (0, takes),
+        (0, takes),
+    ] {
+        let checked = config.cli(&["check"]).await;
+        assert_eq!(checked.status, status, "{checked:#?}");
+        assert!(checked.stdout.contains(says), "{says}: {checked:#?}");
+    }
+    let asked = proxy.requests();
+    assert_eq!(asked.len(), 4);
+    let is_for_nobody =
+        |request: &Request| request.method == "CONNECT" && request.path == "check.outhook.invalid:443";
+    assert!(asked.iter().all(is_for_nobody), "{asked:#?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn check_finds_out_whether_a_real_proxy_takes_the_user_and_password() {
+    // It refuses what `check` asks for by its port, so that it looks nothing up.
+    let tinyproxy = Tinyproxy::start("BasicAuth outhook secret\nConnectPort 1").await;
+    for (user_info, status) in [("outhook:secret@", 0), ("outhook:wrong@", 69), ("", 69)] {
+        let checked = through(&tinyproxy.url(user_info), Config::sqlite()).cli(&["check"]).await;
+        assert_eq!(checked.status, status, "{user_info:?}: {checked:#?}\n{}", tinyproxy.log());
+        let is_explained = checked.stdout.contains("wants a user name and password");
+        assert_eq!(is_explained, status != 0, "{user_info:?}: {checked:#?}");
+    }
 }
 
 /// A port of the machine at which nobody may ring.

@@ -25,9 +25,9 @@
 
 mod bot;
 mod failing;
+mod round_robin;
 mod rows;
 mod shut;
-mod turns;
 
 use std::collections::{HashMap, VecDeque, hash_map::Entry};
 
@@ -35,7 +35,7 @@ pub use self::rows::{BotWant, LANE_PAGE_ROWS_MAX, LaneWant, Wants};
 use self::{
     bot::{Admission, Bot, Lane},
     failing::Failed,
-    turns::Turns,
+    round_robin::RoundRobin,
 };
 use crate::identity::{BotId, Conversation, EventId, MessageId, Millis, ServiceId};
 
@@ -103,8 +103,8 @@ pub struct Lanes {
     failing: UnderWay,
     /// Such bots that hold nothing.
     failed: Failed,
-    event_turns: Turns,
-    call_turns: Turns,
+    event_turns: RoundRobin,
+    call_turns: RoundRobin,
     lane_wants: VecDeque<(BotId, Conversation)>,
     starving: VecDeque<BotId>,
     /// Starving ones whose last call failed.
@@ -128,8 +128,8 @@ impl Lanes {
             waiting: 0,
             failing: UnderWay::default(),
             failed: Failed::default(),
-            event_turns: Turns::default(),
-            call_turns: Turns::default(),
+            event_turns: RoundRobin::default(),
+            call_turns: RoundRobin::default(),
             lane_wants: VecDeque::new(),
             starving: VecDeque::new(),
             patient: VecDeque::new(),

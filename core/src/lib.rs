@@ -17,7 +17,7 @@
 //! | [`retry`] | when a call is made again, and when it is given up |
 //! | [`gate`] | whether a service may be called now |
 //! | [`rate`] | how many calls of a bot may be made in a second |
-//! | [`turns`] | who gets the next place when many want one |
+//! | [`fair_share`] | who gets the next place when many want one |
 //! | [`quota`] | how many unfinished events a bot may have |
 //! | [`egress`] | which URLs and addresses may be dialled |
 //! | [`excerpt`] | what of an answer may be kept |
@@ -27,6 +27,7 @@ pub mod completion;
 pub mod egress;
 pub mod event;
 pub mod excerpt;
+pub mod fair_share;
 pub mod gate;
 pub mod identity;
 pub mod lanes;
@@ -37,4 +38,3 @@ pub mod quota;
 pub mod rate;
 pub mod recent;
 pub mod retry;
-pub mod turns;

@@ -220,16 +220,12 @@ impl FlagActor {
         metrics::histogram!("outhook_batch_rows").record(batch.len() as f64);
         metrics::counter!("outhook_outcomes_dropped_total").increment(settled.dropped as u64);
         let mut shards: Vec<EventsSettled> = self.events.iter().map(|_| EventsSettled::default()).collect();
-        let mut earliest = None;
         for entry in batch {
             count(entry);
             let Some(end) = &entry.end else { continue };
             let Some(shard) = shards.get_mut(entry.shard) else { continue };
             match end {
-                EventEnd::Parked(due) => {
-                    shard.parked.push(entry.event);
-                    earliest = Some(earliest.map_or(*due, |earliest: i64| earliest.min(*due)));
-                }
+                EventEnd::Parked(_) => shard.parked.push(entry.event),
                 EventEnd::Finished | EventEnd::Dead { .. } => shard.finished.push(entry.event),
             }
         }
@@ -238,7 +234,7 @@ impl FlagActor {
                 mailbox.send(settled);
             }
         }
-        if let Some(due) = earliest {
+        if let Some(due) = settled.due {
             self.queue.send(DueAt(due));
         }
         if settled.replies > 0 {

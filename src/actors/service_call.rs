@@ -152,6 +152,7 @@ impl Assignment {
         }
         let took = began.elapsed();
         metrics::histogram!("outhook_call_seconds").record(took.as_secs_f64());
+        self.look_for_resume(&result.verdict).await;
         let gate = self.change_gate(&result.verdict);
         let record = CallRecord { gate, ..self.conclude(service, result) };
         CallRecord { duration_ms: i32::try_from(took.as_millis()).unwrap_or(i32::MAX), ..record }

@@ -61,7 +61,7 @@ async fn check_route(config: &Config) -> Result<String, Failed> {
     let resolver = Resolver::new(&config.egress.resolver, connect_timeout);
     let dialler = Dialler::new(Arc::new(Egress::from(&config.egress)), resolver);
     proxy.check(&dialler, connect_timeout).await.map_err(Failed::unavailable)?;
-    Ok(format!("through the proxy {url}, which can be reached"))
+    Ok(format!("through the proxy {url}, which answers and asks for no other credentials"))
 }
 
 async fn check_replies(config: &Config) -> Result<String, Failed> {

@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::{
     open_store,
-    output::{escaped, moment, say, say_json, table},
+    output::{escaped, escaped_body, moment, say, say_json, table},
     pace::counted,
 };
 use crate::{
@@ -25,11 +25,11 @@ pub(super) enum DeadLetters {
         #[arg(long)]
         json: bool,
     },
-    /// Shows one with its whole body.
+    /// Shows one with its whole body; control characters but for line feeds and tabs by their numbers.
     Show {
         /// Its id.
         id: i64,
-        /// A JSON object.
+        /// A JSON object, whose `payload` is the body unchanged if that is UTF-8.
         #[arg(long)]
         json: bool,
     },
@@ -87,17 +87,16 @@ async fn show(config: Config, id: i64, json: bool) -> Result<Exit, Failed> {
     let Some(letter) = letter else {
         return Err(Failed::usage(format!("there is no dead letter with the id {id}")));
     };
-    let body = String::from_utf8_lossy(&letter.payload);
     if json {
         let mut shown = record(&letter);
-        shown["payload"] = json!(body);
+        shown["payload"] = json!(String::from_utf8_lossy(&letter.payload));
         say_json(&shown)?;
         return Ok(Exit::Success);
     }
     say(format!("{}: {} ({})", letter.reason, escaped(&letter.detail), moment(letter.created_at)))?;
     match letter.replayed_by {
         Some(event) => say(format!("it was replayed as event {event}, which has its body"))?,
-        None => say(body)?,
+        None => say(escaped_body(&letter.payload))?,
     }
     Ok(Exit::Success)
 }

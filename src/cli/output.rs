@@ -19,9 +19,15 @@ pub(super) fn say(line: impl AsRef<str>) -> Result<(), Failed> {
     }
 }
 
-/// Prints one record as JSON on a line of its own.
+/// Prints one record as JSON on a line of its own. JSON's escapes keep its texts as they are, and the terminal too.
 pub(super) fn say_json(record: &impl Serialize) -> Result<(), Failed> {
-    say(serde_json::to_string(record).map_err(|error| Failed::new(Exit::Internal, error))?)
+    say(json(record).map_err(|error| Failed::new(Exit::Internal, error))?)
+}
+
+/// JSON itself demands that only for the first 32 characters. Odd ones are in its strings only, and in 16 bits.
+fn json(record: &impl Serialize) -> serde_json::Result<String> {
+    let json = serde_json::to_string(record)?;
+    Ok(replaced(&json, is_odd, |c| format!("\\u{:04x}", u32::from(c))))
 }
 
 /// Prints a message for the person to standard error.
@@ -65,13 +71,28 @@ impl fmt::Display for Lines {
 /// A text that stays on its line: what would end the line, steer the terminal or turn the direction of reading is shown
 /// by its number, as in Rust.
 pub(super) fn escaped(text: &str) -> String {
-    let is_odd = |c: char| {
-        c.is_control()
-            || matches!(c, '\u{2028}' | '\u{2029}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
-    };
+    replaced(text, is_odd, |c| c.escape_default().to_string())
+}
+
+/// A body, which may have lines and tabs; else as [`escaped`], and what is not UTF-8 by its bytes (`\xff`).
+pub(super) fn escaped_body(body: &[u8]) -> String {
+    let is_odd = |c: char| is_odd(c) && !matches!(c, '\n' | '\t');
+    let escape = |c: char| c.escape_default().to_string();
+    let chunks = body.utf8_chunks();
+    chunks
+        .map(|chunk| replaced(chunk.valid(), is_odd, escape) + &chunk.invalid().escape_ascii().to_string())
+        .collect()
+}
+
+/// Ends a line, steers the terminal or turns the direction of reading.
+fn is_odd(c: char) -> bool {
+    c.is_control() || matches!(c, '\u{2028}' | '\u{2029}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+fn replaced(text: &str, is_replaced: impl Fn(char) -> bool, replace: impl Fn(char) -> String) -> String {
     let mut shown = String::with_capacity(text.len());
     for c in text.chars() {
-        if is_odd(c) { shown.extend(c.escape_default()) } else { shown.push(c) }
+        if is_replaced(c) { shown += &replace(c) } else { shown.push(c) }
     }
     shown
 }
@@ -89,6 +110,21 @@ mod tests {
         assert!(!shown.lines().any(|line| line.contains(char::is_control)), "{shown:?}");
         let row = r"a\nb\r\u{1b}[2J\t\u{7f}\u{9b}31m\u{0}";
         assert!(shown.contains(row) && shown.contains(r"\u{202e}txt\u{2028}"), "{shown}");
+    }
+
+    #[test]
+    fn a_body_keeps_its_lines_and_steers_no_terminal() {
+        let body = b"{\n\t\"a\": \"\x1b]0;x\x07\r\"\n}\xc2\x9b2J\xe2\x80\xae\xff\xc3 B\xc3\xbccher";
+        let shown = "{\n\t\"a\": \"\\u{1b}]0;x\\u{7}\\r\"\n}\\u{9b}2J\\u{202e}\\xff\\xc3 Bücher";
+        assert_eq!(escaped_body(body), shown);
+    }
+
+    #[test]
+    fn json_is_the_same_text_and_steers_no_terminal() {
+        let text = "a\n\u{1b}[2J\u{7f}\u{9b}31m\u{202e}\u{2066}\u{2028} Bücher 👩‍💻 \\u{9b}";
+        let shown = json(&text).expect("JSON");
+        assert!(!shown.contains(is_odd) && shown.contains("Bücher 👩‍💻"), "{shown:?}");
+        assert_eq!(serde_json::from_str::<String>(&shown).expect("JSON"), text);
     }
 
     #[test]

@@ -35,6 +35,9 @@ const ROLE: (&str, &str) = ("x-smokescreen-role", "webhook");
 const ERROR: &str = "x-smokescreen-error";
 const AUTHORIZATION: &str = "proxy-authorization";
 
+/// A name that is nobody's for ever (RFC 6761, 6.4): whoever is asked to connect to it calls nobody.
+const NOBODY: &str = "check.outhook.invalid";
+
 /// The most that is read of the head of an answer to CONNECT.
 const HEAD_BYTES_MAX: usize = 16_384;
 
@@ -78,9 +81,17 @@ impl Proxy {
         }
     }
 
-    /// Whether the proxy can be reached within this time.
+    /// Whether the proxy answers within this time, and takes the credentials of its URL. It is asked for
+    /// [`NOBODY`], so only what it says of them counts.
     pub(crate) async fn check(&self, dialler: &Dialler, timeout: Duration) -> Result<(), ProxyFault> {
-        self.dial(dialler, Instant::now() + timeout).await.map(drop)
+        match self.ask(dialler, NOBODY, 443, Instant::now() + timeout).await {
+            Ok((_, answer)) if answer.wants_credentials => Err(self.refusal(&answer)),
+            Ok(_) => Ok(()),
+            Err(fault) if fault.fault == Fault::Timeout => {
+                Err(self.fault("has not answered within http.connect_timeout"))
+            }
+            Err(fault) => Err(fault),
+        }
     }
 
     /// Connects to the proxy itself, whose address is the operator's and not subject to the egress rules.
@@ -102,6 +113,18 @@ impl Proxy {
         port: u16,
         deadline: Instant,
     ) -> Result<TcpStream, ProxyFault> {
+        let (stream, answer) = self.ask(dialler, host, port, deadline).await?;
+        if (200..300).contains(&answer.status) { Ok(stream) } else { Err(self.refusal(&answer)) }
+    }
+
+    /// Asks the proxy to connect to an endpoint.
+    async fn ask(
+        &self,
+        dialler: &Dialler,
+        host: &str,
+        port: u16,
+        deadline: Instant,
+    ) -> Result<(TcpStream, Head), ProxyFault> {
         let mut stream = self.dial(dialler, deadline).await?;
         let asked = async {
             stream.write_all(self.connect_request(host, port).as_bytes()).await?;
@@ -113,7 +136,7 @@ impl Proxy {
             Err(_) => return Err(self.late()),
         };
         let answer = Head::parse(&head).ok_or_else(|| self.fault("does not answer CONNECT in HTTP/1"))?;
-        if (200..300).contains(&answer.status) { Ok(stream) } else { Err(self.refusal(&answer)) }
+        Ok((stream, answer))
     }
 
     fn connect_request(&self, host: &str, port: u16) -> String {
@@ -146,11 +169,11 @@ impl Proxy {
     }
 
     fn refusal(&self, answer: &Head) -> ProxyFault {
+        if answer.wants_credentials {
+            return self.fault("wants a user name and password, or others; egress.proxy can hold them");
+        }
         let Head { status, words, retry_after, .. } = answer;
         let (fault, means) = match status {
-            407 if answer.wants_credentials && !answer.is_marked => {
-                return self.fault("wants a user name and password, or others; egress.proxy can hold them");
-            }
             403 | 407 => (Fault::Blocked, "does not let the endpoint be called"),
             502 => (Fault::Refused, "could not connect to the endpoint"),
             504 => (Fault::Timeout, "could not connect to the endpoint in time"),
@@ -227,6 +250,7 @@ struct Head {
     words: String,
     /// Whether it carries Smokescreen's header.
     is_marked: bool,
+    /// Whether it asks for credentials, or for others than it got; tinyproxy answers 401 to wrong ones.
     wants_credentials: bool,
     retry_after: Option<Millis>,
 }
@@ -250,143 +274,16 @@ impl Head {
 
     fn new<'a>(status: u16, reason: &str, header: impl Fn(&str) -> Option<Cow<'a, str>>) -> Self {
         let error = header(ERROR);
+        let asks = status == 401 || status == 407 && header("proxy-authenticate").is_some();
         Self {
             status,
             words: error.as_deref().unwrap_or(reason).trim().to_owned(),
             is_marked: error.is_some(),
-            wants_credentials: header("proxy-authenticate").is_some(),
+            wants_credentials: asks && error.is_none(),
             retry_after: header("retry-after").and_then(|value| retry_after_value(&value)),
         }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::Arc;
-
-    use outhook_core::egress::Egress;
-    use tokio::net::TcpListener;
-
-    use super::*;
-    use crate::http::resolve::tests::System;
-
-    const PATIENCE: Duration = Duration::from_secs(10);
-
-    fn proxy(url: &str) -> Proxy {
-        Proxy::new(&ConnectionUrl::parse(url, &["http://"]).expect("a URL"))
-    }
-
-    fn answer(lines: &str) -> ProxyFault {
-        let head = Head::parse(lines.replace('\n', "\r\n").as_bytes()).expect("a head");
-        proxy("http://u:hunter2@proxy:4750").refusal(&head)
-    }
-
-    #[test]
-    fn each_answer_of_a_proxy_has_its_meaning() {
-        for (lines, fault) in [
-            ("HTTP/1.1 407 Request rejected by proxy\nX-Smokescreen-Error: denied\n\n", Fault::Blocked),
-            (
-                "HTTP/1.1 407 Denied\nproxy-authenticate: Basic\nx-smokescreen-error: denied\n\n",
-                Fault::Blocked,
-            ),
-            ("HTTP/1.1 407 Denied\n\n", Fault::Blocked),
-            ("HTTP/1.0 403 Filtered\n\n", Fault::Blocked),
-            ("HTTP/1.1 407 Denied\nProxy-Authenticate: Basic\n\n", Fault::Proxy),
-            ("HTTP/1.1 502 Bad Gateway\nX-Smokescreen-Error: no such host\n\n", Fault::Refused),
-            ("HTTP/1.1 504 Gateway Timeout\n\n", Fault::Timeout),
-            ("HTTP/1.1 429 Too Many Requests\n\n", Fault::Proxy),
-            ("HTTP/1.1 500 Internal Server Error\n\n", Fault::Proxy),
-            ("HTTP/1.1 301 Moved\nlocation: http://elsewhere/\n\n", Fault::Proxy),
-        ] {
-            assert_eq!(answer(lines).fault, fault, "{lines}");
-        }
-    }
-
-    #[test]
-    fn a_proxy_that_says_its_password_is_not_quoted() {
-        let proxy = proxy("http://user:hunt%2Fer2@proxy");
-        let pair = BASE64_STANDARD.encode("user:hunt/er2");
-        for (words, is_quoted) in [("hunt/er2", false), (&pair, false), ("a hunter", true)] {
-            let head = Head::parse(format!("HTTP/1.1 407 No {words}\r\n\r\n").as_bytes()).expect("a head");
-            let detail = proxy.refusal(&head).detail;
-            assert_eq!(detail.contains(words), is_quoted, "{detail}");
-        }
-    }
-
-    #[test]
-    fn an_answer_to_an_http_request_is_the_bots_unless_it_says_otherwise() {
-        let own = |status, name: &'static str| {
-            let mut headers = HeaderMap::new();
-            headers.insert(HeaderName::from_static(name), HeaderValue::from_static("x"));
-            proxy("http://proxy:4750").own_answer(status, &headers)
-        };
-        for status in [200, 403, 407, 502] {
-            assert_eq!(own(status, "server"), None, "{status}");
-        }
-        assert!(matches!(own(407, ERROR), Some(Attempt::Intercepted { fault: Fault::Blocked, .. })));
-        assert!(matches!(own(200, ERROR), Some(Attempt::Intercepted { fault: Fault::Proxy, .. })));
-        assert!(matches!(
-            own(407, "proxy-authenticate"),
-            Some(Attempt::Intercepted { fault: Fault::Proxy, .. })
-        ));
-        assert_eq!(own(401, "proxy-authenticate"), None);
-    }
-
-    #[test]
-    fn only_http_1_is_an_answer() {
-        for head in
-            ["", "\r\n\r\n", "HTTP/2 200\r\n\r\n", "HTTP/1.1\r\n\r\n", "HTTP/1.1 +20 OK\r\n\r\n", "SSH-2.0-x"]
-        {
-            assert_eq!(Head::parse(head.as_bytes()), None, "{head:?}");
-        }
-        assert_eq!(
-            Head::parse(b"HTTP/1.0 200 Connection established\r\n\r\n").map(|head| head.status),
-            Some(200)
-        );
-    }
-
-    #[test]
-    fn user_and_password_are_sent_as_they_were_before_they_were_encoded() {
-        // "user:p@ss:w"
-        assert_eq!(
-            proxy("http://user:p%40ss:w@[::1]:3128").connect_request("[fd00::1]", 443),
-            "CONNECT [fd00::1]:443 HTTP/1.1\r\nhost: [fd00::1]:443\r\nx-smokescreen-role: webhook\r\n\
-             proxy-authorization: Basic dXNlcjpwQHNzOnc=\r\n\r\n"
-        );
-        assert_eq!(proxy("http://proxy").headers().len(), 1);
-        assert_eq!(proxy("http://user@proxy").headers().len(), 2);
-        assert!(!format!("{:?}", proxy("http://user:hunter2@proxy")).contains("hunter2"));
-    }
-
-    /// What `tunnel` does with an answer, and what it leaves unread.
-    async fn tunnelled(answer: &'static [u8]) -> Result<Vec<u8>, ProxyFault> {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-        let proxy = proxy(&format!("http://{}", listener.local_addr().expect("an address")));
-        let serving = tokio::spawn(async move {
-            let (mut stream, _) = listener.accept().await.expect("a connection");
-            read_head(&mut stream).await.expect("a request");
-            stream.write_all(answer).await.expect("room");
-        });
-        let dialler = Dialler::new(Arc::new(Egress::default()), System::new().resolver());
-        let mut stream = proxy.tunnel(&dialler, "bot.example", 443, Instant::now() + PATIENCE).await?;
-        serving.await.expect("an answer");
-        let mut rest = Vec::new();
-        stream.read_to_end(&mut rest).await.expect("the end");
-        Ok(rest)
-    }
-
-    #[tokio::test]
-    async fn nothing_of_a_tunnel_is_swallowed() {
-        let rest = tunnelled(b"HTTP/1.1 200 OK\r\nx: y\r\n\r\n\r\nhello").await.expect("a tunnel");
-        assert_eq!(rest, b"\r\nhello");
-    }
-
-    #[tokio::test]
-    async fn a_head_without_end_is_not_read_to_its_end() {
-        let endless = [b"HTTP/1.1 200 OK\r\nx: ".as_slice(), &[b'y'; 20_000]].concat().leak();
-        let fault = tunnelled(endless).await.expect_err("too large");
-        assert!(fault.fault == Fault::Proxy && fault.detail.contains("too large"), "{fault}");
-        let fault = tunnelled(b"HTTP/1.1 200 OK\r\n").await.expect_err("cut off");
-        assert!(fault.fault == Fault::Proxy && fault.detail.contains("(egress.proxy)"), "{fault}");
-    }
-}
+mod tests;

@@ -151,9 +151,11 @@ impl Store {
                 let row = Row { reason: Reason::Paused, gate: None, detail: "paused by command" };
                 write(&transaction, service, row).await?
             } else {
+                // In the order of a settlement, gates before events: each waits for rows of the other.
+                let resumed = resume(&transaction, service).await?;
                 go_on(&transaction, service).await?;
                 announce(&transaction).await?;
-                resume(&transaction, service).await?
+                resumed
             };
             Self::commit(transaction, Step::ChangePause).await?;
             Ok(if changed > 0 { Pausing::Changed } else { Pausing::Unchanged })

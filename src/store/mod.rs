@@ -7,7 +7,7 @@
 //! | `rows` | handing out the rows that may be worked on |
 //! | `settle` | one transaction for the outcomes of many calls |
 //! | `outbox` | replies to post |
-//! | `turns` | handing out the replies whose time has come, bots taking turns |
+//! | `due_replies` | handing out the replies whose time has come, bots taking turns |
 //! | `directory` | bots and their services, read and (own tables only) written |
 //! | `gates` | what keeps services from being called, and pausing them |
 //! | `ledger` | what commands and pages show |
@@ -25,6 +25,7 @@
 mod connect;
 mod daemons;
 mod directory;
+mod due_replies;
 mod error;
 mod gates;
 mod history;
@@ -37,7 +38,6 @@ mod replays;
 mod rows;
 mod settle;
 mod sql;
-mod turns;
 mod wake;
 
 use std::{future::Future, sync::Arc, time::Duration};
@@ -54,6 +54,7 @@ use crate::{
 pub(crate) use connect::{OpenError, open};
 pub(crate) use daemons::{Session, Sighting};
 pub(crate) use directory::{Bot, NewBot, NewService, NotCallable, Service, ServiceRow};
+pub(crate) use due_replies::{DueReplies, Places};
 pub(crate) use error::StoreError;
 pub(crate) use gates::{GateChange, Pausing, StoredGate, reason_name};
 pub(crate) use history::{HistoryPlace, Pruned};
@@ -66,7 +67,6 @@ pub(crate) use replays::{CallsAgain, FailedFilter, Replayed, ReplayedBefore};
 pub(crate) use settle::{CallOutcome, CallRecord, EventEnd, Settled, Settlement};
 pub(crate) use sql::now;
 use sql::statement;
-pub(crate) use turns::{DueReplies, Places};
 pub(crate) use wake::Wake;
 
 /// How long a database may take to say good-bye.

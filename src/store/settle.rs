@@ -62,6 +62,8 @@ pub(crate) struct Settled {
     pub(crate) replies: usize,
     /// Events whose message row is locked by somebody else. If there are any, nothing was committed.
     pub(crate) locked: Vec<EventId>,
+    /// When the first of the parked events is due.
+    pub(crate) due: Option<Millis>,
 }
 
 impl Settlement {
@@ -97,24 +99,29 @@ impl Store {
             for (event, letter) in settlement.letters {
                 insert_dead_letters(&transaction, Some(event), vec![letter]).await?;
             }
-            end_events(&transaction, settlement.events).await?;
+            let due = end_events(&transaction, settlement.events).await?;
             Self::commit(transaction, Step::Settle).await?;
-            Ok(Settled { dropped, replies: replies_count, locked: Vec::new() })
+            Ok(Settled { dropped, replies: replies_count, locked: Vec::new(), due })
         })
         .await
     }
 }
 
+/// Returns when the first of those is due that are parked.
 async fn end_events(
     transaction: &DatabaseTransaction,
     events: Vec<(EventId, EventKey, EventEnd)>,
-) -> Result<(), DbErr> {
+) -> Result<Option<Millis>, DbErr> {
+    let mut earliest: Option<Millis> = None;
     let mut finished = Vec::new();
     let mut dead = Vec::new();
     for (event, _, end) in events {
         match end {
             EventEnd::Finished => finished.push(event),
-            EventEnd::Parked(due) => park_event(transaction, event, due).await?,
+            EventEnd::Parked(due) => {
+                let due = park_event(transaction, event, due).await?;
+                earliest = earliest.into_iter().chain(due).min();
+            }
             EventEnd::Dead { letter } => {
                 insert_dead_letters(transaction, Some(event), vec![letter]).await?;
                 dead.push(event);
@@ -122,14 +129,23 @@ async fn end_events(
         }
     }
     close_events(transaction, &finished, event::State::Finished).await?;
-    close_events(transaction, &dead, event::State::Dead).await
+    close_events(transaction, &dead, event::State::Dead).await?;
+    Ok(earliest)
 }
 
-async fn park_event(transaction: &DatabaseTransaction, event: EventId, due: Millis) -> Result<(), DbErr> {
-    let backend = transaction.get_database_backend();
-    let sql = "UPDATE outhook_event SET due = $2 WHERE id = $1 AND state = 0";
-    transaction.execute_raw(statement(backend, sql, [event.into(), due.into()])).await?;
-    Ok(())
+/// Returns when it is due: a resume may have called forward one of its calls that had ended.
+async fn park_event(
+    transaction: &DatabaseTransaction,
+    event: EventId,
+    due: Millis,
+) -> Result<Option<Millis>, DbErr> {
+    let sql = "UPDATE outhook_event SET due = (SELECT min(moment) FROM (
+            SELECT due AS moment FROM outhook_call WHERE event_id = $1 AND state = 0 UNION ALL SELECT $2
+        ) AS moments)
+        WHERE id = $1 AND state = 0 RETURNING due";
+    let park = statement(transaction.get_database_backend(), sql, [event.into(), due.into()]);
+    let row = transaction.query_one_raw(park).await?;
+    row.map_or(Ok(None), |row| row.try_get("", "due"))
 }
 
 /// An event keeps its body if one of its calls failed: a replay needs it.

@@ -100,6 +100,78 @@ async fn a_bot_whose_only_service_is_left_alone_goes_on_when_that_is_resumed_on_
     a_whole_bot_goes_on(Storage::Postgres).await;
 }
 
+/// What the daemon remembers of the bot is from before the resume, and says of its only service that it is closed.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_only_event_of_a_bot_goes_on_when_the_only_service_of_the_bot_is_resumed() {
+    let endpoint = Endpoint::start(|request, number| match number {
+        0 => Answer::status(503),
+        _ => echo(request),
+    })
+    .await;
+    let config = long_closed(Config::sqlite()).set("retry.max_retries", "1");
+    let scene = Scene::start(Inlet::Stored, config).await;
+    let bot = scene.bot("soup").await;
+    let service = scene.service(bot, "main", &endpoint.url("/hook"), &[]).await;
+    scene.send(&[event(bot, 1)]).await;
+    put_off(&scene, "status", 1).await;
+    resume(&scene, service).await;
+    scene.finished(1).await;
+    assert_eq!(endpoint.count(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_that_waits_goes_on_when_its_service_is_resumed_while_its_sibling_is_in_flight() {
+    let gate = Gate::new();
+    let sibling = gated_endpoint(&gate).await;
+    let endpoint = Endpoint::start(|request, number| match number {
+        0 => Answer::status(503),
+        _ => echo(request),
+    })
+    .await;
+    let config = long_closed(Config::sqlite()).set("retry.max_retries", "1").text("http.timeout", "60s");
+    let scene = Scene::start(Inlet::Stored, config).await;
+    let (bot, service) = bot_with_sibling(&scene, &endpoint, &sibling).await;
+    scene.send(&[event(bot, 1)]).await;
+    sibling.wait_for(1).await;
+    put_off(&scene, "status", 1).await;
+    resume(&scene, service).await;
+    gate.open();
+    scene.finished(1).await;
+    assert_eq!((endpoint.count(), sibling.count()), (2, 1));
+}
+
+/// Until the gate would have opened by itself, no retry can wait.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_that_was_in_flight_during_a_resume_and_fails_does_not_wait_for_the_gate() {
+    let gate = Gate::new();
+    let held = gate.clone();
+    let endpoint =
+        Endpoint::start(move |request, _| match (message_of(request), request.header("outhook-attempt")) {
+            (1, Some("1")) => Answer::Gated(held.clone(), Box::new(Answer::status(503))),
+            (1, _) => echo(request),
+            _ => {
+                let headers = vec![("retry-after".to_owned(), "1000000".to_owned())];
+                Answer::Http { status: 429, headers, body: vec![] }
+            }
+        })
+        .await;
+    let config =
+        self::config(Config::sqlite(), 20, "5s").set("retry.max_retries", "1").text("http.timeout", "60s");
+    let scene = Scene::start(Inlet::Stored, config).await;
+    let bot = scene.bot("soup").await;
+    let service = scene.service(bot, "main", &endpoint.url("/hook"), &[]).await;
+    scene.send(&[event(bot, 1)]).await;
+    endpoint.wait_for(1).await;
+    scene.send(&[event(bot, 2)]).await;
+    scene.finished(1).await;
+    assert_eq!(listed(&scene.config, service).await["reason"], "retry_after");
+    resume(&scene, service).await;
+    gate.open();
+    scene.finished(2).await;
+    assert_eq!(calls(&scene, 1).await[0]["state"], "succeeded");
+    assert_eq!(endpoint.count(), 3);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_service_that_is_resumed_and_fails_again_is_left_alone_again() {
     let endpoint = Endpoint::start(|_, _| Answer::status(503)).await;

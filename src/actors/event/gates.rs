@@ -15,7 +15,8 @@ use crate::{
     store::{Bot, InboxEvent, StoredGate, now},
 };
 
-/// How soon after an event of a bot that is held back has come it is read anew whether somebody has resumed a service.
+/// How soon after a bot is held back, or an event of it has come then, it is read anew whether somebody has resumed a
+/// service.
 const LOOK_DELAY: Duration = Duration::from_millis(200);
 
 /// Bots are reopened together, so often at most: there may be many, and all are looked at. In milliseconds.
@@ -90,6 +91,8 @@ impl EventActor {
         let until = shut.until;
         self.held_back.shut.insert(bot, shut);
         self.arm_shut_timer(until, context);
+        // The directory may be older than a resume, whose event is this one.
+        self.look_at_bot_soon(bot, context);
         self.pump(context);
     }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use outhook_core::{
     gate::Reason,
     identity::Millis,
-    outcome::{Failure, Fault},
+    outcome::{Failure, Fault, Verdict},
     retry::Next,
 };
 
@@ -35,6 +35,17 @@ impl Assignment {
         let bot = tools.directory.find_anew(bot).await?;
         tools.gates.adopt(&bot);
         Ok(bot)
+    }
+
+    /// A call that has failed has to wait for its gate too, if that is closed: as those that meet it, not before it is
+    /// certain that nobody has resumed the service.
+    pub(super) async fn look_for_resume(&self, verdict: &Verdict) {
+        if matches!(verdict, Verdict::Retry { .. })
+            && self.pass.closed_until().is_some()
+            && let Ok(bot) = self.tools.directory.find_anew(self.turn.key.bot).await
+        {
+            self.tools.gates.adopt(&bot);
+        }
     }
 
     pub(super) fn removed(&self) -> CallRecord {

@@ -189,7 +189,8 @@ async fn connections_of_bots_that_no_longer_call_are_let_go_and_no_others() {
     let still_calls = Instant::now();
     assert_eq!(status(&client.post(Outbound { bot: BOT + 1, ..peer.outbound() }).await), Some(200));
     client.keep_used_since(still_calls);
-    is_let_go(peer.idle.borrow_mut().remove(0)).await;
+    let idle = peer.idle.borrow_mut().remove(0);
+    is_let_go(idle).await;
     assert_eq!(client.connections.count(), 1);
 }
 

@@ -1,4 +1,4 @@
-//! Who is served next when many want a place and there are few.
+//! Who is served next when many want a place and there are few (max-min fairness).
 
 /// What one of those in turn has and wants.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

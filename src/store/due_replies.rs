@@ -3,9 +3,9 @@
 use std::collections::HashMap;
 
 use outhook_core::{
+    fair_share::{Claim, share_out},
     identity::{BotId, Millis},
     partition::Partitions,
-    turns::{Claim, share_out},
 };
 use sea_orm::{ConnectionTrait, DatabaseTransaction, DbBackend, DbErr, FromQueryResult, QueryResult};
 

@@ -1,4 +1,4 @@
-//! Whose turn it is.
+//! Whose turn it is: bots are served one after the other, again and again.
 
 use std::collections::VecDeque;
 
@@ -6,12 +6,12 @@ use crate::identity::BotId;
 
 /// Bots in line. Those that may not go yet stand aside, in order.
 #[derive(Debug, Default)]
-pub(super) struct Turns {
+pub(super) struct RoundRobin {
     line: VecDeque<BotId>,
     aside: VecDeque<BotId>,
 }
 
-impl Turns {
+impl RoundRobin {
     pub(super) fn line_up(&mut self, bot: BotId) {
         self.line.push_back(bot);
     }
