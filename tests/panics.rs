@@ -110,7 +110,11 @@ impl Case {
 
     async fn run(self) {
         let stage = Stage::set().await;
-        let config = stage.config.sibling().fail_points(&self.fail_point());
+        let mut config = stage.config.sibling().fail_points(&self.fail_point());
+        if self.place == "FlagActor.timer" {
+            // It waits for the age of what came during a commit, which must be younger than that when the commit ends.
+            config = config.text("flag.batch_age", "1s");
+        }
         let mut outhook = Outhook::run(&config);
         stage.publish(&events(1)).await;
         stage.finished(events(1).len(), &self).await;
