@@ -18,7 +18,7 @@ use self::{
 use super::{
     DeadLetter, GateChange, Store, StoreError,
     gates::{change_gates, merge},
-    letters::insert_dead_letters,
+    letters::set_event_aside,
     outbox::insert_replies,
     sql::{among, ids, now, statement},
 };
@@ -82,7 +82,7 @@ impl Settlement {
 }
 
 impl Store {
-    /// Commits a settlement.
+    /// Commits a settlement. Doing it again after an error of unknown outcome does no harm.
     pub(crate) async fn settle(&self, settlement: Settlement) -> Result<Settled, StoreError> {
         self.on_main(|store| async move {
             let transaction = store.begin().await?;
@@ -97,7 +97,7 @@ impl Store {
             insert_replies(&transaction, replies).await?;
             change_gates(&transaction, settlement.gates).await?;
             for (event, letter) in settlement.letters {
-                insert_dead_letters(&transaction, Some(event), vec![letter]).await?;
+                set_event_aside(&transaction, event, letter).await?;
             }
             let due = end_events(&transaction, settlement.events).await?;
             Self::commit(transaction, Step::Settle).await?;
@@ -123,7 +123,7 @@ async fn end_events(
                 earliest = earliest.into_iter().chain(due).min();
             }
             EventEnd::Dead { letter } => {
-                insert_dead_letters(transaction, Some(event), vec![letter]).await?;
+                set_event_aside(transaction, event, letter).await?;
                 dead.push(event);
             }
         }
@@ -171,3 +171,6 @@ async fn close_events(
     transaction.execute_raw(statement(backend, sql, values)).await?;
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;
