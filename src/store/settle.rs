@@ -16,8 +16,8 @@ use self::{
     flags::flag_messages,
 };
 use super::{
-    DeadLetter, GateChange, Store, StoreError,
-    gates::{change_gates, merge},
+    DeadLetter, Store, StoreError,
+    gates::{DatedChange, change_gates, merge},
     letters::set_event_aside,
     outbox::insert_replies,
     sql::{among, ids, now, statement},
@@ -32,7 +32,7 @@ pub(crate) struct Settlement {
     /// Calls that ended, for good or until their next try.
     pub(crate) calls: Vec<CallRecord>,
     /// Gates that these calls have opened or closed.
-    pub(crate) gates: BTreeMap<ServiceId, GateChange>,
+    pub(crate) gates: BTreeMap<ServiceId, DatedChange>,
     /// Payloads set aside although their events end as others do.
     pub(crate) letters: Vec<(EventId, DeadLetter)>,
     /// Events that none is working on any more.
@@ -60,7 +60,7 @@ pub(crate) struct Settled {
     pub(crate) dropped: usize,
     /// Replies that are in the outbox now.
     pub(crate) replies: usize,
-    /// Events whose message row is locked by somebody else. If there are any, nothing was committed.
+    /// Events whose message row is locked by somebody else. If there are any, only the gates were committed.
     pub(crate) locked: Vec<EventId>,
     /// When the first of the parked events is due.
     pub(crate) due: Option<Millis>,
@@ -70,7 +70,7 @@ impl Settlement {
     /// Adds a call that ended later than those before.
     pub(crate) fn add_call(&mut self, mut call: CallRecord) {
         if let Some(change) = call.gate.take() {
-            merge(&mut self.gates, call.service, change);
+            merge(&mut self.gates, call.service, DatedChange { change, at: call.ended_at });
         }
         self.calls.push(call);
     }
@@ -89,6 +89,7 @@ impl Store {
             let locked = flag_messages(&transaction, &settlement.finished()).await?;
             if !locked.is_empty() {
                 transaction.rollback().await?;
+                store.settle_gates(settlement.gates).await?;
                 return Ok(Settled { locked, ..Settled::default() });
             }
             fix_services(&transaction, settlement.begun).await?;
@@ -104,6 +105,16 @@ impl Store {
             Ok(Settled { dropped, replies: replies_count, locked: Vec::new(), due })
         })
         .await
+    }
+
+    /// Gates are written down in the order of their changes, whichever of the outcomes have to wait.
+    async fn settle_gates(&self, gates: BTreeMap<ServiceId, DatedChange>) -> Result<(), StoreError> {
+        if gates.is_empty() {
+            return Ok(());
+        }
+        let transaction = self.begin().await?;
+        change_gates(&transaction, gates).await?;
+        Self::commit(transaction, Step::Settle).await
     }
 }
 

@@ -1,9 +1,12 @@
 use migration::Migrator;
-use outhook_core::event::Header;
+use outhook_core::{
+    event::Header,
+    gate::{Closed, Gate, Reason},
+};
 use sea_orm::{ConnectOptions, Database, DatabaseConnection, DbBackend};
 
 use super::*;
-use crate::store::{DeadLetterRow, Intake, NewEvent};
+use crate::store::{DeadLetterRow, GateChange, Intake, NewEvent, Pausing};
 
 const BOT: i64 = 1;
 const SERVICE: ServiceId = 1;
@@ -20,6 +23,11 @@ impl Inbox {
         options.max_connections(1).sqlx_logging(false);
         let db = Database::connect(options).await.expect("a database");
         Migrator { own_tables: true }.migrate(&db).await.expect("tables");
+        let service = format!(
+            "INSERT INTO zerver_service (id, name, user_profile_id, base_url, token)
+             VALUES ({SERVICE}, 'main', {BOT}, '', '')"
+        );
+        db.execute_unprepared(&service).await.expect("a service");
         Self { store: Store::new(db.clone()), db }
     }
 
@@ -86,6 +94,16 @@ fn call(event: EventId, outcome: CallOutcome, ended_at: Millis) -> CallRecord {
     }
 }
 
+/// A call that has closed the gate of its service.
+fn closing(event: EventId, ended_at: Millis) -> Settlement {
+    let closed = Closed { until: Millis::MAX, reason: Reason::Breaker };
+    let gate = GateChange::Closed { gate: Gate::restored(closed, 1, 1), detail: "a test".into() };
+    let due = CallOutcome::Waiting { due: Millis::MAX };
+    let mut settlement = Settlement::default();
+    settlement.add_call(CallRecord { gate: Some(gate), ..call(event, due, ended_at) });
+    settlement
+}
+
 #[tokio::test]
 async fn an_event_that_is_settled_twice_is_set_aside_once_with_its_body() {
     let inbox = Inbox::new().await;
@@ -120,4 +138,22 @@ async fn a_dead_letter_that_is_replayed_and_dies_again_is_a_second_one_with_the_
     inbox.settle_twice(dead(replayed.event_id, key(1, replayed.replay))).await;
     assert_eq!(inbox.letters().await, [("unknown_bot".to_owned(), "one".to_owned())]);
     assert_eq!(inbox.count("outhook_dead_letter").await, 2);
+}
+
+#[tokio::test]
+async fn a_resume_outlasts_the_changes_before_it_however_late_they_are_settled() {
+    let inbox = Inbox::new().await;
+    let event = inbox.take(1, "one").await;
+    let closed = closing(event, now());
+    inbox.store.settle(closed.clone()).await.expect("a commit");
+    assert_eq!(inbox.store.resume_service(SERVICE).await.expect("a resume"), Pausing::Changed);
+    inbox.store.settle(closed).await.expect("a commit that was not answered");
+    let mut opened = Settlement::default();
+    let answered = call(event, CallOutcome::Waiting { due: Millis::MAX }, 1);
+    opened.add_call(CallRecord { gate: Some(GateChange::Opened), ..answered });
+    inbox.store.settle(opened).await.expect("a late commit");
+    assert_eq!(inbox.count("outhook_gate WHERE reason = 4").await, 1);
+
+    inbox.store.settle(closing(event, now() + 1_000)).await.expect("a failure since");
+    assert_eq!(inbox.count("outhook_gate WHERE reason = 0").await, 1);
 }
