@@ -237,7 +237,8 @@ impl FlagActor {
         if let Some(due) = settled.due {
             self.queue.send(DueAt(due));
         }
-        if settled.replies > 0 {
+        // Also if this was the second commit, which has found them there.
+        if batch.iter().filter_map(|entry| entry.call.as_ref()).any(|call| call.reply.is_some()) {
             self.replies.send(RepliesCommitted);
         }
     }

@@ -58,8 +58,6 @@ pub(crate) enum EventEnd {
 pub(crate) struct Settled {
     /// Calls whose outcome was committed before; these second ones were dropped with their replies.
     pub(crate) dropped: usize,
-    /// Replies that are in the outbox now.
-    pub(crate) replies: usize,
     /// Events whose message row is locked by somebody else. If there are any, only the gates were committed.
     pub(crate) locked: Vec<EventId>,
     /// When the first of the parked events is due.
@@ -94,7 +92,6 @@ impl Store {
             }
             fix_services(&transaction, settlement.begun).await?;
             let (dropped, replies) = record_calls(&transaction, settlement.calls).await?;
-            let replies_count = replies.len();
             insert_replies(&transaction, replies).await?;
             change_gates(&transaction, settlement.gates).await?;
             for (event, letter) in settlement.letters {
@@ -102,7 +99,7 @@ impl Store {
             }
             let due = end_events(&transaction, settlement.events).await?;
             Self::commit(transaction, Step::Settle).await?;
-            Ok(Settled { dropped, replies: replies_count, locked: Vec::new(), due })
+            Ok(Settled { dropped, locked: Vec::new(), due })
         })
         .await
     }
