@@ -89,6 +89,52 @@ async fn connections_cut_while_nothing_happens_do_not_hold_up_the_next_event() {
     .await;
 }
 
+/// Each settlement is committed and not answered, and then committed once more.
+async fn is_settled_once(storage: Storage) {
+    const NOBODY: i64 = 4_711;
+    let unanswered = ["1*return"; 20].join("->1*off->");
+    let points = format!("unanswered-settle={unanswered};handler.request=1*panic");
+    let endpoint = Endpoint::start(|request, _| echo(request)).await;
+    let scene = Scene::start(Inlet::Stored, storage.config().await.fail_points(&points)).await;
+    let bot = scene.bot_at("soup", &endpoint.url("/hook")).await;
+    let event = |message: i64| {
+        let bot = if message == 1 { NOBODY } else { bot };
+        channel_event(bot, message, message, "Kitchen", "soup?")
+    };
+    scene.send(&(1..=5).map(event).collect::<Vec<_>>()).await;
+    eventually("all to be settled twice", PATIENCE, || async {
+        let dropped = scene.outhook.metric("outhook_outcomes_dropped_total").await;
+        let letters = scene.outhook.metric("outhook_dead_letters_total").await;
+        (dropped == 4.0 && letters == 2.0).then_some(())
+    })
+    .await;
+
+    let mut reasons: Vec<String> = setup::dead_letters(&scene.config)
+        .await
+        .iter()
+        .map(|letter| letter["reason"].as_str().unwrap().to_owned())
+        .collect();
+    reasons.sort_unstable();
+    assert_eq!(reasons, ["panicked", "unknown_bot"]);
+    let empty = "SELECT count(*) FROM outhook_dead_letter WHERE length(payload) = 0";
+    assert_eq!(scene.db.count(empty).await, 0);
+    let calls = |state: i64| format!("SELECT count(*) FROM outhook_call WHERE state = {state}");
+    assert_eq!((scene.db.count(&calls(1)).await, scene.db.count(&calls(2)).await), (3, 1));
+    scene.posted(3).await;
+    assert_eq!(scene.db.count("SELECT count(*) FROM outhook_reply").await, 3);
+    assert_eq!(endpoint.count(), 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_settlement_whose_commit_was_not_answered_is_settled_once_on_sqlite() {
+    is_settled_once(Storage::Sqlite).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_settlement_whose_commit_was_not_answered_is_settled_once_on_postgresql() {
+    is_settled_once(Storage::Postgres).await;
+}
+
 /// Has all sessions of a database that begin from now on read only, or not; the daemon's begin now.
 async fn set_read_only(scene: &Scene, is_read_only: bool) {
     let (_, database) = scene.config.database().rsplit_once('/').unwrap();

@@ -1,7 +1,7 @@
 //! Marking messages processed: somebody else's lock on a row holds up nobody but its own event, and outcomes
 //! are committed in batches of any size.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::support::*;
 
@@ -116,6 +116,46 @@ async fn a_bot_whose_messages_are_all_locked_holds_back_no_other() {
     let unread = format!("SELECT count(*) FROM zerver_usermessage WHERE flags <> {}", MENTIONED | READ);
     assert_eq!(scene.db.count(&unread).await, 0);
     assert_eq!(endpoint.requests().len(), 60);
+}
+
+/// One failure closes a gate for a moment. Messages are sent one after the other and answered so, and the row of one of
+/// them is locked until all others are finished. Returns how many gates are written down as closed then and later.
+async fn gates_around_a_late_outcome(succeeds: &'static [bool], locked: i64) -> [i64; 2] {
+    let endpoint = Endpoint::start(move |_, number| match succeeds[number] {
+        true => Answer::Json(json!({})),
+        false => Answer::status(503),
+    })
+    .await;
+    let config = Storage::Postgres.config().await.set("breaker.failures", "1").text("breaker.open", "100ms");
+    let scene = Scene::start(Inlet::Stored, config.set("retry.max_retries", "0")).await;
+    let bot = scene.bot_at("soup", &endpoint.url("/hook")).await;
+    scene.give_message(bot, locked, MENTIONED).await;
+    let theirs = scene.uncommitted(&star(bot, locked)).await;
+    let mut finished = 0;
+    for message in (1..).take(succeeds.len()) {
+        scene.send(&[channel_event(bot, message, message, "Kitchen", "soup?")]).await;
+        if message == locked {
+            metric_reaches(&scene, "outhook_flags_put_off_total", 1.0).await;
+        } else {
+            finished += 1;
+            scene.finished(finished).await;
+        }
+    }
+    let closed = "SELECT count(*) FROM outhook_gate";
+    let before = scene.db.count(closed).await;
+    theirs.commit().await.unwrap();
+    scene.finished(succeeds.len()).await;
+    [before, scene.db.count(closed).await]
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gate_that_has_opened_is_not_closed_by_an_outcome_that_waited_for_a_lock() {
+    assert_eq!(gates_around_a_late_outcome(&[false, true], 1).await, [0, 0]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gate_that_has_closed_is_not_opened_by_an_outcome_that_waited_for_a_lock() {
+    assert_eq!(gates_around_a_late_outcome(&[false, true, false], 2).await, [1, 1]);
 }
 
 /// Bots with and without rows for their messages, one of them with two services.

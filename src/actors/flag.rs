@@ -237,14 +237,18 @@ impl FlagActor {
         if let Some(due) = settled.due {
             self.queue.send(DueAt(due));
         }
-        if settled.replies > 0 {
+        // Also if this was the second commit, which has found them there.
+        if batch.iter().filter_map(|entry| entry.call.as_ref()).any(|call| call.reply.is_some()) {
             self.replies.send(RepliesCommitted);
         }
     }
 
-    /// Commits the others now, and those whose message row is locked later.
-    fn put_off(&mut self, batch: Vec<Entry>, locked: &[EventId], context: &mut Context<Self>) {
+    /// Commits the others now, and those whose message row is locked later. What they do to gates is committed already.
+    fn put_off(&mut self, mut batch: Vec<Entry>, locked: &[EventId], context: &mut Context<Self>) {
         metrics::counter!("outhook_flags_put_off_total").increment(locked.len() as u64);
+        for call in batch.iter_mut().filter_map(|entry| entry.call.as_mut()) {
+            call.gate = None;
+        }
         let (late, now): (Vec<Entry>, Vec<Entry>) =
             batch.into_iter().partition(|entry| locked.contains(&entry.event));
         self.put_off += late.len();

@@ -1,7 +1,7 @@
 //! Places where a test makes the process fail. Without the feature `fail-points` they are nothing.
 //!
 //! The variable `FAILPOINTS` says what happens where (see the crate `fail`), such as
-//! `after-settle=2*off->return`: at a [`Step`], `return` aborts the process.
+//! `after-settle=2*off->return`: before and after a [`Step`], `return` aborts the process.
 
 mod step;
 
@@ -27,6 +27,13 @@ pub(crate) fn after(step: Step) {
 fn may_abort(_moment: &str, step: Step) {
     let _name = step.name();
     fail::fail_point!(&format!("{_moment}-{_name}"), |_| std::process::abort());
+}
+
+/// Whether nobody is to hear of a commit that was made: `unanswered-settle=1*return`.
+pub(crate) fn is_unanswered(_step: Step) -> bool {
+    let _name = _step.name();
+    fail::fail_point!(&format!("unanswered-{_name}"), |_| true);
+    false
 }
 
 /// A place in an actor, which can be told to `panic`.

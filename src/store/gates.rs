@@ -86,6 +86,15 @@ pub(crate) enum GateChange {
     },
 }
 
+/// A change, and when the call that made it had ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct DatedChange {
+    /// The change.
+    pub(crate) change: GateChange,
+    /// The moment: a later resume outlasts it, whenever it is written down.
+    pub(crate) at: Millis,
+}
+
 /// What became of the wish to pause a service, or to resume it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Pausing {
@@ -98,20 +107,21 @@ pub(crate) enum Pausing {
 }
 
 /// Adds a change to others that came before it: the last one counts, but only an operator ends a pause.
-pub(super) fn merge(changes: &mut BTreeMap<ServiceId, GateChange>, service: ServiceId, change: GateChange) {
+pub(super) fn merge(changes: &mut BTreeMap<ServiceId, DatedChange>, service: ServiceId, change: DatedChange) {
     match changes.entry(service) {
         Entry::Vacant(free) => {
             free.insert(change);
         }
-        Entry::Occupied(known) if matches!(known.get(), GateChange::Gone { .. }) => {}
+        Entry::Occupied(known) if matches!(known.get().change, GateChange::Gone { .. }) => {}
         Entry::Occupied(mut known) => {
             known.insert(change);
         }
     }
 }
 
-/// Reasons that only an operator takes back.
-const PAUSED: &str = "(2, 3)";
+/// Whether a row outlasts a change of the moment `$2`: only an operator ends a pause, and a resume takes back what was
+/// before it.
+const STAYS: &str = "(outhook_gate.reason IN (2, 3) OR outhook_gate.reason = 4 AND outhook_gate.since > $2)";
 
 impl Store {
     /// How many services are called no more until an operator resumes them, by each reason.
@@ -149,7 +159,7 @@ impl Store {
             }
             let changed = if pauses {
                 let row = Row { reason: Reason::Paused, gate: None, detail: "paused by command" };
-                write(&transaction, service, row).await?
+                write(&transaction, (service, Millis::MAX), row).await?
             } else {
                 // In the order of a settlement, gates before events: each waits for rows of the other.
                 let resumed = resume(&transaction, service).await?;
@@ -223,34 +233,34 @@ pub(super) async fn delete_of_removed_services(
     Ok(usize::try_from(deleted).unwrap_or(rows_max))
 }
 
-/// Writes down how calls have changed gates. A pause stays.
+/// Writes down how calls have changed gates. A pause stays, and so does a resume that came later.
 pub(super) async fn change_gates(
     transaction: &DatabaseTransaction,
-    changes: BTreeMap<ServiceId, GateChange>,
+    changes: BTreeMap<ServiceId, DatedChange>,
 ) -> Result<(), DbErr> {
-    for (service, change) in changes {
+    for (service, DatedChange { change, at }) in changes {
         match change {
-            GateChange::Opened => forget(transaction, service).await?,
+            GateChange::Opened => forget(transaction, (service, at)).await?,
             GateChange::Closed { gate, detail } => {
                 let Some(closed) = gate.closed() else { continue };
                 let reason = match closed.reason {
                     gate::Reason::Breaker => Reason::Breaker,
                     gate::Reason::RetryAfter => Reason::RetryAfter,
                 };
-                write(transaction, service, Row { reason, gate: Some(gate), detail: &detail }).await?;
+                write(transaction, (service, at), Row { reason, gate: Some(gate), detail: &detail }).await?;
             }
             GateChange::Gone { detail } => {
-                write(transaction, service, Row { reason: Reason::Gone, gate: None, detail: &detail })
-                    .await?;
+                let row = Row { reason: Reason::Gone, gate: None, detail: &detail };
+                write(transaction, (service, at), row).await?;
             }
         }
     }
     Ok(())
 }
 
-async fn forget(transaction: &DatabaseTransaction, service: ServiceId) -> Result<(), DbErr> {
-    let sql = format!("DELETE FROM outhook_gate WHERE service_id = $1 AND reason NOT IN {PAUSED}");
-    let delete = statement(transaction.get_database_backend(), sql, [service.into()]);
+async fn forget(transaction: &DatabaseTransaction, (service, at): (ServiceId, Millis)) -> Result<(), DbErr> {
+    let sql = format!("DELETE FROM outhook_gate WHERE service_id = $1 AND NOT {STAYS}");
+    let delete = statement(transaction.get_database_backend(), sql, [service.into(), at.into()]);
     transaction.execute_raw(delete).await?;
     Ok(())
 }
@@ -261,19 +271,25 @@ struct Row<'a> {
     detail: &'a str,
 }
 
-/// Returns how many rows were written: none if the service is paused.
-async fn write(transaction: &DatabaseTransaction, service: ServiceId, row: Row<'_>) -> Result<u64, DbErr> {
+/// Writes down what was decided of a service at a moment. Returns how many rows were written: none if the service is
+/// paused or was resumed later.
+async fn write(
+    transaction: &DatabaseTransaction,
+    (service, at): (ServiceId, Millis),
+    row: Row<'_>,
+) -> Result<u64, DbErr> {
     let sql = format!(
         "INSERT INTO outhook_gate (service_id, reason, closed_until, since, detail, failures, openings)
-         VALUES ($1, $2, $3, $4, $5, $6, $7)
+         VALUES ($1, $3, $4, $5, $6, $7, $8)
          ON CONFLICT (service_id) DO UPDATE SET reason = excluded.reason, closed_until = excluded.closed_until,
              since = excluded.since, detail = excluded.detail, failures = excluded.failures,
              openings = excluded.openings
-         WHERE outhook_gate.reason NOT IN {PAUSED}"
+         WHERE NOT {STAYS}"
     );
     let gate = row.gate.unwrap_or_default();
-    let values: [Value; 7] = [
+    let values: [Value; 8] = [
         service.into(),
+        at.into(),
         row.reason.to_value().into(),
         gate.closed().map(|closed| closed.until).into(),
         now().into(),
@@ -298,12 +314,13 @@ mod tests {
         let closed = || GateChange::Closed { gate: Gate::default(), detail: String::new() };
         let gone = || GateChange::Gone { detail: String::new() };
         let mut changes = BTreeMap::new();
-        for change in [closed(), GateChange::Opened] {
-            merge(&mut changes, 1, change);
+        for (at, change) in (0..).zip([closed(), GateChange::Opened]) {
+            merge(&mut changes, 1, DatedChange { change, at });
         }
-        for change in [closed(), gone(), closed(), GateChange::Opened] {
-            merge(&mut changes, 2, change);
+        for (at, change) in (0..).zip([closed(), gone(), closed(), GateChange::Opened]) {
+            merge(&mut changes, 2, DatedChange { change, at });
         }
-        assert_eq!(changes, BTreeMap::from([(1, GateChange::Opened), (2, gone())]));
+        let [opened, gone] = [GateChange::Opened, gone()].map(|change| DatedChange { change, at: 1 });
+        assert_eq!(changes, BTreeMap::from([(1, opened), (2, gone)]));
     }
 }

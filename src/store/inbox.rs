@@ -89,7 +89,7 @@ impl Store {
             let has_others = intake.events.iter().any(|event| !mine.hold(event.header.bot));
             let stored = insert_events(&transaction, intake.events, mine).await?;
             set_overflow_aside(&transaction, intake.overflow).await?;
-            insert_dead_letters(&transaction, None, intake.dead).await?;
+            insert_dead_letters(&transaction, intake.dead).await?;
             if has_others {
                 announce(&transaction).await?;
             }
@@ -172,7 +172,7 @@ async fn set_overflow_aside(transaction: &DatabaseTransaction, events: Vec<NewEv
             letters.push(overflowed(event));
         }
     }
-    insert_dead_letters(transaction, None, letters).await
+    insert_dead_letters(transaction, letters).await
 }
 
 fn overflowed(event: NewEvent) -> DeadLetter {

@@ -3,8 +3,8 @@
 use entity::outhook::dead_letter;
 use outhook_core::identity::{BotId, EventId, EventKey};
 use sea_orm::{
-    ColumnTrait, ConnectionTrait, DatabaseTransaction, DbErr, EntityTrait, FromQueryResult, QueryFilter,
-    QueryOrder, Value,
+    ColumnTrait, ConnectionTrait, DatabaseTransaction, DbBackend, DbErr, EntityTrait, FromQueryResult,
+    QueryFilter, QueryOrder, Value,
 };
 use thiserror::Error;
 
@@ -149,19 +149,16 @@ impl Store {
     }
 }
 
-/// Sets deliveries aside, one row each; they are rare.
+/// Sets deliveries aside that are no events of the inbox, one row each; they are rare.
 pub(super) async fn insert_dead_letters(
     transaction: &DatabaseTransaction,
-    event: Option<EventId>,
     letters: Vec<DeadLetter>,
 ) -> Result<(), DbErr> {
     let backend = transaction.get_database_backend();
-    let sql =
-        "INSERT INTO outhook_dead_letter (event_id, bot_id, message_id, reason, detail, payload, created_at)
-        VALUES ($1, $2, $3, $4, $5, COALESCE((SELECT payload FROM outhook_event WHERE id = $1), $6), $7)";
+    let sql = "INSERT INTO outhook_dead_letter (bot_id, message_id, reason, detail, payload, created_at)
+        VALUES ($1, $2, $3, $4, $5, $6)";
     for letter in letters {
-        let values: [Value; 7] = [
-            event.into(),
+        let values: [Value; 6] = [
             letter.bot.into(),
             letter.message.into(),
             letter.reason.into(),
@@ -171,6 +168,34 @@ pub(super) async fn insert_dead_letters(
         ];
         transaction.execute_raw(statement(backend, sql, values)).await?;
     }
+    Ok(())
+}
+
+/// Sets an event aside with its body, unless it is already, for this reason: a commit of unknown outcome is made again.
+pub(super) async fn set_event_aside(
+    transaction: &DatabaseTransaction,
+    event: EventId,
+    letter: DeadLetter,
+) -> Result<(), DbErr> {
+    let backend = transaction.get_database_backend();
+    // The server may still be at the first commit: what ends the event is waited for.
+    let lock = if backend == DbBackend::Postgres { "FOR UPDATE OF e" } else { "" };
+    let sql = format!(
+        "INSERT INTO outhook_dead_letter (event_id, bot_id, message_id, reason, detail, payload, created_at)
+         SELECT e.id, $2, $3, $4, $5, e.payload, $6 FROM outhook_event e
+         WHERE e.id = $1 AND e.payload IS NOT NULL
+           AND NOT EXISTS (SELECT 1 FROM outhook_dead_letter d WHERE d.event_id = $1 AND d.reason = $4)
+         {lock}"
+    );
+    let values: [Value; 6] = [
+        event.into(),
+        letter.bot.into(),
+        letter.message.into(),
+        letter.reason.into(),
+        clean(&letter.detail).into(),
+        now().into(),
+    ];
+    transaction.execute_raw(statement(backend, sql, values)).await?;
     Ok(())
 }
 

@@ -43,7 +43,9 @@ mod wake;
 use std::{future::Future, sync::Arc, time::Duration};
 
 use outhook_core::partition::Partitions;
-use sea_orm::{ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, TransactionTrait};
+use sea_orm::{
+    ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr, RuntimeErr, TransactionTrait,
+};
 use tokio::runtime::Handle;
 
 use crate::{
@@ -153,6 +155,9 @@ impl Store {
         fail_points::before(step);
         transaction.commit().await?;
         fail_points::after(step);
+        if fail_points::is_unanswered(step) {
+            return Err(StoreError::Away(DbErr::Conn(RuntimeErr::Internal("no answer to a commit".into()))));
+        }
         Ok(())
     }
 

@@ -16,9 +16,9 @@ use self::{
     flags::flag_messages,
 };
 use super::{
-    DeadLetter, GateChange, Store, StoreError,
-    gates::{change_gates, merge},
-    letters::insert_dead_letters,
+    DeadLetter, Store, StoreError,
+    gates::{DatedChange, change_gates, merge},
+    letters::set_event_aside,
     outbox::insert_replies,
     sql::{among, ids, now, statement},
 };
@@ -32,7 +32,7 @@ pub(crate) struct Settlement {
     /// Calls that ended, for good or until their next try.
     pub(crate) calls: Vec<CallRecord>,
     /// Gates that these calls have opened or closed.
-    pub(crate) gates: BTreeMap<ServiceId, GateChange>,
+    pub(crate) gates: BTreeMap<ServiceId, DatedChange>,
     /// Payloads set aside although their events end as others do.
     pub(crate) letters: Vec<(EventId, DeadLetter)>,
     /// Events that none is working on any more.
@@ -58,9 +58,7 @@ pub(crate) enum EventEnd {
 pub(crate) struct Settled {
     /// Calls whose outcome was committed before; these second ones were dropped with their replies.
     pub(crate) dropped: usize,
-    /// Replies that are in the outbox now.
-    pub(crate) replies: usize,
-    /// Events whose message row is locked by somebody else. If there are any, nothing was committed.
+    /// Events whose message row is locked by somebody else. If there are any, only the gates were committed.
     pub(crate) locked: Vec<EventId>,
     /// When the first of the parked events is due.
     pub(crate) due: Option<Millis>,
@@ -70,7 +68,7 @@ impl Settlement {
     /// Adds a call that ended later than those before.
     pub(crate) fn add_call(&mut self, mut call: CallRecord) {
         if let Some(change) = call.gate.take() {
-            merge(&mut self.gates, call.service, change);
+            merge(&mut self.gates, call.service, DatedChange { change, at: call.ended_at });
         }
         self.calls.push(call);
     }
@@ -82,28 +80,38 @@ impl Settlement {
 }
 
 impl Store {
-    /// Commits a settlement.
+    /// Commits a settlement. Doing it again after an error of unknown outcome does no harm.
     pub(crate) async fn settle(&self, settlement: Settlement) -> Result<Settled, StoreError> {
         self.on_main(|store| async move {
             let transaction = store.begin().await?;
             let locked = flag_messages(&transaction, &settlement.finished()).await?;
             if !locked.is_empty() {
                 transaction.rollback().await?;
+                store.settle_gates(settlement.gates).await?;
                 return Ok(Settled { locked, ..Settled::default() });
             }
             fix_services(&transaction, settlement.begun).await?;
             let (dropped, replies) = record_calls(&transaction, settlement.calls).await?;
-            let replies_count = replies.len();
             insert_replies(&transaction, replies).await?;
             change_gates(&transaction, settlement.gates).await?;
             for (event, letter) in settlement.letters {
-                insert_dead_letters(&transaction, Some(event), vec![letter]).await?;
+                set_event_aside(&transaction, event, letter).await?;
             }
             let due = end_events(&transaction, settlement.events).await?;
             Self::commit(transaction, Step::Settle).await?;
-            Ok(Settled { dropped, replies: replies_count, locked: Vec::new(), due })
+            Ok(Settled { dropped, locked: Vec::new(), due })
         })
         .await
+    }
+
+    /// Gates are written down in the order of their changes, whichever of the outcomes have to wait.
+    async fn settle_gates(&self, gates: BTreeMap<ServiceId, DatedChange>) -> Result<(), StoreError> {
+        if gates.is_empty() {
+            return Ok(());
+        }
+        let transaction = self.begin().await?;
+        change_gates(&transaction, gates).await?;
+        Self::commit(transaction, Step::Settle).await
     }
 }
 
@@ -123,7 +131,7 @@ async fn end_events(
                 earliest = earliest.into_iter().chain(due).min();
             }
             EventEnd::Dead { letter } => {
-                insert_dead_letters(transaction, Some(event), vec![letter]).await?;
+                set_event_aside(transaction, event, letter).await?;
                 dead.push(event);
             }
         }
@@ -171,3 +179,6 @@ async fn close_events(
     transaction.execute_raw(statement(backend, sql, values)).await?;
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;
