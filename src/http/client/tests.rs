@@ -55,19 +55,23 @@ impl Peer {
     }
 
     fn outbound(&self) -> Outbound<'static> {
-        Outbound {
-            bot: BOT,
-            url: self.url.clone(),
-            content_type: "application/json",
-            body: BODY.to_vec(),
-            webhook_id: "id".into(),
-            attempt: 1,
-            token: "token",
-        }
+        outbound(self.url.clone())
     }
 
     fn close_idle(&self) {
         assert_eq!(self.idle.borrow_mut().drain(..).count(), 1, "connections that are idle");
+    }
+}
+
+fn outbound(url: Url) -> Outbound<'static> {
+    Outbound {
+        bot: BOT,
+        url,
+        content_type: "application/json",
+        body: BODY.to_vec(),
+        webhook_id: "id".into(),
+        attempt: 1,
+        token: "token",
     }
 }
 
@@ -140,6 +144,31 @@ async fn a_request_that_may_have_been_received_is_not_sent_again() {
     let attempt = client.exchange(peer.outbound()).await;
     assert!(matches!(attempt, Attempt::Failed { fault: Fault::Reset, .. }), "{attempt:?}");
     assert_eq!(peer.connections.get(), 1);
+}
+
+#[actix::test]
+async fn an_answer_to_a_request_that_was_cut_off_is_read() {
+    for (answer, is_answered) in
+        [("HTTP/1.1 413 Content Too Large\r\ncontent-length: 0\r\n\r\n", true), ("", false)]
+    {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let url = format!("http://{}/", listener.local_addr().expect("an address"));
+        actix_rt::spawn(async move {
+            let (mut stream, _) = listener.accept().await.expect("a connection");
+            read_request(&mut stream, false).await;
+            stream.write_all(answer.as_bytes()).await.expect("room");
+            // A connection that is closed with something unread is reset.
+        });
+        // More than the system holds for a connection.
+        let body = vec![b'x'; 8 << 20];
+        let attempt = client().post(Outbound { body, ..outbound(url.parse().expect("a URL")) }).await;
+        let is_right = match &attempt {
+            Attempt::Answered { status, .. } => is_answered && *status == 413,
+            Attempt::Failed { fault, .. } => !is_answered && *fault == Fault::Reset,
+            Attempt::Intercepted { .. } => false,
+        };
+        assert!(is_right, "{answer:?}: {attempt:?}");
+    }
 }
 
 #[actix::test]
