@@ -178,6 +178,9 @@ async fn behind_an_answer_that_may_go_on_its_connection_is_not_used_again() {
         "HTTP/1.1 204 No Content\r\ncontent-length: 7\r\n\r\n",
         "HTTP/1.1 200 OK\r\ncontent-length: 5\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
         "HTTP/1.0 200 OK\r\ncontent-length: 2\r\n\r\n{}",
+        // What comes later would be the rest of a head.
+        "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}HTTP/1.1 2",
+        "HTTP/1.1 204 No Content\r\n\r\nHTTP/1.1 2",
     ] {
         let (peer, client) = (Peer::start(answer, true).await, client());
         for connections in 1..=2 {
