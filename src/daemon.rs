@@ -20,14 +20,13 @@ pub(crate) use self::signals::Signals;
 use self::{
     actors::Actors,
     build::{Parts, keep_actors},
-    start::{join, lock_file, open_database, share_files_out, site},
+    start::{join, lock_file, open_database, route, share_files_out, site},
 };
 use crate::{
     admin,
     config::Config,
     exit::{Exit, Failed},
     health::Health,
-    http::Route,
     mailbox::{MailboxLog, MailboxStats},
     messages::{drain::Stop, settled::DueAt},
     store::{FileLock, NewEvent, Store, StoreError, now},
@@ -87,7 +86,7 @@ impl Daemon {
         let lock = lock_file(&config)?;
         let health = Health::default();
         let site = Arc::new(site(&config)?);
-        let route = Route::new(&config.egress).map_err(Failed::usage)?;
+        let route = route(&config.egress)?;
         let admin = admin::Server::start(&config.admin, health.clone())?;
         let store = open_database(&config, &health).await?;
         let (supervisor, fatal) = Supervisor::new();

@@ -3,8 +3,8 @@
 use serde_json::{Value, json};
 
 use crate::egress::Doorbell;
-use crate::support::Config;
 use crate::support::dns::{Dns, Says};
+use crate::support::{Config, Outhook, Ruling, Smokescreen};
 
 fn config(dns: &Dns) -> Config {
     Config::sqlite()
@@ -84,6 +84,55 @@ async fn a_person_reads_the_steps_in_their_order() {
     );
     assert!(lines[5].contains("10.0.0.1:8080") && lines[5].contains("allowed by the host"), "{lines:?}");
     assert_eq!(lines.last(), Some(&"verdict  allowed"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn behind_a_proxy_the_verdict_says_that_the_proxy_decides_and_nothing_is_looked_up_or_asked() {
+    let proxy = Smokescreen::start(|_, _| Ruling::Refuse(407, "denied", "")).await;
+    let config = Config::sqlite()
+        .set("egress.allow", "[]")
+        .set("egress.ports", "[80]")
+        .text("egress.proxy", &proxy.url().replace("http://", "http://user:hunter2@"));
+    for url in ["http://169.254.169.254/", "http://missing.test/"] {
+        let output = config.cli(&["check-url", url, "--json"]).await.success();
+        let expected = json!({ "url": url, "verdict": "allowed", "decided_by": "proxy" });
+        assert_eq!(output.records(), [expected]);
+
+        let told = config.cli(&["check-url", url]).await.success().stdout;
+        let lines: Vec<&str> = told.lines().collect();
+        assert_eq!(lines.last(), Some(&"verdict  allowed, unless the proxy refuses"));
+        let decides = "looks the host up, and decides about its addresses";
+        assert!(lines[3].starts_with("proxy    http://") && lines[3].ends_with(decides), "{told}");
+        assert!(!told.contains("hunter2"), "{told}");
+    }
+
+    let output = config.cli(&["check-url", "http://missing.test:81/", "--json"]).await;
+    let refused = &output.records()[0];
+    assert_eq!((&refused["verdict"], output.status), (&json!("bad_url"), 64), "{output:?}");
+    assert!(refused.get("decided_by").is_none(), "{output:?}");
+    assert!(proxy.requests().is_empty(), "the proxy was asked");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_allowed_beside_a_proxy_is_told_to_have_no_effect() {
+    const SENTENCE: &str = "egress.allow has no effect beside egress.proxy";
+    let proxy = Smokescreen::start(|_, _| Ruling::Refuse(502, "no such host", "")).await;
+    for (allow, is_told) in [("[]", false), (r#"["10.0.0.0/8"]"#, true), (r#"["bot.test:8080"]"#, true)] {
+        let config = Config::sqlite().set("egress.allow", allow).text("egress.proxy", &proxy.url());
+        let checked = config.cli(&["check"]).await.success().stdout;
+        assert_eq!(checked.contains(SENTENCE), is_told, "{allow}: {checked}");
+
+        let mut outhook = Outhook::start(&config).await;
+        outhook.terminate().await;
+        assert!(outhook.wait().await.success());
+        let warnings: Vec<String> =
+            outhook.log().into_iter().filter(|line| line.contains(SENTENCE)).collect();
+        assert_eq!(warnings.len(), usize::from(is_told), "{allow}: {warnings:?}");
+        assert!(warnings.iter().all(|line| line.contains("WARN")), "{warnings:?}");
+    }
+    let config = Config::sqlite().set("egress.allow", r#"["10.0.0.0/8"]"#);
+    let checked = config.cli(&["check"]).await.success().stdout;
+    assert!(!checked.contains(SENTENCE), "{checked}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

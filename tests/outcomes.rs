@@ -29,6 +29,7 @@ async fn every_answer_has_the_outcome_that_the_table_says() {
     add_retry_after(&mut table).await;
     add_final_statuses(&mut table).await;
     add_slow_endpoints(&mut table).await;
+    add_heads_whose_bodies_never_come(&mut table).await;
     add_broken_lines(&mut table, &refused).await;
     add_truncated_answers(&mut table).await;
     add_answers_around_the_limit(&mut table).await;
@@ -138,6 +139,25 @@ async fn add_slow_endpoints(table: &mut Table) {
     table.answer("no answer", timeout(), |_| Answer::Hang).await;
     table.answer("a head in drops", timeout(), move |_| Answer::Drip { head: true, every }).await;
     table.answer("a body in drops", timeout(), move |_| Answer::Drip { head: false, every }).await;
+}
+
+async fn add_heads_whose_bodies_never_come(table: &mut Table) {
+    const LENGTH: &str = "content-length: 1\r\n";
+    let failed = || Outcome::failed("status");
+    for lines in [LENGTH, "transfer-encoding: chunked\r\n", ""] {
+        for status in [403, 410] {
+            let name = format!("{status} with {lines:?} and nothing more");
+            table.answer(&name, failed(), move |_| head(status, lines)).await;
+        }
+    }
+    table.answer("a 503 and nothing more", failed().after(ATTEMPTS_MAX), |_| head(503, LENGTH)).await;
+    for status in [429, 503] {
+        let name = format!("{status} with Retry-After beyond give_up_after and nothing more");
+        let lines = "retry-after: 3600\r\ncontent-length: 1\r\n";
+        table.answer(&name, failed(), move |_| head(status, lines)).await;
+    }
+    let timeout = Outcome::failed("timeout").after(ATTEMPTS_MAX);
+    table.answer("a 200 and nothing more", timeout, |_| head(200, LENGTH)).await;
 }
 
 async fn add_broken_lines(table: &mut Table, refused: &RefusedPort) {
@@ -398,6 +418,11 @@ fn with_body(body: Vec<u8>) -> Answer {
 
 fn with_header(status: u16, name: &str, value: &str) -> Answer {
     Answer::Http { status, headers: vec![(name.to_owned(), value.to_owned())], body: vec![] }
+}
+
+/// A head with these lines, each with its CRLF; the connection stays.
+fn head(status: u16, lines: &str) -> Answer {
+    Answer::Bytes(format!("HTTP/1.1 {status} Status\r\n{lines}\r\n").into())
 }
 
 fn retry_after(status: u16, value: &str) -> Answer {

@@ -98,7 +98,11 @@ impl Signal {
                 let speaks_for_all = status.is_some_and(|status| LEAVE_ALONE.contains(&status));
                 Self::Failed { not_before: not_before.filter(|_| speaks_for_all) }
             }
-            Verdict::Final(failure) if failure.status.is_some() || failure.fault == Fault::TooLarge => {
+            // A 2xx that can't be read has a fault instead of its status.
+            Verdict::Final(failure)
+                if failure.status.is_some()
+                    || matches!(failure.fault, Fault::TooLarge | Fault::BadAnswer) =>
+            {
                 Self::Answered
             }
             Verdict::Final(_) => Self::None,

@@ -61,7 +61,8 @@ async fn check_route(config: &Config) -> Result<String, Failed> {
     let resolver = Resolver::new(&config.egress.resolver, connect_timeout);
     let dialler = Dialler::new(Arc::new(Egress::from(&config.egress)), resolver);
     proxy.check(&dialler, connect_timeout).await.map_err(Failed::unavailable)?;
-    Ok(format!("through the proxy {url}, which answers and asks for no other credentials"))
+    let besides = config.egress.without_effect().map(|sentence| format!("; {sentence}")).unwrap_or_default();
+    Ok(format!("through the proxy {url}, which answers and asks for no other credentials{besides}"))
 }
 
 async fn check_replies(config: &Config) -> Result<String, Failed> {

@@ -45,6 +45,8 @@ struct Decided {
 /// Whether a call would be made, or the fault with which it would fail.
 enum Verdict {
     Allowed,
+    /// By outhook; the proxy may refuse.
+    LeftToProxy,
     Refused(Fault, String),
 }
 
@@ -86,7 +88,7 @@ impl Decision {
     fn by_proxy(url: &Url, egress: &Egress, proxy: &ConnectionUrl) -> Self {
         let mut steps = spelling(url, egress);
         steps.push(("proxy", format!("{proxy} looks the host up, and decides about its addresses")));
-        Self { steps, addresses: vec![], verdict: Verdict::Allowed }
+        Self { steps, addresses: vec![], verdict: Verdict::LeftToProxy }
     }
 
     fn by_address(steps: Vec<(&'static str, String)>, addresses: impl Iterator<Item = Decided>) -> Self {
@@ -120,6 +122,7 @@ impl Decision {
         }
         match &self.verdict {
             Verdict::Allowed => say("verdict  allowed"),
+            Verdict::LeftToProxy => say("verdict  allowed, unless the proxy refuses"),
             Verdict::Refused(fault, detail) => say(format!("verdict  {fault}: {detail}")),
         }
     }
@@ -131,6 +134,9 @@ impl Decision {
         let url = self.steps.iter().find(|(step, _)| *step == URL).map(|(_, url)| url);
         match &self.verdict {
             Verdict::Allowed => say_json(&json!({ "url": url, "verdict": "allowed" })),
+            Verdict::LeftToProxy => {
+                say_json(&json!({ "url": url, "verdict": "allowed", "decided_by": "proxy" }))
+            }
             Verdict::Refused(fault, detail) => {
                 say_json(&json!({ "url": url, "verdict": fault.name(), "detail": detail }))
             }
@@ -156,7 +162,7 @@ impl Verdict {
     /// A name that is not found may be there tomorrow; all else is for the operator to change.
     fn exit(&self) -> Exit {
         match self {
-            Self::Allowed => Exit::Success,
+            Self::Allowed | Self::LeftToProxy => Exit::Success,
             Self::Refused(Fault::Dns, _) => Exit::Unavailable,
             Self::Refused(..) => Exit::Usage,
         }

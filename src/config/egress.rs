@@ -78,6 +78,14 @@ impl Egress {
                 .optional("ca_file", None, "the path of a file", |text| Some(PathBuf::from(text))),
         }
     }
+
+    /// What has no effect though it is set, as a sentence for an operator.
+    pub(crate) fn without_effect(&self) -> Option<&'static str> {
+        let allows = !self.allow.is_empty() || !self.hosts.is_empty();
+        (allows && self.proxy.is_some()).then_some(
+            "egress.allow has no effect beside egress.proxy: the proxy alone decides which addresses may be called",
+        )
+    }
 }
 
 impl NameServers {

@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use super::build::daemon_name;
 use crate::{
-    config::{Config, database::DatabaseUrl},
+    config::{Config, database::DatabaseUrl, egress::Egress},
     exit::Failed,
     health::Health,
-    http::FileShares,
+    http::{FileShares, Route},
     store::{self, FileLock, OpenError, Store},
     tenure::Tenure,
     zulip::Site,
@@ -25,6 +25,14 @@ const START: &str = "start";
 pub(super) fn site(config: &Config) -> Result<Site, Failed> {
     Site::new(&config.zulip)
         .map_err(|error| Failed::usage(format!("zulip.avatar_salt_file can't be read: {error}")))
+}
+
+/// How bots are called.
+pub(super) fn route(egress: &Egress) -> Result<Route, Failed> {
+    if let Some(sentence) = egress.without_effect() {
+        log::warn!("{sentence}");
+    }
+    Route::new(egress).map_err(Failed::usage)
 }
 
 /// Waits for the database and brings its tables up to date.

@@ -23,6 +23,7 @@ use outhook_core::{
     outcome::{Attempt, Fault},
 };
 use standardwebhooks::Webhook;
+use tokio::time::timeout_at;
 use url::{Position, Url};
 
 use super::{
@@ -177,17 +178,14 @@ impl WebhookClient {
             self.exchange(outbound).await
         };
         let call = self.calls.add();
-        let ended = tokio::time::timeout(self.timeout, AssertUnwindSafe(exchange).catch_unwind()).await;
+        let ended = AssertUnwindSafe(exchange).catch_unwind().await;
         drop(call);
         self.let_go_if_too_much_is_kept();
-        match ended {
-            Ok(Ok(attempt)) => attempt,
-            Ok(Err(_)) => faults::unreadable(),
-            Err(_) => faults::timed_out(&format!("{:?} (http.timeout)", self.timeout)),
-        }
+        ended.unwrap_or_else(|_| faults::unreadable())
     }
 
     async fn exchange(&self, mut outbound: Outbound<'_>) -> Attempt {
+        let deadline = tokio::time::Instant::now() + self.timeout;
         let timestamp = now() / 1000;
         let signature = match sign(&outbound, timestamp) {
             Ok(signature) => signature,
@@ -204,21 +202,25 @@ impl WebhookClient {
             let client = self.client(&pool, &outbound.url);
             self.request(&client, &uri, &outbound, timestamp, &signature).send_body(body.clone())
         };
-        let sent = match send().await {
-            // It was certainly not received, so it is sent again within the same attempt; once, because a new
-            // connection is a good one.
-            Err(SendRequestError::Send(error)) if is_unsent(&error) => {
-                self.forget(&pool);
-                send().await
+        let sending = async {
+            match send().await {
+                // It was certainly not received, so it is sent again within the same attempt; once, because a new
+                // connection is a good one.
+                Err(SendRequestError::Send(error)) if is_unsent(&error) => {
+                    self.forget(&pool);
+                    send().await
+                }
+                sent => sent,
             }
-            sent => sent,
         };
+        let sent = timeout_at(deadline, sending).await;
         if self.dialler.was_crowded() {
             self.let_go();
         }
         let response = match sent {
-            Ok(response) => response,
-            Err(error) => return faults::no_answer(&error),
+            Ok(Ok(response)) => response,
+            Ok(Err(error)) => return faults::no_answer(&error),
+            Err(_) => return self.timed_out(),
         };
         let framing = framing(&response);
         if !framing.is_safe {
@@ -228,7 +230,7 @@ impl WebhookClient {
         let intercepted = |proxy: &Proxy| proxy.own_answer(response.status().as_u16(), response.headers());
         match forwarder.and_then(intercepted) {
             Some(attempt) => attempt,
-            None => self.read(response, framing.body).await,
+            None => self.read(response, framing.body, deadline).await,
         }
     }
 
@@ -258,10 +260,12 @@ impl WebhookClient {
             .no_decompress()
     }
 
-    async fn read(&self, mut response: ClientResponse, end: Body) -> Attempt {
+    async fn read(&self, mut response: ClientResponse, end: Body, deadline: tokio::time::Instant) -> Attempt {
         let (status, retry_after) = (response.status().as_u16(), retry_after(response.headers()));
         let encoding = text(response.headers(), CONTENT_ENCODING).unwrap_or_default().to_owned();
-        let body = read_body(&mut response, end, self.response_bytes_max).await.and_then(|body| {
+        let reading = read_body(&mut response, end, self.response_bytes_max);
+        let body = timeout_at(deadline, reading).await.unwrap_or_else(|_| Err(self.timed_out()));
+        let body = body.and_then(|body| {
             inflate(body, &encoding, self.response_bytes_max).map_err(|error| faults::not_inflated(&error))
         });
         match body {
@@ -270,6 +274,10 @@ impl WebhookClient {
             // The status says enough; what came with it is only for people to look at.
             Err(_) => Attempt::Answered { status, retry_after, body: Vec::new() },
         }
+    }
+
+    fn timed_out(&self) -> Attempt {
+        faults::timed_out(&format!("{:?} (http.timeout)", self.timeout))
     }
 
     fn client(&self, pool: &Pool, url: &Url) -> Client {

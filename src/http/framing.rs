@@ -36,6 +36,17 @@ pub(super) enum Body {
     Coded,
 }
 
+impl Body {
+    /// How many bytes it has, if the head tells.
+    pub(super) fn length(self) -> Option<u64> {
+        match self {
+            Self::None => Some(0),
+            Self::Length(length) => Some(length),
+            Self::Chunks | Self::Connection | Self::Coded => None,
+        }
+    }
+}
+
 impl Framing {
     /// The framing of an answer with this head.
     pub(super) fn of(status: StatusCode, version: Version, fields: &[Field<'_>]) -> Self {

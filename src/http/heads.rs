@@ -8,6 +8,9 @@
 //! **An offer to change the protocol is passed over** (RFC 9110, 7.8). awc takes an answer that offers WebSocket to have no
 //! body, whatever length it tells; the name of that field is misspelt for it.
 //!
+//! **Behind more than an answer no other request is written.** awc throws away what has come with an answer and does not
+//! belong to it, and the rest of that would be taken for the next answer. Where chunks end is not known here.
+//!
 //! A head is held back until it is whole, so awc parses it once. What can't be one is passed on: awc says what is wrong.
 
 use std::{
@@ -21,7 +24,10 @@ use actix_web::http::{StatusCode, Version, header::UPGRADE};
 use httparse::{ParserConfig, Response, Status};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::framing::{Body, Field, Framing};
+use super::{
+    framing::{Body, Field, Framing},
+    socket::unsent,
+};
 
 /// awc takes no head that is larger.
 pub(super) const HEAD_BYTES_MAX: usize = 131_072;
@@ -50,6 +56,10 @@ struct Head {
     interim_answers: usize,
     /// Whether everything may be passed on.
     is_done: bool,
+    /// How many bytes of the body are still to come, if that is known.
+    missing: Option<u64>,
+    /// Whether more has come.
+    has_excess: bool,
 }
 
 /// What the beginning of an answer is.
@@ -60,6 +70,10 @@ enum Start {
     Interim(usize),
     /// The head of an answer.
     Final {
+        /// Its bytes.
+        length: usize,
+        /// Those of the body, if that is known.
+        body: Option<u64>,
         /// The answer ends with its connection, and awc would not know it.
         is_open_ended: bool,
         /// Where names of fields begin that offer another protocol.
@@ -91,17 +105,26 @@ impl Head {
                     self.held.drain(..length);
                     self.interim_answers += 1;
                 }
-                Start::Final { is_open_ended, offers } => {
+                Start::Final { length, body, is_open_ended, offers } => {
                     offers.into_iter().for_each(|at| self.held[at] = b'x');
                     if is_open_ended {
                         say_http_10(&mut self.held);
                     }
+                    self.missing = body;
+                    self.count(self.held.len() - length);
                     self.is_done = true;
                 }
                 _ => self.is_done = true,
             }
         }
         self.parsed_at = if self.held.len() < SMALL_HEAD_BYTES { 0 } else { 2 * self.held.len() };
+    }
+
+    /// Counts what has come behind the head.
+    fn count(&mut self, bytes: usize) {
+        let Some(missing) = self.missing else { return };
+        self.has_excess |= bytes as u64 > missing;
+        self.missing = Some(missing.saturating_sub(bytes as u64));
     }
 
     /// Passes on as much as there is room for.
@@ -136,13 +159,14 @@ impl Start {
             return Self::Other;
         }
         let fields: Vec<Field<'_>> = head.headers.iter().map(|header| (header.name, header.value)).collect();
-        let is_http_11 = head.version == Some(1);
-        let ends_with_connection =
-            || matches!(Framing::of(status, Version::HTTP_11, &fields).body, Body::Connection);
+        let version = if head.version == Some(1) { Version::HTTP_11 } else { Version::HTTP_10 };
+        let body = Framing::of(status, version, &fields).body;
         let is_offer = |field: &&Field<'_>| field.0.eq_ignore_ascii_case(UPGRADE.as_str());
         let place = |field: &Field<'_>| field.0.as_ptr() as usize - bytes.as_ptr() as usize;
         Self::Final {
-            is_open_ended: is_http_11 && ends_with_connection(),
+            length,
+            body: body.length(),
+            is_open_ended: version == Version::HTTP_11 && body == Body::Connection,
             offers: fields.iter().filter(is_offer).map(place).collect(),
         }
     }
@@ -180,7 +204,9 @@ impl<S: AsyncRead + Unpin> AsyncRead for Heads<S> {
             buffer.set_filled(before);
         }
         if head.held.is_empty() {
-            return Pin::new(stream).poll_read(context, buffer);
+            ready!(Pin::new(stream).poll_read(context, buffer))?;
+            head.count(buffer.filled().len() - before);
+            return Poll::Ready(Ok(()));
         }
         head.give(buffer);
         Poll::Ready(Ok(()))
@@ -191,6 +217,10 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Heads<S> {
     /// awc reads nothing before it has written a whole request, so what comes after a write is another answer.
     fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let Self { stream, head } = self.get_mut();
+        if head.has_excess {
+            let why = "more than an answer has come on it";
+            return Poll::Ready(Err(unsent(io::Error::new(io::ErrorKind::ConnectionAborted, why))));
+        }
         *head = Head::default();
         Pin::new(stream).poll_write(context, bytes)
     }
@@ -219,6 +249,7 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader, duplex};
 
     use super::*;
+    use crate::http::socket::is_unsent;
 
     const INTERIM: &str = "HTTP/1.1 103 Early Hints\r\ncontent-length: 7\r\n\r\n";
     const ANSWER: &str = "HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nsoup";
@@ -313,6 +344,34 @@ mod tests {
         let mut read = String::new();
         BufReader::new(Heads::new(endless.as_bytes())).read_to_string(&mut read).await.expect("text");
         assert!(read == endless, "{} of {} bytes", read.len(), endless.len());
+    }
+
+    #[tokio::test]
+    async fn behind_more_than_an_answer_no_other_request_is_written() {
+        const HEAD: &str = "HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\n";
+        const NOTHING: &str = "HTTP/1.1 204 No Content\r\n\r\n";
+        const JUNK: &str = "H";
+        for (pieces, is_more) in [
+            (vec![HEAD, "soup"], false),
+            (vec![HEAD, "so", "up"], false),
+            (vec![NOTHING], false),
+            (vec![ANSWER, JUNK], true),
+            (vec![HEAD, "soupH"], true),
+            (vec![NOTHING, JUNK], true),
+        ] {
+            let at_once = pieces.concat();
+            for pieces in [pieces, vec![at_once.as_str()]] {
+                let (stream, mut peer) = duplex(1000);
+                let mut heads = Heads::new(stream);
+                heads.write_all(b"a request").await.expect("room");
+                for piece in &pieces {
+                    peer.write_all(piece.as_bytes()).await.expect("room");
+                    heads.read(&mut [0; 1000]).await.expect("a piece");
+                }
+                let written = heads.write_all(b"another request").await;
+                assert_eq!(written.is_err_and(|error| is_unsent(&error)), is_more, "{pieces:?}");
+            }
+        }
     }
 
     #[tokio::test]

@@ -10,7 +10,7 @@
 //! | `tls` | TLS, always verified, and its errors in words |
 //! | `socket` | a stream whose end is an error, and on which an answer is bounded |
 //! | `tally` | how many calls and connections there are |
-//! | `heads` | interim answers are passed over, open-ended ones are marked for awc |
+//! | `heads` | interim answers are passed over, open-ended ones are marked for awc, what is behind them is noticed |
 //! | `framing` | where an answer ends, and whether its connection is used again |
 //! | `files` | how the files that may be open are shared out, and what it looks like when there are no more |
 //! | `inflate` | decompression that stops at the same size |

@@ -172,10 +172,12 @@ impl Proxy {
         if answer.wants_credentials {
             return self.fault("wants a user name and password, or others; egress.proxy can hold them");
         }
-        let Head { status, words, retry_after, .. } = answer;
+        let Head { status, words, is_marked, retry_after, .. } = answer;
         let (fault, means) = match status {
             403 | 407 => (Fault::Blocked, "does not let the endpoint be called"),
             502 => (Fault::Refused, "could not connect to the endpoint"),
+            // That is how Squid says it; Smokescreen never does.
+            503 if !is_marked => (Fault::Refused, "could not connect to the endpoint"),
             504 => (Fault::Timeout, "could not connect to the endpoint in time"),
             _ => (Fault::Proxy, "failed"),
         };

@@ -1,4 +1,4 @@
-//! A TCP stream with three rules of its own, below TLS and awc.
+//! A TCP stream with four rules of its own, below TLS and awc.
 //!
 //! **Its end is an error.** awc ends the body of an answer in the same way when it is complete and when the
 //! connection was closed in the middle of it. Below it, the two can be told apart: an answer that says where
@@ -11,6 +11,11 @@
 //!
 //! **A request that never left is known.** If nothing of a request could be written on a connection that has
 //! carried an answer before, it was certainly not received ([`is_unsent`]).
+//!
+//! **An answer is read though its request was cut off.** An endpoint that answers a large request before it has read it,
+//! and closes the connection, resets it; the answer has come before that, and the system still gives it out. awc reads
+//! nothing if it can't write. So what can't be written is passed over, and the reason is told when there is nothing more
+//! to read.
 
 use std::{
     io,
@@ -43,6 +48,8 @@ pub(crate) struct Socket {
     /// What was read since the last write: an answer, or a part of TLS's handshake.
     answer: Pieces,
     pause: Option<Pin<Box<Sleep>>>,
+    /// Why no more can be written.
+    cut_off: Option<io::Error>,
     /// Counts it as open.
     _open: Counted,
 }
@@ -72,7 +79,8 @@ struct Unsent(#[source] io::Error);
 impl Socket {
     /// A stream on which so many bytes may be read after each request.
     pub(super) fn new(stream: TcpStream, answer_bytes_max: usize, open: Counted) -> Self {
-        Self { stream, answer_bytes_max, answer: Pieces::default(), pause: None, _open: open }
+        let answer = Pieces::default();
+        Self { stream, answer_bytes_max, answer, pause: None, cut_off: None, _open: open }
     }
 
     fn has_read(&mut self, bytes: usize) -> io::Result<()> {
@@ -87,24 +95,36 @@ impl Socket {
         Ok(())
     }
 
-    /// What came of a write. The first one since something was read begins a request.
-    fn has_written(&mut self, result: io::Result<usize>) -> io::Result<usize> {
+    /// What came of a write of so many bytes. The first one since something was read begins a request.
+    fn has_written(&mut self, wanted: usize, result: io::Result<usize>) -> io::Result<usize> {
         match result {
-            Err(error) if self.answer.count > 0 => Err(io::Error::new(error.kind(), Unsent(error))),
+            Err(error) if self.answer.count > 0 => Err(unsent(error)),
+            Err(error) => {
+                self.cut_off = Some(error);
+                Ok(wanted)
+            }
             Ok(bytes) => {
                 self.answer = Pieces::default();
                 Ok(bytes)
             }
-            result => result,
         }
     }
 
-    /// A connection that is in a pause can't be seen to be idle, so it carries no other request.
+    /// A connection that is in a pause can't be seen to be idle, and one that was cut off is over: neither carries
+    /// another request.
     fn is_usable(&self) -> io::Result<()> {
-        match self.pause {
-            Some(_) => Err(io::Error::new(io::ErrorKind::ConnectionAborted, "its last answer came in drops")),
-            None => Ok(()),
+        match (&self.cut_off, &self.pause) {
+            (Some(error), _) => Err(same(error)),
+            (None, Some(_)) => {
+                Err(io::Error::new(io::ErrorKind::ConnectionAborted, "its last answer came in drops"))
+            }
+            (None, None) => Ok(()),
         }
+    }
+
+    /// The end of the stream. Behind a reset that a write was told of, the system says nothing but this.
+    fn end(&self) -> io::Error {
+        self.cut_off.as_ref().map_or_else(end, same)
     }
 }
 
@@ -112,6 +132,16 @@ impl Pieces {
     fn are_small(self) -> bool {
         self.count > PIECES_FREE + self.bytes / PIECE_BYTES
     }
+}
+
+/// The same error once more.
+fn same(error: &io::Error) -> io::Error {
+    error.raw_os_error().map_or_else(|| error.kind().into(), io::Error::from_raw_os_error)
+}
+
+/// An error that says that nothing of a request was sent.
+pub(super) fn unsent(error: io::Error) -> io::Error {
+    io::Error::new(error.kind(), Unsent(error))
 }
 
 /// The end of a connection as an error, for a layer above that has an end of its own.
@@ -152,7 +182,7 @@ impl AsyncRead for Socket {
         let has_room = buffer.remaining() > 0;
         ready!(Pin::new(&mut self.stream).poll_read(context, buffer))?;
         match buffer.filled().len() - before {
-            0 if has_room => Poll::Ready(Err(end())),
+            0 if has_room => Poll::Ready(Err(self.end())),
             bytes => Poll::Ready(self.has_read(bytes)),
         }
     }
@@ -168,7 +198,7 @@ impl AsyncWrite for Socket {
             Ok(()) => ready!(Pin::new(&mut self.stream).poll_write(context, bytes)),
             Err(error) => Err(error),
         };
-        Poll::Ready(self.has_written(result))
+        Poll::Ready(self.has_written(bytes.len(), result))
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -188,7 +218,8 @@ impl AsyncWrite for Socket {
             Ok(()) => ready!(Pin::new(&mut self.stream).poll_write_vectored(context, bytes)),
             Err(error) => Err(error),
         };
-        Poll::Ready(self.has_written(result))
+        let wanted: usize = bytes.iter().map(|slice| slice.len()).sum();
+        Poll::Ready(self.has_written(wanted, result))
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -209,7 +240,7 @@ impl ActixStream for Socket {
 #[cfg(test)]
 mod tests {
     use tokio::{
-        io::{AsyncReadExt, AsyncWriteExt},
+        io::{AsyncReadExt, AsyncWriteExt, Interest},
         net::TcpListener,
     };
 
@@ -272,8 +303,25 @@ mod tests {
         peer.readable().await.expect("a request");
         drop(peer);
         socket.stream.peek(&mut [0]).await.expect_err("a reset");
-        let error = socket.write_all(b"the rest of it").await.expect_err("the connection is reset");
-        assert!(!is_unsent(&error), "{error}");
+        socket.write_all(b"the rest of it").await.expect("what can't be written is passed over");
+        let (bytes, error) = read_all(&mut socket).await;
+        assert!(bytes == 0 && !is_unsent(&error) && !is_end(&error), "{bytes}, {error}");
+    }
+
+    #[tokio::test]
+    async fn an_answer_is_read_though_the_rest_of_its_request_can_not_be_written() {
+        let (mut socket, mut peer) = connected(1000).await;
+        socket.write_all(b"a request").await.expect("room");
+        peer.readable().await.expect("a request");
+        peer.write_all(b"an answer").await.expect("room");
+        drop(peer);
+        socket.stream.ready(Interest::ERROR).await.expect("a reset");
+        socket.write_all(b"the rest of it").await.expect("what can't be written is passed over");
+        let (bytes, error) = read_all(&mut socket).await;
+        let is_reset = matches!(error.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe);
+        assert!(bytes == 9 && is_reset && !is_end(&error), "{bytes}, {error}");
+        let error = socket.write_all(b"another request").await.expect_err("the connection is gone");
+        assert!(is_unsent(&error), "{error}");
     }
 
     #[test]

@@ -198,7 +198,9 @@ fn a_call_that_was_not_made_says_nothing_of_its_endpoint() {
     ] {
         assert_eq!(signal(fault), Signal::None, "{fault}");
     }
-    assert_eq!(signal(Fault::TooLarge), Signal::Answered);
+    for fault in [Fault::TooLarge, Fault::BadAnswer] {
+        assert_eq!(signal(fault), Signal::Answered, "{fault}");
+    }
 }
 
 #[derive(Debug, Clone)]

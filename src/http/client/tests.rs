@@ -55,19 +55,23 @@ impl Peer {
     }
 
     fn outbound(&self) -> Outbound<'static> {
-        Outbound {
-            bot: BOT,
-            url: self.url.clone(),
-            content_type: "application/json",
-            body: BODY.to_vec(),
-            webhook_id: "id".into(),
-            attempt: 1,
-            token: "token",
-        }
+        outbound(self.url.clone())
     }
 
     fn close_idle(&self) {
         assert_eq!(self.idle.borrow_mut().drain(..).count(), 1, "connections that are idle");
+    }
+}
+
+fn outbound(url: Url) -> Outbound<'static> {
+    Outbound {
+        bot: BOT,
+        url,
+        content_type: "application/json",
+        body: BODY.to_vec(),
+        webhook_id: "id".into(),
+        attempt: 1,
+        token: "token",
     }
 }
 
@@ -143,12 +147,40 @@ async fn a_request_that_may_have_been_received_is_not_sent_again() {
 }
 
 #[actix::test]
+async fn an_answer_to_a_request_that_was_cut_off_is_read() {
+    for (answer, is_answered) in
+        [("HTTP/1.1 413 Content Too Large\r\ncontent-length: 0\r\n\r\n", true), ("", false)]
+    {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let url = format!("http://{}/", listener.local_addr().expect("an address"));
+        actix_rt::spawn(async move {
+            let (mut stream, _) = listener.accept().await.expect("a connection");
+            read_request(&mut stream, false).await;
+            stream.write_all(answer.as_bytes()).await.expect("room");
+            // A connection that is closed with something unread is reset.
+        });
+        // More than the system holds for a connection.
+        let body = vec![b'x'; 8 << 20];
+        let attempt = client().post(Outbound { body, ..outbound(url.parse().expect("a URL")) }).await;
+        let is_right = match &attempt {
+            Attempt::Answered { status, .. } => is_answered && *status == 413,
+            Attempt::Failed { fault, .. } => !is_answered && *fault == Fault::Reset,
+            Attempt::Intercepted { .. } => false,
+        };
+        assert!(is_right, "{answer:?}: {attempt:?}");
+    }
+}
+
+#[actix::test]
 async fn behind_an_answer_that_may_go_on_its_connection_is_not_used_again() {
     for answer in [
         "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n",
         "HTTP/1.1 204 No Content\r\ncontent-length: 7\r\n\r\n",
         "HTTP/1.1 200 OK\r\ncontent-length: 5\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
         "HTTP/1.0 200 OK\r\ncontent-length: 2\r\n\r\n{}",
+        // What comes later would be the rest of a head.
+        "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}HTTP/1.1 2",
+        "HTTP/1.1 204 No Content\r\n\r\nHTTP/1.1 2",
     ] {
         let (peer, client) = (Peer::start(answer, true).await, client());
         for connections in 1..=2 {
