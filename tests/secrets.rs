@@ -134,6 +134,92 @@ async fn what_a_proxy_says_is_told_without_secrets_of_its_own_or_of_the_bot() {
     secrets::assert_none("the database", &format!("{:?}", db.rows("SELECT detail FROM outhook_call").await));
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_signature_is_kept_in_none_of_the_forms_in_which_an_endpoint_quotes_what_it_has_verified() {
+    let endpoint = Endpoint::start(|request, _| {
+        let sent = request.header("webhook-signature").unwrap();
+        let signature = sent.split_once(',').unwrap().1;
+        let quoted = match &*request.path {
+            "/alone" => signature.to_owned(),
+            "/unfilled" => signature.trim_end_matches('=').to_owned(),
+            "/comma" => format!("v1\\u002c{signature}"),
+            "/slashes" => signature.replace('/', "\\/"),
+            "/dotnet" => signature.replace('+', "\\u002B"),
+            "/url" => form_urlencoded::byte_serialize(signature.as_bytes()).collect(),
+            _ => STANDARD.encode(signature),
+        };
+        let body = format!(r#"{{"error":"bad signature","got":"{quoted}"}}"#);
+        Answer::Http { status: 401, headers: vec![], body: body.into_bytes() }
+    })
+    .await;
+    let paths = ["/alone", "/unfilled", "/comma", "/slashes", "/dotnet", "/url", "/base64"];
+    let urls = paths.map(|path| endpoint.url(path));
+    let (db, _) = life(&Config::sqlite(), &urls).await;
+
+    let calls = db.rows("SELECT excerpt FROM outhook_call").await;
+    assert_eq!(calls.len(), urls.len());
+    for call in calls {
+        let kept = call["excerpt"].as_str().unwrap();
+        let got = kept.strip_prefix(r#"{"error":"bad signature","got":""#).unwrap();
+        // The filler, the version and the edges of base64 tell nothing.
+        assert!(got.contains("[hidden]") && got.len() < 30, "{kept}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reply_that_quotes_what_its_endpoint_was_sent_is_posted_whole_and_logged_without_secrets() {
+    let endpoint = Endpoint::start(|request, _| {
+        let token = request.json()["token"].as_str().unwrap().to_owned();
+        let signature = request.header("webhook-signature").unwrap();
+        let bare = signature.split_once(',').unwrap().1;
+        let content = format!("soup {token} {signature} {bare} {}", STANDARD.encode(format!("a:{token}")));
+        Answer::Json(json!({ "content": content }))
+    })
+    .await;
+    let scene = Scene::start(Inlet::Stored, Config::sqlite()).await;
+    setup::insert_bot(&scene.db, 1).await;
+    setup::insert_service(&scene.db, 1, &endpoint.url("/"), GENERIC, &secret("token")).await;
+    scene.send(&[direct_event(1, 1, 31, "soup?")]).await;
+
+    let logged = scene.outhook.wait_for_log("reply of bot 1 to ").await;
+    assert!(logged.contains("\"soup [hidden] [hidden] [hidden] "), "{logged}");
+    assert_eq!(find(&logged), None);
+    let said = setup::outbox(&scene.db).await;
+    assert!(said[0].content.contains(&secret("token")), "{said:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_endpoint_behind_a_proxy_that_passes_its_credentials_on_gives_none_of_them_away() {
+    for user_info in [format!("user:{}", secret("proxy")), secret("key"), format!("{}:", secret("key"))] {
+        // As such a proxy and an endpoint behind it, of which one answers with a failure and one with a reply.
+        let proxy = Endpoint::start(|request, _| {
+            let sent = request.header("proxy-authorization").unwrap_or_default().to_owned();
+            let is_bad = request.path.contains("bad.invalid");
+            let body = json!({ "content": format!("sent {sent}") }).to_string().into_bytes();
+            Answer::Http { status: if is_bad { 400 } else { 200 }, headers: vec![], body }
+        })
+        .await;
+        let url = proxy.url("").replace("://", &format!("://{user_info}@"));
+        let config = Config::sqlite().set("egress.allow", "[]").text("egress.proxy", &url);
+        let config = config.environment("RUST_LOG", "trace");
+        let scene = Scene::start(Inlet::Stored, config).await;
+        for (bot, host) in [(1, "bad"), (2, "good")] {
+            setup::insert_bot(&scene.db, bot).await;
+            let url = format!("http://{host}.invalid/");
+            setup::insert_service(&scene.db, bot, &url, GENERIC, &secret("token")).await;
+        }
+        scene.send(&[direct_event(1, 1, 31, "soup?"), direct_event(2, 2, 31, "soup?")]).await;
+        scene.finished(2).await;
+
+        let logged = scene.outhook.wait_for_log("reply of bot 2 to ").await;
+        assert!(logged.contains("\"sent Basic [hidden]\""), "{logged}");
+        let calls = scene.db.rows("SELECT excerpt FROM outhook_call WHERE excerpt IS NOT NULL").await;
+        assert_eq!(calls.len(), 1);
+        assert_eq!(calls[0]["excerpt"], r#"{"content":"sent Basic [hidden]"}"#);
+        scene.config.cli(&["check"]).await;
+    }
+}
+
 /// The whole life of a daemon that calls a bot at each URL once.
 async fn life(config: &Config, urls: &[String]) -> (Db, Outhook) {
     let db = setup::tables(config).await;
@@ -287,6 +373,8 @@ fn the_scanner_knows_a_secret_in_every_form() {
         format!("Basic {}", encoded("ab")),
         "key=q8ZfT3mWx7LpR2nVb6KsY1cJd9HgA4eU;".to_owned(),
         "webhook-signature: v1,K5oZfzN95Z9UVu1EsfQmfVNQhnkZ2pj9o9NDN/H/pI4=".to_owned(),
+        r#"{"got":"K5oZfzN95Z9UVu1EsfQmfVNQhnkZ2pj9o9NDN\/H\/pI4="}"#.to_owned(),
+        r"v1\u002cK5oZfzN95Z9UVu1EsfQmfVNQhnkZ2pj9o9NDN/H/pI4=".to_owned(),
     ] {
         assert_eq!(find(&format!("a line\n<{shown}>\nanother")), Some(&*format!("<{shown}>")));
     }
@@ -295,6 +383,7 @@ fn the_scanner_knows_a_secret_in_every_form() {
         "msg_58_9001_0_3",
         "amqp://guest:***@127.0.0.1:5672/%2f",
         "token=[hidden] v1,2",
+        "/a/path/that/is/longer/than/a/signature/and/has/1/digit=yes",
         "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
         "9f86d081884c7d659a2feaa0c55ad015",
     ] {

@@ -2,7 +2,10 @@
 
 use serde_json::{Map, Value};
 
-use crate::outcome::{Failure, Fault};
+use crate::{
+    json::Plain,
+    outcome::{Failure, Fault},
+};
 
 /// What an endpoint said with a 2xx status.
 #[derive(Debug, Clone, PartialEq)]
@@ -28,15 +31,15 @@ impl Answer {
     /// # Errors
     /// [`Fault::BadAnswer`] if it is not JSON, or JSON but neither an object nor `""`.
     pub fn read(body: &[u8]) -> Result<Self, Failure> {
-        let not_json = |error| unusable(format!("the answer is not JSON: {error}"));
-        match body.iter().find(|byte| !byte.is_ascii_whitespace()) {
-            None => Ok(Self::Nothing),
-            // Not as a `Value`, which takes an object with a certain key for serde_json's own raw text.
-            Some(b'{') => serde_json::from_slice(body).map(Self::Object).map_err(not_json),
-            Some(_) => match serde_json::from_slice(body).map_err(not_json)? {
-                Value::String(text) if text.is_empty() => Ok(Self::Nothing),
-                other => Err(unusable(format!("the answer is {}, not a JSON object", kind(&other)))),
-            },
+        if body.trim_ascii().is_empty() {
+            return Ok(Self::Nothing);
+        }
+        let Plain(said) = serde_json::from_slice(body)
+            .map_err(|error| unusable(format!("the answer is not JSON: {error}")))?;
+        match said {
+            Value::Object(object) => Ok(Self::Object(object)),
+            Value::String(text) if text.is_empty() => Ok(Self::Nothing),
+            other => Err(unusable(format!("the answer is {}, not a JSON object", kind(&other)))),
         }
     }
 }
@@ -113,6 +116,21 @@ mod tests {
         assert_eq!(text(&json!(null)), None);
         assert_eq!(text(&json!("x")), Some("x".into()));
         assert_eq!(text(&json!({"a": [1, true]})), Some(r#"{"a":[1,true]}"#.into()));
+    }
+
+    #[test]
+    fn an_answer_is_no_deeper_and_no_other_than_it_was_written() {
+        let said = |content: &str| match Answer::read(format!("{{\"content\":{content}}}").as_bytes()) {
+            Ok(Answer::Object(object)) => text(&object["content"]),
+            other => panic!("{other:?}"),
+        };
+        let mut content = json!("x").to_string();
+        for _ in 0..12 {
+            let raw = json!({ "$serde_json::private::RawValue": content }).to_string();
+            content = format!("{}{raw}{}", "[".repeat(125), "]".repeat(125));
+            assert_eq!(said(&content), Some(content.clone()));
+        }
+        assert_eq!(said("7.5e0"), Some("7.5".into()));
     }
 
     #[test]

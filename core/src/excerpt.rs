@@ -30,24 +30,35 @@ const LOOKED_AT_BYTES_MAX: usize = 8 * EXCERPT_BYTES_MAX;
 /// signature, replaced: first replaced, then cut, so none survives in halves.
 ///
 /// A secret is also known in the forms in which an endpoint may give it back: as part of a JSON text, of a
-/// URL or a form, and in base64.
+/// URL or a form, and in base64. A signature is known by its version before it, and alone by its length and filler.
 pub fn excerpt(body: &[u8], secrets: &[&str]) -> Vec<u8> {
-    let forms = all_forms(secrets);
-    let mut kept = Vec::with_capacity(body.len().min(EXCERPT_BYTES_MAX) + HIDDEN.len());
+    let mut kept = hide(body, secrets, LOOKED_AT_BYTES_MAX, EXCERPT_BYTES_MAX);
+    kept.truncate(EXCERPT_BYTES_MAX);
+    kept
+}
+
+/// The whole of a text, its secrets and signatures replaced as in [`excerpt`].
+pub fn without_secrets(text: &[u8], secrets: &[&str]) -> Vec<u8> {
+    hide(text, secrets, usize::MAX, usize::MAX)
+}
+
+/// What is kept of the first bytes of a text until there is enough of it.
+fn hide(text: &[u8], secrets: &[&str], looked_at_max: usize, enough: usize) -> Vec<u8> {
+    let forms = Forms::of(secrets);
+    let mut kept = Vec::with_capacity(text.len().min(enough).saturating_add(HIDDEN.len()));
     let mut hidden_to = 0;
-    for (at, byte) in body.iter().take(LOOKED_AT_BYTES_MAX).enumerate() {
-        if kept.len() >= EXCERPT_BYTES_MAX {
+    for (at, byte) in text.iter().enumerate().take(looked_at_max) {
+        if kept.len() >= enough {
             break;
         }
         let was_hidden = at < hidden_to;
-        hidden_to = hidden_to.max(at + secret_bytes(&body[at..], &forms));
+        hidden_to = hidden_to.max(at + forms.secret_bytes(text, at));
         if at >= hidden_to {
             kept.push(*byte);
         } else if !was_hidden {
             kept.extend_from_slice(HIDDEN);
         }
     }
-    kept.truncate(EXCERPT_BYTES_MAX);
     kept
 }
 
@@ -67,29 +78,65 @@ pub fn on_one_line(text: &str) -> String {
 
 /// Whether the beginning of a text, as much as is looked at for [`excerpt`], holds one of these secrets in any form.
 pub fn tells(text: &str, secrets: &[&str]) -> bool {
-    let forms = all_forms(secrets);
-    let bytes = text.as_bytes();
-    (0..bytes.len().min(LOOKED_AT_BYTES_MAX)).any(|at| forms.iter().any(|form| bytes[at..].starts_with(form)))
+    let (forms, bytes) = (Forms::of(secrets), text.as_bytes());
+    (0..bytes.len().min(LOOKED_AT_BYTES_MAX)).any(|at| forms.known_bytes(&bytes[at..]) > 0)
 }
 
-/// How many bytes of a secret `text` begins with.
-fn secret_bytes(text: &[u8], forms: &[Vec<u8>]) -> usize {
-    let known = forms.iter().filter(|form| text.starts_with(form)).map(Vec::len).max();
-    known.unwrap_or(0).max(signature_bytes(text))
+/// All forms of some secrets.
+struct Forms {
+    forms: Vec<Vec<u8>>,
+    /// Whether one of them begins with a byte: most bytes of a text begin none.
+    begins: [bool; 256],
+}
+
+impl Forms {
+    fn of(secrets: &[&str]) -> Self {
+        let forms: Vec<Vec<u8>> = secrets.iter().flat_map(|secret| forms(secret)).collect();
+        let mut begins = [false; 256];
+        for first in forms.iter().filter_map(|form| form.first()) {
+            begins[usize::from(*first)] = true;
+        }
+        Self { forms, begins }
+    }
+
+    /// How many bytes of a secret or a signature begin there.
+    fn secret_bytes(&self, text: &[u8], at: usize) -> usize {
+        let rest = &text[at..];
+        self.known_bytes(rest).max(signature_bytes(rest)).max(bare_signature_bytes(text, at))
+    }
+
+    /// How many bytes of a secret `text` begins with.
+    fn known_bytes(&self, text: &[u8]) -> usize {
+        if !text.first().is_some_and(|first| self.begins[usize::from(*first)]) {
+            return 0;
+        }
+        self.forms.iter().filter(|form| text.starts_with(form)).map(Vec::len).max().unwrap_or(0)
+    }
 }
 
 fn signature_bytes(text: &[u8]) -> usize {
     let Some(start) = SIGNATURES.iter().find(|start| text.starts_with(start)) else { return 0 };
     // With what JSON and percent-encoding make of base64.
-    let is_part = |byte: &&u8| byte.is_ascii_alphanumeric() || b"+/=\\%".contains(byte);
+    let is_part = |byte: &&u8| is_base64(byte) || b"=\\%".contains(byte);
     match text[start.len()..].iter().take(SIGNATURE_BYTES_MAX).take_while(is_part).count() {
         length @ SIGNATURE_BYTES_MIN.. => start.len() + length,
         _ => 0,
     }
 }
 
-fn all_forms(secrets: &[&str]) -> Vec<Vec<u8>> {
-    secrets.iter().flat_map(|secret| forms(secret)).collect()
+/// How many bytes of a signature without its version begin there: so many of base64, none more before them, and a filler.
+fn bare_signature_bytes(text: &[u8], at: usize) -> usize {
+    if at > 0 && is_base64(&text[at - 1]) {
+        return 0;
+    }
+    let rest = &text[at..];
+    let length = rest.iter().take(SIGNATURE_BYTES_MIN + 1).take_while(|byte| is_base64(byte)).count();
+    let is_filled = rest.get(length) == Some(&b'=') && rest.get(length + 1) != Some(&b'=');
+    if length == SIGNATURE_BYTES_MIN && is_filled { length + 1 } else { 0 }
+}
+
+fn is_base64(byte: &u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"+/".contains(byte)
 }
 
 /// A secret as it is, and as it may be written by somebody who was sent it.
@@ -98,11 +145,15 @@ fn forms(secret: &str) -> Vec<Vec<u8>> {
     let slashed = json.replace('/', "\\/");
     let form: String = form_urlencoded::byte_serialize(secret.as_bytes()).collect();
     let url = form.replace('+', "%20");
+    let lower_case = |unit: u16| format!("\\u{unit:04x}");
+    let upper_case = |unit: u16| format!("\\u{unit:04X}");
     let mut forms = vec![
         secret.to_owned(),
-        ascii(&slashed, |unit| format!("\\u{unit:04x}")),
-        ascii(&json, |unit| format!("\\u{unit:04x}")),
-        ascii(&json, |unit| format!("\\u{unit:04X}")),
+        escaped(&slashed, is_beyond_ascii, lower_case),
+        escaped(&json, is_beyond_ascii, lower_case),
+        escaped(&json, is_beyond_ascii, upper_case),
+        // As .NET does.
+        escaped(&json.replace("\\\"", "\\u0022"), is_for_html, upper_case),
         lower_case_escapes(&form),
         lower_case_escapes(&url),
         json_inside(&json),
@@ -124,17 +175,26 @@ fn json_inside(text: &str) -> String {
     quoted[1..quoted.len() - 1].to_owned()
 }
 
-/// Everything beyond ASCII escaped, as many JSON writers do.
-fn ascii(json: &str, escape: impl Fn(u16) -> String) -> String {
+/// A JSON text with more of it escaped than must be, as many writers do.
+fn escaped(json: &str, is_odd: fn(char) -> bool, escape: fn(u16) -> String) -> String {
     let mut text = String::with_capacity(json.len());
     for letter in json.chars() {
-        if letter.is_ascii() {
-            text.push(letter);
-        } else {
+        if is_odd(letter) {
             text.extend(letter.encode_utf16(&mut [0; 2]).iter().map(|unit| escape(*unit)));
+        } else {
+            text.push(letter);
         }
     }
     text
+}
+
+fn is_beyond_ascii(letter: char) -> bool {
+    !letter.is_ascii()
+}
+
+/// Whether somebody escapes it who may write into HTML.
+fn is_for_html(letter: char) -> bool {
+    is_beyond_ascii(letter) || "&'+<>`".contains(letter)
 }
 
 fn lower_case_escapes(encoded: &str) -> String {
@@ -213,6 +273,7 @@ mod tests {
             r#"t\u00f8 \"k\/e+n\\ of some length"#,
             r#"t\u00F8 \"k/e+n\\ of some length"#,
             r#"tø \\\"k/e+n\\\\ of some length"#,
+            r#"t\u00F8 \u0022k/e\u002Bn\\ of some length"#,
             "t%C3%B8+%22k%2Fe%2Bn%5C+of+some+length",
             "t%c3%b8%20%22k%2fe%2bn%5c%20of%20some%20length",
         ] {
@@ -240,6 +301,28 @@ mod tests {
             assert_eq!(excerpt(text.as_bytes(), &[]), b"<[hidden]>", "{form}");
         }
         assert_eq!(excerpt(b"v1,2 and v1,", &[]), b"v1,2 and v1,");
+    }
+
+    #[test]
+    fn a_signature_alone_is_shown_neither_and_longer_and_shorter_words_are() {
+        let signature = "K5oZfzN95Z9UVu1EsfQmfVNQhnkZ2pj9o9NDN/H/pI4=";
+        for (before, behind) in [("", ""), ("{\"got\":\"", "\"}"), ("key=", "&"), ("a, ", ", b")] {
+            let shown = excerpt(format!("{before}{signature}{behind}").as_bytes(), &[]);
+            assert_eq!(shown, format!("{before}[hidden]{behind}").as_bytes());
+        }
+        for other in
+            [format!("a{signature}"), signature[1..].into(), signature[..43].into(), format!("{signature}=")]
+        {
+            assert_eq!(excerpt(other.as_bytes(), &[]), other.as_bytes());
+        }
+    }
+
+    #[test]
+    fn a_text_is_shown_whole_but_for_its_secrets() {
+        let long = "x".repeat(2 * LOOKED_AT_BYTES_MAX);
+        let text = format!("{long}abc{long}v1,K5oZfzN95Z9UVu1EsfQmfVNQhnkZ2pj9o9NDN/H/pI4=");
+        let shown = without_secrets(text.as_bytes(), &["abc"]);
+        assert_eq!(shown, format!("{long}[hidden]{long}[hidden]").as_bytes());
     }
 
     #[test]

@@ -30,6 +30,7 @@ pub mod excerpt;
 pub mod fair_share;
 pub mod gate;
 pub mod identity;
+mod json;
 pub mod lanes;
 pub mod newcomers;
 pub mod outcome;

@@ -18,6 +18,7 @@ use outhook_core::{
 };
 use secrecy::ExposeSecret;
 use tokio::{sync::OwnedSemaphorePermit, task::JoinHandle};
+use url::Url;
 
 pub(crate) use self::tried::{Tried, read_attempt};
 use super::{
@@ -29,10 +30,10 @@ use crate::{
     directory::Directory,
     fail_points::{self, Step},
     handlers,
-    http::{Outbound, WebhookClient},
+    http::{Outbound, Signature, WebhookClient},
     mailbox::Mailbox,
     messages::completion::{CallEnded, EventTurn, ServiceCallFinished},
-    store::{Bot, CallOutcome, CallRecord, DeadLetter, GateChange, InboxEvent, Service},
+    store::{Bot, CallOutcome, CallRecord, DeadLetter, GateChange, InboxEvent, Service, now},
     tenure::Tenure,
     trial::{
         self, Trials,
@@ -164,19 +165,28 @@ impl Assignment {
             let detail = format!("no handler for interface number {}", service.interface);
             return Tried::failed(Fault::BadInterface, detail);
         };
-        let outbound = match self.outbound(bot, service, handler) {
-            Ok(outbound) => outbound,
+        let (url, request) = match self.request(bot, service, handler) {
+            Ok(request) => request,
             Err(failure) => return Tried { verdict: Verdict::Final(failure), excerpt: None, reply: None },
         };
         self.tools.tenure.held().await;
+        let webhook_id = self.turn.key.webhook_id(service.id);
+        let token = service.token.expose_secret();
+        let signature = match Signature::new(token, &webhook_id, now() / 1000, &request.body) {
+            Ok(signature) => signature,
+            Err(detail) => return Tried::failed(Fault::BadAnswer, detail),
+        };
         fail_points::before(Step::MakeCall);
+        let outbound = self.outbound(url, request, webhook_id, &signature);
         let attempt = self.tools.client.post(outbound).await;
         fail_points::after(Step::MakeCall);
         if self.is_poisonous(bot, service, &attempt).await {
             let detail = "three processes that read this answer have died".to_owned();
             return Tried::failed(Fault::Panicked, detail);
         }
-        read_answer(self.turn.key.message, attempt, handler, (bot, service))
+        let sent = [signature.secret()].into_iter().chain(self.tools.client.secrets());
+        let secrets: Vec<&str> = bot.secrets().chain(sent).collect();
+        read_answer(self.turn.key.message, attempt, handler, &secrets)
     }
 
     /// Whether a process of its own dies of reading a suspect's answer.
@@ -189,24 +199,33 @@ impl Assignment {
         self.tools.try_work(self.turn.key.message, bot, part).await == trial::Verdict::Poison
     }
 
-    fn outbound<'a>(
+    fn request(
         &self,
         bot: &Bot,
-        service: &'a Service,
+        service: &Service,
         handler: &dyn handlers::Handler,
-    ) -> Result<Outbound<'a>, Failure> {
+    ) -> Result<(Url, handlers::Request), Failure> {
         let CallTools { egress, site, .. } = &*self.tools;
         let call = (bot, service, handler);
-        let (url, request) = build_request(self.turn.key.message, &self.event.payload, call, egress, site)?;
-        Ok(Outbound {
+        build_request(self.turn.key.message, &self.event.payload, call, egress, site)
+    }
+
+    fn outbound<'a>(
+        &self,
+        url: Url,
+        request: handlers::Request,
+        webhook_id: String,
+        signature: &'a Signature,
+    ) -> Outbound<'a> {
+        Outbound {
             bot: self.turn.key.bot,
             url,
             content_type: request.content_type,
             body: request.body,
-            webhook_id: self.turn.key.webhook_id(service.id),
+            webhook_id,
             attempt: self.attempt_number(),
-            token: service.token.expose_secret(),
-        })
+            signature,
+        }
     }
 
     /// What the attempt means for the other calls of the service.

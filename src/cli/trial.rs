@@ -3,7 +3,7 @@
 
 use std::{
     io::{self, BufRead, Write},
-    panic::{AssertUnwindSafe, catch_unwind},
+    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     sync::mpsc,
     thread,
     time::Duration,
@@ -21,6 +21,11 @@ const TIME_MAX: Duration = Duration::from_secs(10);
 /// Works until standard input ends, which it does with the daemon.
 pub(super) fn execute() -> Result<Exit, Failed> {
     fail_points::set_up();
+    // Not on the first thread, whose stack is larger than that of the threads on which the daemon works.
+    thread::spawn(work).join().unwrap_or_else(|panic| resume_unwind(panic))
+}
+
+fn work() -> Result<Exit, Failed> {
     let watch = watch();
     for line in io::stdin().lock().lines() {
         let line = line.map_err(Failed::internal)?;

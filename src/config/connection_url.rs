@@ -1,11 +1,11 @@
-//! URLs that may hold a password.
+//! URLs that may hold a password, or a key instead of a user.
 
 use std::fmt;
 
 use secrecy::{ExposeSecret, SecretString};
 use url::{Position, Url};
 
-/// The URL of a server, whose password neither `Debug` nor `Display` shows.
+/// The URL of a server, whose password, or key, neither `Debug` nor `Display` shows.
 #[derive(Clone)]
 pub(crate) struct ConnectionUrl(SecretString);
 
@@ -48,7 +48,8 @@ impl fmt::Debug for ConnectionUrl {
     }
 }
 
-/// `text` with every password in it replaced by `***`, also when it is no URL at all.
+/// `text` with every password in it replaced by `***`, also when it is no URL at all. In an http URL, a user without a
+/// password is one.
 ///
 /// It looks at the text and not at a parsed URL: a password with an unescaped `/`, `?` or `#` is not where a
 /// parser looks for it, and that is just when a fault is shown.
@@ -56,14 +57,17 @@ pub(super) fn masked(text: &str) -> String {
     mask_user_info(&mask_query(text))
 }
 
-/// Hides what stands between the first colon after the scheme and the last `@`.
+/// Hides what stands between the first colon after the scheme and the last `@`, or all before that.
 fn mask_user_info(text: &str) -> String {
     let start = authority_start(text);
     let rest = &text[start..];
     let Some(end) = rest.rfind('@') else { return mask_unreadable(text, start) };
-    match rest[..end].find(':') {
-        Some(colon) => format!("{}:***{}", &text[..start + colon], &rest[end..]),
-        None => text.to_owned(),
+    let (scheme, user_info, host) = (&text[..start], &rest[..end], &rest[end..]);
+    let is_http = ["http://", "https://"].iter().any(|http| scheme.eq_ignore_ascii_case(http));
+    match user_info.split_once(':') {
+        Some((user, password)) if !is_http || !password.is_empty() => format!("{scheme}{user}:***{host}"),
+        None if !is_http || user_info.is_empty() => text.to_owned(),
+        _ => format!("{scheme}***{host}"),
     }
 }
 
@@ -140,6 +144,9 @@ mod tests {
             "postgres://host:5432/db?sslmode=require&ssl-passphrase=hunter2",
             "postgres://user:password=a&hunter2@host/db",
             "postgres://user:hunter2@host/db?sslpassword=hunter2&password=hunter2",
+            "http://hunter2@proxy:3128",
+            "http://hunter2:@proxy:3128",
+            "HTTPS://hunter2@proxy",
         ] {
             let shown = masked(text);
             assert!(!shown.contains("hunter2"), "{text} is shown as {shown}");
@@ -155,6 +162,7 @@ mod tests {
             "amqp://broker",
             "amqp://user@broker:5672/vhost",
             "amqp://[::1]:5672",
+            "http://proxy:3128",
             "sqlite://:memory:",
             "postgres:///zulip?host=/var/run/postgresql",
             "10.0.0.0/8",

@@ -190,7 +190,7 @@ impl Parts {
                 rest: Box::new(RestClient::new(site.clone(), client_config())),
                 site: Arc::clone(&self.site),
             },
-            ReplyTo::Log | ReplyTo::None => Outlet::Log,
+            ReplyTo::Log | ReplyTo::None => Outlet::Log { route: self.route.clone() },
         };
         let tenure = self.current.get();
         ReplyActor::new(reply::Links {

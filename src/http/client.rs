@@ -22,7 +22,6 @@ use outhook_core::{
     identity::{BotId, Millis},
     outcome::{Attempt, Fault},
 };
-use standardwebhooks::Webhook;
 use tokio::time::timeout_at;
 use url::{Position, Url};
 
@@ -34,6 +33,7 @@ use super::{
     heads::HEAD_BYTES_MAX,
     inflate::{ENCODINGS, inflate},
     proxy::Proxy,
+    signature::Signature,
     socket::{is_end, is_unsent},
     tally::Tally,
 };
@@ -92,8 +92,8 @@ pub(crate) struct Outbound<'a> {
     pub(crate) webhook_id: String,
     /// Counted from 1.
     pub(crate) attempt: u32,
-    /// The service's token, the key of the signature.
-    pub(crate) token: &'a str,
+    /// Its signature.
+    pub(crate) signature: &'a Signature,
 }
 
 impl WebhookClient {
@@ -169,6 +169,11 @@ impl WebhookClient {
         self.no_files_at.get().is_some_and(|at| at.elapsed() < NO_FILES_PAUSE)
     }
 
+    /// What every call may send along, and nobody may be shown.
+    pub(crate) fn secrets(&self) -> impl Iterator<Item = &str> {
+        self.route.secrets()
+    }
+
     /// Makes one attempt. Everything that can happen is an [`Attempt`].
     pub(crate) async fn post(&self, outbound: Outbound<'_>) -> Attempt {
         let exchange = async {
@@ -186,11 +191,6 @@ impl WebhookClient {
 
     async fn exchange(&self, mut outbound: Outbound<'_>) -> Attempt {
         let deadline = tokio::time::Instant::now() + self.timeout;
-        let timestamp = now() / 1000;
-        let signature = match sign(&outbound, timestamp) {
-            Ok(signature) => signature,
-            Err(detail) => return Attempt::Failed { fault: Fault::BadAnswer, detail },
-        };
         outbound.url.set_fragment(None);
         let uri = match self.route.uri(&outbound.url) {
             Ok(uri) => uri,
@@ -200,7 +200,7 @@ impl WebhookClient {
         let body = Bytes::from(mem::take(&mut outbound.body));
         let send = || {
             let client = self.client(&pool, &outbound.url);
-            self.request(&client, &uri, &outbound, timestamp, &signature).send_body(body.clone())
+            self.request(&client, &uri, &outbound).send_body(body.clone())
         };
         let sending = async {
             match send().await {
@@ -234,15 +234,8 @@ impl WebhookClient {
         }
     }
 
-    fn request(
-        &self,
-        client: &Client,
-        uri: &Uri,
-        outbound: &Outbound<'_>,
-        timestamp: i64,
-        signature: &str,
-    ) -> ClientRequest {
-        let url = &outbound.url;
+    fn request(&self, client: &Client, uri: &Uri, outbound: &Outbound<'_>) -> ClientRequest {
+        let (url, signature) = (&outbound.url, outbound.signature);
         let mut request = client.post(uri.clone());
         for header in self.route.forwarder(url).map(Proxy::headers).unwrap_or_default() {
             request = request.insert_header(header);
@@ -254,8 +247,8 @@ impl WebhookClient {
             .insert_header(("accept", "*/*"))
             .insert_header(("accept-encoding", ENCODINGS))
             .insert_header(("webhook-id", outbound.webhook_id.as_str()))
-            .insert_header(("webhook-timestamp", timestamp.to_string()))
-            .insert_header(("webhook-signature", signature))
+            .insert_header(("webhook-timestamp", signature.timestamp.to_string()))
+            .insert_header(("webhook-signature", signature.header.as_str()))
             .insert_header(("outhook-attempt", outbound.attempt.to_string()))
             .no_decompress()
     }
@@ -351,13 +344,6 @@ async fn read_body(response: &mut ClientResponse, end: Body, bytes_max: usize) -
         }
         _ => Ok(body),
     }
-}
-
-/// Signs as Standard Webhooks asks, with the UTF-8 bytes of the token as key.
-fn sign(outbound: &Outbound<'_>, timestamp: i64) -> Result<String, String> {
-    let signer =
-        Webhook::from_bytes(outbound.token.as_bytes().to_vec()).map_err(|error| error.to_string())?;
-    signer.sign(&outbound.webhook_id, timestamp, &outbound.body).map_err(|error| error.to_string())
 }
 
 /// `Retry-After` as a moment: seconds from now, or an HTTP date.

@@ -56,6 +56,11 @@ impl Route {
         })
     }
 
+    /// What nobody may be shown of the way: the credentials for the proxy.
+    pub(crate) fn secrets(&self) -> impl Iterator<Item = &str> {
+        self.proxy.iter().flat_map(|proxy| proxy.secrets())
+    }
+
     /// What awc is asked for. A request for an http URL through a proxy has the whole URL as its target.
     pub(super) fn uri(&self, url: &Url) -> Result<Uri, String> {
         let target = match self.forwarder(url) {

@@ -8,6 +8,7 @@
 //! | `resolve` | the addresses of a host, without threads |
 //! | `proxy` | the operator's proxy: tunnels, and its own answers told from those of endpoints |
 //! | `tls` | TLS, always verified, and its errors in words |
+//! | `signature` | what proves to an endpoint who calls it |
 //! | `socket` | a stream whose end is an error, and on which an answer is bounded |
 //! | `tally` | how many calls and connections there are |
 //! | `heads` | interim answers are passed over, open-ended ones are marked for awc, what is behind them is noticed |
@@ -26,6 +27,7 @@ mod heads;
 mod inflate;
 mod proxy;
 mod resolve;
+mod signature;
 mod socket;
 mod tally;
 mod tls;
@@ -35,4 +37,5 @@ pub(crate) use connect::Route;
 pub(crate) use dial::{ADDRESSES_MAX, Dialler, addresses_of};
 pub(crate) use files::{BESIDE as FILES_BESIDE, Shares as FileShares};
 pub(crate) use resolve::Resolver;
+pub(crate) use signature::Signature;
 pub(crate) use tls::client_config;

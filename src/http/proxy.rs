@@ -49,7 +49,7 @@ pub(crate) struct Proxy {
     port: u16,
     /// `Proxy-Authorization`.
     authorization: Option<SecretString>,
-    /// Its password, and the two together as they are sent.
+    /// Its password, or its user if there is none, and the two together as they are sent.
     secrets: Vec<SecretString>,
     shown: String,
 }
@@ -70,13 +70,11 @@ impl Proxy {
         let parsed = parsed.as_ref();
         let host = parsed.and_then(Url::host_str).unwrap_or_default();
         let pair = parsed.and_then(basic);
-        let password = parsed.and_then(Url::password);
-        let password = password.map(|text| percent_decode_str(text).decode_utf8_lossy().into_owned());
         Self {
             host: host.trim_start_matches('[').trim_end_matches(']').to_owned(),
             port: parsed.and_then(Url::port_or_known_default).unwrap_or(80),
             authorization: pair.as_ref().map(|pair| format!("Basic {pair}").into()),
-            secrets: pair.into_iter().chain(password).map(SecretString::from).collect(),
+            secrets: pair.into_iter().chain(parsed.and_then(key)).map(SecretString::from).collect(),
             shown: url.to_string(),
         }
     }
@@ -187,8 +185,13 @@ impl Proxy {
         ProxyFault { fault, detail: detail.trim_end().to_owned(), retry_after: *retry_after }
     }
 
+    /// What nobody may be shown of its URL.
+    pub(super) fn secrets(&self) -> impl Iterator<Item = &str> {
+        self.secrets.iter().map(|secret| secret.expose_secret())
+    }
+
     fn is_quoted_in(&self, words: &str) -> bool {
-        let secrets: Vec<&str> = self.secrets.iter().map(ExposeSecret::expose_secret).collect();
+        let secrets: Vec<&str> = self.secrets().collect();
         excerpt::tells(words, &secrets)
     }
 
@@ -219,6 +222,13 @@ impl From<ProxyFault> for Attempt {
     fn from(ProxyFault { fault, detail, retry_after }: ProxyFault) -> Self {
         Self::Intercepted { fault, retry_after, detail }
     }
+}
+
+/// The password of a URL; without one, its user is the key.
+fn key(url: &Url) -> Option<String> {
+    let key = url.password().filter(|password| !password.is_empty()).unwrap_or(url.username());
+    let key = percent_decode_str(key).decode_utf8_lossy().into_owned();
+    Some(key).filter(|key| !key.is_empty())
 }
 
 /// `Basic` credentials of a URL's user information.

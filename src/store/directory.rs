@@ -1,5 +1,7 @@
 //! Bots and their services.
 
+use std::iter;
+
 use entity::{
     outhook::gate,
     zulip::{BOT_TYPE_OUTGOING_WEBHOOK, realm, service, user_profile},
@@ -9,7 +11,7 @@ use sea_orm::{
     ActiveEnum, ActiveModelTrait, ActiveValue::Set, ColumnTrait, ConnectionTrait, DbErr, EntityTrait,
     FromQueryResult, QueryFilter, QueryOrder,
 };
-use secrecy::SecretString;
+use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -38,6 +40,14 @@ pub(crate) struct Bot {
     pub(crate) realm_string_id: String,
     /// What is called, in order of their ids.
     pub(crate) services: Vec<Service>,
+}
+
+impl Bot {
+    /// What nobody may be shown of it: its API key, and the tokens of its services.
+    pub(crate) fn secrets(&self) -> impl Iterator<Item = &str> {
+        let tokens = self.services.iter().map(|service| &service.token);
+        iter::once(&self.api_key).chain(tokens).map(|secret| secret.expose_secret())
+    }
 }
 
 /// An endpoint of a bot.

@@ -5,7 +5,6 @@ use outhook_core::{
     identity::MessageId,
     outcome::{Attempt, Failure, Fault},
 };
-use secrecy::ExposeSecret;
 use serde::{Deserialize, Serialize};
 use url::Url;
 
@@ -55,6 +54,7 @@ impl Work {
     /// Does it and throws away what comes of it.
     pub(crate) fn rehearse(self) {
         let egress = Egress { ports: self.ports, ..Egress::default() };
+        let secrets: Vec<&str> = self.bot.secrets().collect();
         for service in &self.bot.services {
             let Some(handler) = handlers::of_interface(service.interface) else { continue };
             match &self.part {
@@ -65,7 +65,7 @@ impl Work {
                 Part::Answer { service: id, status, body } if *id == service.id => {
                     let answered =
                         Attempt::Answered { status: *status, retry_after: None, body: body.clone() };
-                    drop(read_answer(self.message, answered, handler, (&self.bot, service)));
+                    drop(read_answer(self.message, answered, handler, &secrets));
                 }
                 Part::Answer { .. } => {}
             }
@@ -95,17 +95,16 @@ pub(crate) fn build_request(
     Ok((url, request))
 }
 
-/// What an attempt came to.
+/// What an attempt came to, told without these secrets of the call.
 pub(crate) fn read_answer(
     message: MessageId,
     attempt: Attempt,
     handler: &dyn Handler,
-    (bot, service): (&Bot, &Service),
+    secrets: &[&str],
 ) -> Tried {
     fail_points::answer(message);
     fail_points::place("handler.reply");
-    let secrets = [service.token.expose_secret(), bot.api_key.expose_secret()];
-    read_attempt(attempt, handler, &secrets)
+    read_attempt(attempt, handler, secrets)
 }
 
 /// Secrets on their way to a process of our own, through a pipe that nobody else has.

@@ -120,7 +120,8 @@ impl RestClient {
         let status = response.status().as_u16();
         let not_before = retry_after(response.headers());
         let body = response.body().limit(ANSWER_BYTES_MAX).await.unwrap_or_default();
-        read_answer(status, not_before, &body, bot.api_key.expose_secret())
+        let secrets: Vec<&str> = bot.secrets().collect();
+        read_answer(status, not_before, &body, &secrets)
     }
 }
 
@@ -158,12 +159,12 @@ fn unsent(error: &SendRequestError) -> Posted {
     }
 }
 
-fn read_answer(status: u16, not_before: Option<Millis>, body: &[u8], api_key: &str) -> Posted {
+fn read_answer(status: u16, not_before: Option<Millis>, body: &[u8], secrets: &[&str]) -> Posted {
     let error: Option<ApiError> = serde_json::from_slice(body).ok();
     let said =
         error.map(|error| [error.code, error.msg].into_iter().flatten().collect::<Vec<_>>().join(": "));
-    // What is in front of Zulip may give back what it was sent.
-    let said = excerpt(said.unwrap_or_default().as_bytes(), &[api_key]);
+    // Zulip, and what is in front of it, may give back what they were sent.
+    let said = excerpt(said.unwrap_or_default().as_bytes(), secrets);
     let detail = format!("Zulip answered with status {status} {}", String::from_utf8_lossy(&said));
     match status {
         200..=299 => Posted::Done,
@@ -183,20 +184,22 @@ mod tests {
 
     #[test]
     fn only_a_certain_failure_is_called_one() {
-        assert_eq!(read_answer(200, None, b"{}", KEY), Posted::Done);
-        let limited = read_answer(429, Some(7), br#"{"code":"RATE_LIMIT_HIT","msg":"slow down"}"#, KEY);
+        assert_eq!(read_answer(200, None, b"{}", &[KEY]), Posted::Done);
+        let limited = read_answer(429, Some(7), br#"{"code":"RATE_LIMIT_HIT","msg":"slow down"}"#, &[KEY]);
         let Posted::NotDone { detail, not_before: Some(7) } = limited else { panic!("{limited:?}") };
         assert!(detail.contains("RATE_LIMIT_HIT: slow down"), "{detail}");
-        assert!(matches!(read_answer(400, None, b"", KEY), Posted::Refused { .. }));
-        assert!(matches!(read_answer(401, None, b"", KEY), Posted::Refused { .. }));
-        assert!(matches!(read_answer(504, None, b"", KEY), Posted::Unknown { .. }));
+        assert!(matches!(read_answer(400, None, b"", &[KEY]), Posted::Refused { .. }));
+        assert!(matches!(read_answer(401, None, b"", &[KEY]), Posted::Refused { .. }));
+        assert!(matches!(read_answer(504, None, b"", &[KEY]), Posted::Unknown { .. }));
     }
 
     #[test]
     fn a_refusal_that_quotes_the_request_is_told_without_the_key() {
         // "bot@x.org:a-key-of-a-bot"
         let body = br#"{"msg":"Basic Ym90QHgub3JnOmEta2V5LW9mLWEtYm90 is a-key-of-a-bot"}"#;
-        let Posted::Refused { detail } = read_answer(400, None, body, KEY) else { panic!("it is refused") };
+        let Posted::Refused { detail } = read_answer(400, None, body, &[KEY]) else {
+            panic!("it is refused")
+        };
         assert!(detail.contains("[hidden]"), "{detail}");
         assert!(!detail.contains("ta2V5LW9m") && !detail.contains(KEY), "{detail}");
     }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
+use serde_json::json;
 
 use super::Comes::{self, Failed, Reply, Silence};
 use super::peer::{Behaviour, drips, floods, resets, resets_at_once, says, says_unasked, spells, stays};
@@ -303,10 +304,16 @@ fn ends() -> Vec<Case> {
 fn bodies() -> Vec<Case> {
     const BAD: Comes = Failed(&["bad_answer"]);
     let deep = |count: usize| format!(r#"{{"content":{}{}}}"#, "[".repeat(count), "]".repeat(count));
+    let private: &'static str = private_json(12).leak();
     vec![
         http("brackets in brackets", BAD, says(ok(deep(100_000)))),
         http("brackets without an end", BAD, says(ok("[".repeat(200_000)))),
         http("objects in objects", BAD, says(ok(r#"{"a":"#.repeat(40_000)))),
+        http(
+            "JSON in JSON for its reader to unpack",
+            Reply(private),
+            says(ok(format!(r#"{{"content":{private}}}"#))),
+        ),
         http("a number beyond all size", BAD, says(ok(r#"{"content":1e999999}"#))),
         http("an integer of 400 digits", BAD, says(ok(format!(r#"{{"content":{}}}"#, "9".repeat(400))))),
         http("a key twice", Reply("two"), says(ok(r#"{"content":"one","content":"two"}"#))),
@@ -323,6 +330,15 @@ fn bodies() -> Vec<Case> {
         ),
         http("an endless body", Failed(&["too_large"]), floods("HTTP/1.0 200 OK\r\n\r\n", of(b' ', MUCH))),
     ]
+}
+
+/// An array as deep as may be around what serde_json by itself takes for JSON to be parsed anew, as often as `times`.
+fn private_json(times: usize) -> String {
+    let wrap = |inner: String| {
+        let raw = json!({ "$serde_json::private::RawValue": inner });
+        format!("{}{raw}{}", "[".repeat(125), "]".repeat(125))
+    };
+    (0..times).fold("7".to_owned(), |inner, _| wrap(inner))
 }
 
 fn encodings() -> Vec<Case> {

@@ -66,10 +66,19 @@ fn has_key(line: &str) -> bool {
     })
 }
 
+/// Behind its version, or before its filler: whoever verifies one takes its parts apart, and some escape its slashes.
 fn has_signature(line: &str) -> bool {
+    let bytes = line.as_bytes();
+    let is_versioned = |(at, start): (usize, &str)| is_signature(bytes[at + start.len()..].iter());
+    let is_filled = |(at, _): (usize, &str)| is_signature(bytes[..at].iter().rev());
+    line.match_indices("v1,").any(is_versioned) || line.match_indices('=').any(is_filled)
+}
+
+/// Whether there is so much of base64, and it does not look like words with slashes between them.
+fn is_signature<'a>(bytes: impl Iterator<Item = &'a u8>) -> bool {
     let is_base64 = |byte: &u8| byte.is_ascii_alphanumeric() || b"+/".contains(byte);
-    line.match_indices("v1,").any(|(at, start)| {
-        let rest = line.as_bytes()[at + start.len()..].iter();
-        rest.take_while(|byte| is_base64(byte)).count() >= SIGNATURE_BYTES
-    })
+    let letters = bytes.filter(|byte| **byte != b'\\').copied().take_while(is_base64);
+    let found: Vec<u8> = letters.take(SIGNATURE_BYTES).collect();
+    let kinds = [u8::is_ascii_lowercase, u8::is_ascii_uppercase, u8::is_ascii_digit];
+    found.len() == SIGNATURE_BYTES && kinds.iter().all(|is_kind| found.iter().any(is_kind))
 }

@@ -12,18 +12,38 @@ const FAULT_BYTES_MAX: usize = 200;
 pub fn hold(bytes: &[u8]) {
     let is_blank = bytes.iter().all(u8::is_ascii_whitespace);
     let is_empty_text = serde_json::from_slice::<String>(bytes).is_ok_and(|text| text.is_empty());
-    let object = serde_json::from_slice::<Map<String, Value>>(bytes).ok();
+    let object = || serde_json::from_slice::<Map<String, Value>>(bytes).ok();
     match Answer::read(bytes) {
         Ok(Answer::Nothing) => assert!(is_blank || is_empty_text),
         Ok(Answer::Object(read)) => {
             read.values().for_each(value);
-            assert_eq!(Some(read), object);
+            if !read.iter().any(is_private) {
+                assert_eq!(Some(read), object());
+            }
         }
         Err(failure) => {
-            assert!(!is_blank && !is_empty_text && object.is_none(), "{failure:?}");
+            assert!(!is_blank && !is_empty_text && object().is_none(), "{failure:?}");
             assert_eq!((failure.fault, failure.status), (Fault::BadAnswer, None));
             assert!(failure.detail.len() <= FAULT_BYTES_MAX, "{failure:?}");
         }
+    }
+}
+
+/// Whether serde_json's own reading of an entry is another, because a key in it means something to that alone.
+fn is_private((key, value): (&String, &Value)) -> bool {
+    key.starts_with("$serde_json::private::")
+        || match value {
+            Value::Object(entries) => entries.iter().any(is_private),
+            Value::Array(items) => items.iter().any(|item| is_private((&String::new(), item))),
+            _ => false,
+        }
+}
+
+/// A value of an answer, read as answers are.
+fn read_again(words: &str) -> Value {
+    match Answer::read(format!("{{\"\":{words}}}").as_bytes()) {
+        Ok(Answer::Object(mut object)) => object.remove("").unwrap(),
+        other => panic!("{words}: {other:?}"),
     }
 }
 
@@ -34,8 +54,7 @@ fn value(value: &Value) {
         (Value::Null, None) => {}
         (Value::String(said), Some(words)) => assert_eq!(said, words),
         (_, Some(words)) => {
-            let read: Value = serde_json::from_str(words).unwrap();
-            assert_eq!(discriminant(&read), discriminant(value), "{words}");
+            assert_eq!(discriminant(&read_again(words)), discriminant(value), "{words}");
         }
         (_, None) => panic!("{value} is not told"),
     }

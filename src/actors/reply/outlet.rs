@@ -2,10 +2,14 @@
 
 use std::sync::Arc;
 
+use outhook_core::excerpt::without_secrets;
+use serde_json::Value;
+
 use crate::{
     actors::EVENT_LOG,
     directory::Directory,
-    store::Outgoing,
+    http::Route,
+    store::{Bot, Outgoing},
     zulip::{Posted, RestClient, Site},
 };
 
@@ -13,7 +17,10 @@ use crate::{
 #[derive(Clone)]
 pub(crate) enum Outlet {
     /// To the log.
-    Log,
+    Log {
+        /// The way to endpoints, on which there may be credentials.
+        route: Route,
+    },
     /// To Zulip.
     Zulip {
         /// Its REST API.
@@ -27,8 +34,12 @@ impl Outlet {
     /// Posts a reply, or logs it.
     pub(super) async fn post(&self, directory: &Directory, reply: &Outgoing) -> Posted {
         match self {
-            Self::Log => {
-                let said = serde_json::Value::from(String::from_utf8_lossy(&reply.content));
+            Self::Log { route } => {
+                let said = match directory.find(reply.bot_id).await {
+                    Ok(bot) => said(reply, &bot, route),
+                    // Nobody knows what of it is a secret.
+                    Err(reason) => format!("(not shown: {reason})"),
+                };
                 log::info!(target: EVENT_LOG, "reply of bot {} to {}: {said}", reply.bot_id, reply.destination);
                 Posted::Done
             }
@@ -38,4 +49,11 @@ impl Outlet {
             },
         }
     }
+}
+
+/// The words of a reply as JSON, without anything that its endpoint was sent and nobody may be shown.
+fn said(reply: &Outgoing, bot: &Bot, route: &Route) -> String {
+    let secrets: Vec<&str> = bot.secrets().chain(route.secrets()).collect();
+    let words = without_secrets(&reply.content, &secrets);
+    Value::from(String::from_utf8_lossy(&words)).to_string()
 }

@@ -1,7 +1,7 @@
 use std::{
     cell::{Cell, RefCell},
     rc::Rc,
-    sync::Arc,
+    sync::{Arc, LazyLock},
 };
 
 use actix_rt::net::TcpStream;
@@ -23,6 +23,9 @@ const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}";
 const BODY: &[u8] = b"{\"data\":\"soup\"}";
 const BOT: BotId = 1;
 const KEPT_MAX: usize = 2;
+
+static SIGNATURE: LazyLock<Signature> =
+    LazyLock::new(|| Signature::new("token", "id", 0, BODY).expect("UTF-8"));
 
 /// An endpoint on the client's own thread. It answers the first request of each connection, and then keeps
 /// the connection until the test drops it, which the client's runtime can't hear of before the test waits.
@@ -71,7 +74,7 @@ fn outbound(url: Url) -> Outbound<'static> {
         body: BODY.to_vec(),
         webhook_id: "id".into(),
         attempt: 1,
-        token: "token",
+        signature: &SIGNATURE,
     }
 }
 

@@ -62,6 +62,18 @@ fn a_proxy_that_says_its_password_is_not_quoted() {
 }
 
 #[test]
+fn a_user_without_a_password_is_a_key_that_is_not_shown() {
+    for url in ["http://hunt%2Fer2@proxy", "http://hunt%2Fer2:@proxy"] {
+        let proxy = proxy(url);
+        let pair = BASE64_STANDARD.encode("hunt/er2:");
+        assert_eq!(proxy.secrets().collect::<Vec<_>>(), [pair.as_str(), "hunt/er2"]);
+        assert_eq!(proxy.fault("failed").detail, "the proxy http://***@proxy (egress.proxy) failed");
+    }
+    assert_eq!(proxy("http://user:hunter2@proxy").secrets().last(), Some("hunter2"));
+    assert_eq!(proxy("http://proxy").secrets().count(), 0);
+}
+
+#[test]
 fn an_answer_to_an_http_request_is_the_bots_unless_it_says_otherwise() {
     let own = |status, name: &'static str| {
         let mut headers = HeaderMap::new();

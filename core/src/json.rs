@@ -1,0 +1,102 @@
+//! JSON of strangers.
+
+use std::fmt;
+
+use serde::{
+    Deserialize, Deserializer,
+    de::{MapAccess, SeqAccess, Visitor},
+};
+use serde_json::{Map, Value};
+
+/// A JSON value as it was written. `Value` reads itself otherwise: it takes an object with a certain key for serde_json's
+/// own raw text, and parses that anew, as deep as the limit allows once more for each of them.
+pub(crate) struct Plain(pub(crate) Value);
+
+impl<'de> Deserialize<'de> for Plain {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(Anything).map(Self)
+    }
+}
+
+struct Anything;
+
+impl<'de> Visitor<'de> for Anything {
+    type Value = Value;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a JSON value")
+    }
+
+    fn visit_unit<E>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+
+    fn visit_bool<E>(self, truth: bool) -> Result<Value, E> {
+        Ok(Value::from(truth))
+    }
+
+    fn visit_i64<E>(self, number: i64) -> Result<Value, E> {
+        Ok(Value::from(number))
+    }
+
+    fn visit_u64<E>(self, number: u64) -> Result<Value, E> {
+        Ok(Value::from(number))
+    }
+
+    fn visit_f64<E>(self, number: f64) -> Result<Value, E> {
+        Ok(Value::from(number))
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<Value, E> {
+        Ok(Value::from(text))
+    }
+
+    fn visit_seq<S: SeqAccess<'de>>(self, mut seq: S) -> Result<Value, S::Error> {
+        let mut items = Vec::new();
+        while let Some(Plain(item)) = seq.next_element()? {
+            items.push(item);
+        }
+        Ok(Value::Array(items))
+    }
+
+    fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<Value, M::Error> {
+        let mut entries = Map::new();
+        while let Some((key, Plain(value))) = map.next_entry::<String, Plain>()? {
+            entries.insert(key, value);
+        }
+        Ok(Value::Object(entries))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn read(text: &str) -> Value {
+        let Plain(value) = serde_json::from_str(text).expect("JSON");
+        value
+    }
+
+    #[test]
+    fn every_kind_of_value_is_read_as_it_is() {
+        let text = r#"{"a":[null,true,-7,18446744073709551615,0.5,"x\n"],"b":{},"c":[],"a":[{"d":1}]}"#;
+        assert_eq!(read(text), json!({"a": [{"d": 1}], "b": {}, "c": []}));
+        for text in ["null", "true", "-7", "18446744073709551615", "0.5", r#""x\n""#, r#"{"b":1,"a":2}"#] {
+            assert_eq!(read(text).to_string(), text);
+        }
+    }
+
+    #[test]
+    fn no_key_has_a_meaning_of_its_own() {
+        for text in [
+            r#"{"$serde_json::private::RawValue":"\"x\""}"#,
+            r#"[{"$serde_json::private::RawValue":7}]"#,
+            r#"{"a":{"$serde_json::private::RawValue":"[","b":1}}"#,
+            r#"{"$serde_json::private::Number":"1"}"#,
+        ] {
+            assert_eq!(read(text).to_string(), text);
+        }
+    }
+}
