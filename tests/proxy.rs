@@ -1,6 +1,8 @@
 //! `egress.proxy`: every call to a bot goes through it and none around it, and what it says itself is told
 //! from what bots say.
 
+mod faults;
+
 use std::io::ErrorKind;
 use std::net::{Ipv4Addr, TcpListener};
 use std::time::Duration;
@@ -28,7 +30,7 @@ async fn http_is_sent_to_the_proxy_and_https_through_a_tunnel_and_nothing_is_res
         Ruling::To(if request.method == "CONNECT" { secure } else { plain })
     };
     let proxy = Smokescreen::start(to).await;
-    let config = trusting(&authority, through(&proxy.url(), Config::sqlite()));
+    let config = through(&proxy.url(), Config::sqlite()).trusting(&authority);
     let near = format!("http://127.0.0.1:{}/near", doorbell.port);
 
     let urls =
@@ -201,7 +203,7 @@ async fn a_real_proxy_passes_http_and_https_and_refuses_a_tunnel() {
     let allowed = TlsFront::start(&identity, endpoint.address()).await;
     let forbidden = TlsFront::start(&identity, endpoint.address()).await;
     let tinyproxy = Tinyproxy::start(&format!("ConnectPort {}", allowed.address().port())).await;
-    let config = trusting(&authority, through(&tinyproxy.url(""), Config::sqlite()));
+    let config = through(&tinyproxy.url(""), Config::sqlite()).trusting(&authority);
     let urls = [endpoint.url("/plain"), allowed.url("localhost", "/tls"), forbidden.url("localhost", "/tls")];
 
     let calls = call(&config, &urls).await;
@@ -229,7 +231,7 @@ async fn a_real_proxy_is_told_the_user_and_password_and_the_lack_of_them_is_expl
         [("outhook:s%65cret@", ("succeeded", None, 1)), ("", ("failed", Some("proxy"), 1))]
     {
         let config = through(&tinyproxy.url(user_info), Config::sqlite()).set("retry.max_retries", "0");
-        let config = trusting(&authority, config);
+        let config = config.trusting(&authority);
         for (url, call) in urls.iter().zip(call(&config, &urls).await) {
             assert_eq!(call.seen(), expected, "{url} as {user_info:?}: {:?}", call.delivery);
             let is_explained = call.detail().contains("wants a user name and password");
@@ -308,11 +310,6 @@ fn status_in(target: &str) -> u16 {
 /// Calls bots through this proxy, with no network allowed beyond the public Internet.
 fn through(proxy: &str, config: Config) -> Config {
     config.set("egress.allow", "[]").text("egress.proxy", proxy)
-}
-
-fn trusting(authority: &Authority, config: Config) -> Config {
-    let file = authority.write(config.folder());
-    config.text("egress.ca_file", &file.to_string_lossy())
 }
 
 /// What came of a call.

@@ -1,5 +1,7 @@
 //! Connections are used again; one that is gone or spoilt costs no attempt and brings no wrong answer.
 
+mod idle;
+
 use std::time::Duration;
 
 use serde_json::{Value, json};

@@ -13,7 +13,8 @@ use tokio_rustls::rustls::{
 
 use crate::support::setup;
 use crate::support::{
-    Answer, Authority, Config, Endpoint, Identity, Manners, Outhook, TlsFront, Validity, channel_event,
+    Answer, Authority, Config, Ending, Endpoint, Identity, Manners, Outhook, TlsFront, Validity,
+    channel_event,
 };
 
 /// How a call ended, and what its detail says about it.
@@ -142,7 +143,7 @@ async fn a_peer_that_speaks_no_tls_or_breaks_it_off_is_told_from_one_that_can_no
 
 /// One that ends connections without TLS's own end, and one that does not.
 async fn fronts(identity: &Identity, endpoint: &Endpoint) -> (TlsFront, TlsFront) {
-    let rude = Manners { is_rude: true, ..Manners::default() };
+    let rude = Manners { ending: Ending::Bare, ..Manners::default() };
     let rude = TlsFront::with(identity, endpoint.address(), rude).await;
     (rude, TlsFront::start(identity, endpoint.address()).await)
 }
@@ -230,9 +231,7 @@ impl Peer {
 
 /// Trusts this authority, and calls only once.
 fn config(authority: &Authority) -> Config {
-    let config = Config::sqlite().set("retry.max_retries", "0");
-    let file = authority.write(config.folder());
-    config.text("egress.ca_file", &file.to_string_lossy())
+    Config::sqlite().set("retry.max_retries", "0").trusting(authority)
 }
 
 /// Calls each URL for a bot of its own, and compares what came of it.

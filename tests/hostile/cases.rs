@@ -9,18 +9,31 @@ use serde_json::json;
 
 use super::Comes::{self, Failed, Reply, Silence};
 use super::peer::{Behaviour, drips, floods, resets, resets_at_once, says, says_unasked, spells, stays};
+use super::tls;
+use crate::support::Ending;
 
-/// A name, what comes of it, the scheme of its URL, and what the endpoint does.
-pub(super) type Case = (&'static str, Comes, &'static str, Behaviour);
+/// A name, what comes of it, what the endpoint speaks it in, and what it does.
+pub(super) type Case = (&'static str, Comes, Layer, Behaviour);
+
+/// What an endpoint's bytes are put in.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Layer {
+    /// Nothing; its URL is one of http.
+    Http,
+    /// Nothing, where TLS is expected.
+    InsteadOfTls,
+    /// TLS, whose connections end so.
+    Tls(Ending),
+}
 
 /// No connection is left to be used again, so that all can be counted at the end.
-const OK: &str = "HTTP/1.1 200 OK\r\nconnection: close\r\n";
-const SECOND: Duration = Duration::from_secs(1);
+pub(super) const OK: &str = "HTTP/1.1 200 OK\r\nconnection: close\r\n";
+pub(super) const SECOND: Duration = Duration::from_secs(1);
 const MILLISECOND: Duration = Duration::from_millis(1);
-const HINTS: &str = "HTTP/1.1 103 Early Hints\r\nlink: </x>\r\n\r\n";
+pub(super) const HINTS: &str = "HTTP/1.1 103 Early Hints\r\nlink: </x>\r\n\r\n";
 const UPGRADE: &str = "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n";
 /// As much as is sent at a time in a flood.
-const MUCH: usize = 0x4000;
+pub(super) const MUCH: usize = 0x4000;
 
 /// Zulip cuts at 10,000 characters.
 const LONG_REPLY: &str = match std::str::from_utf8(&[b'x'; 20_000]) {
@@ -32,30 +45,30 @@ const LONG_REPLY: &str = match std::str::from_utf8(&[b'x'; 20_000]) {
 pub(super) fn all() -> Vec<Case> {
     let heads = [silent(), heads(), floods_of_heads(), interim_answers(), statuses(), not_http()];
     let bodies = [chunks(), lengths(), open_ends(), ends(), bodies(), encodings()];
-    heads.into_iter().chain(bodies).flatten().chain(tls()).collect()
+    heads.into_iter().chain(bodies).flatten().chain(tls::all()).collect()
 }
 
 fn http(name: &'static str, comes: Comes, behaviour: Behaviour) -> Case {
-    (name, comes, "http", behaviour)
+    (name, comes, Layer::Http, behaviour)
 }
 
 /// 200 with a body of this length.
-fn ok(body: impl AsRef<[u8]>) -> Vec<u8> {
+pub(super) fn ok(body: impl AsRef<[u8]>) -> Vec<u8> {
     with("", body)
 }
 
 /// 200 with a body of this length and more header lines, each with its CRLF.
-fn with(lines: &str, body: impl AsRef<[u8]>) -> Vec<u8> {
+pub(super) fn with(lines: &str, body: impl AsRef<[u8]>) -> Vec<u8> {
     let body = body.as_ref();
     [format!("{OK}{lines}content-length: {}\r\n\r\n", body.len()).as_bytes(), body].concat()
 }
 
 /// 200 with this instead of the chunks of a body.
-fn chunked(chunks: impl AsRef<[u8]>) -> Vec<u8> {
+pub(super) fn chunked(chunks: impl AsRef<[u8]>) -> Vec<u8> {
     [format!("{OK}transfer-encoding: chunked\r\n\r\n").as_bytes(), chunks.as_ref()].concat()
 }
 
-fn of(byte: u8, count: usize) -> Vec<u8> {
+pub(super) fn of(byte: u8, count: usize) -> Vec<u8> {
     vec![byte; count]
 }
 
@@ -363,19 +376,7 @@ fn encodings() -> Vec<Case> {
     ]
 }
 
-fn tls() -> Vec<Case> {
-    const TLS: Comes = Failed(&["tls"]);
-    let hello = b"\x16\x03\x03\xff\xff";
-    vec![
-        ("TLS that never answers", Failed(&["timeout"]), "https", stays("")),
-        ("no TLS", TLS, "https", says(ok("{}"))),
-        ("garbage instead of TLS", TLS, "https", floods("", of(0, MUCH))),
-        ("a TLS record that is too long", TLS, "https", floods(*hello, of(b'x', MUCH))),
-        ("an end in TLS's handshake", Failed(&["reset", "tls"]), "https", says("\x16\x03\x03")),
-    ]
-}
-
-fn gzip(body: &[u8]) -> Vec<u8> {
+pub(super) fn gzip(body: &[u8]) -> Vec<u8> {
     let mut encoder = GzEncoder::new(vec![], Compression::best());
     encoder.write_all(body).unwrap();
     encoder.finish().unwrap()

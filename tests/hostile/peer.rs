@@ -3,6 +3,7 @@
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
@@ -17,6 +18,7 @@ pub(super) type Behaviour = Box<dyn Fn(TcpStream) -> BoxFuture<'static, io::Resu
 /// A server; it and its connections end on drop.
 pub(super) struct Peer {
     address: SocketAddr,
+    accepted: Arc<AtomicUsize>,
     accepting: JoinHandle<()>,
 }
 
@@ -25,14 +27,27 @@ impl Peer {
     pub(super) async fn start(behaviour: Behaviour) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
+        let accepted = Arc::<AtomicUsize>::default();
+        let count = Arc::clone(&accepted);
         let accepting = tokio::spawn(async move {
             let mut connections = JoinSet::new();
             while let Ok((stream, _)) = listener.accept().await {
+                count.fetch_add(1, Ordering::SeqCst);
                 stream.set_nodelay(true).unwrap();
                 connections.spawn(behaviour(stream));
             }
         });
-        Self { address, accepting }
+        Self { address, accepted, accepting }
+    }
+
+    /// Where it listens.
+    pub(super) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// How many connections were accepted so far.
+    pub(super) fn accepted(&self) -> usize {
+        self.accepted.load(Ordering::SeqCst)
     }
 
     /// Its URL.
@@ -90,6 +105,17 @@ pub(super) fn says_unasked(bytes: impl Into<Vec<u8>>) -> Behaviour {
 /// Resets the connection as soon as the client is there.
 pub(super) fn resets_at_once() -> Behaviour {
     Box::new(|stream: TcpStream| async move { stream.set_zero_linger() }.boxed())
+}
+
+/// Reads so many bytes, and resets the connection.
+pub(super) fn resets_after(bytes: usize) -> Behaviour {
+    Box::new(move |mut stream: TcpStream| {
+        async move {
+            stream.read_exact(&mut vec![0; bytes]).await?;
+            stream.set_zero_linger()
+        }
+        .boxed()
+    })
 }
 
 async fn repeat(mut stream: TcpStream, bytes: Vec<u8>, every: Duration) -> io::Result<()> {

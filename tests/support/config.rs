@@ -10,7 +10,7 @@ use tempfile::TempDir;
 use tokio::io::AsyncWriteExt as _;
 use tokio::process::Command;
 
-use super::{PATIENCE, free_port, secrets};
+use super::{Authority, PATIENCE, free_port, secrets};
 
 /// A `config.toml` in a temporary folder; what is set last wins.
 pub struct Config {
@@ -92,6 +92,12 @@ impl Config {
         let file = self.folder().join("admin-token");
         fs::write(&file, token).unwrap();
         self.text("admin.token_file", &file.to_string_lossy())
+    }
+
+    /// Trusts the certificates that this authority has signed.
+    pub fn trusting(self, authority: &Authority) -> Self {
+        let file = authority.write(self.folder());
+        self.text("egress.ca_file", &file.to_string_lossy())
     }
 
     /// Sets an environment variable for the daemon and every command.

@@ -10,6 +10,7 @@
 
 mod attempt;
 mod config;
+mod connections;
 mod database;
 mod dice;
 pub mod dns;
@@ -33,6 +34,7 @@ mod tls;
 
 pub use self::attempt::{Attempt, Call};
 pub use self::config::{CliOutput, Config};
+pub use self::connections::Ending;
 pub use self::database::Db;
 pub use self::dice::Dice;
 pub use self::endpoint::{Answer, Endpoint, Gate, Request};

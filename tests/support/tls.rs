@@ -1,5 +1,6 @@
 //! Certificates of a test's own, and TLS in front of an endpoint.
 
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -12,6 +13,9 @@ use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use tokio_rustls::rustls::server::{Acceptor, ClientHello};
 use tokio_rustls::rustls::{ALL_VERSIONS, ServerConfig, SupportedProtocolVersion};
+
+use super::Ending;
+use super::connections::{Connections, Entered};
 
 /// One that signs certificates.
 pub struct Authority {
@@ -128,13 +132,13 @@ pub struct Manners {
     pub ip: IpAddr,
     /// The versions of TLS.
     pub versions: &'static [&'static SupportedProtocolVersion],
-    /// Whether it closes connections without the end that TLS has for that.
-    pub is_rude: bool,
+    /// How a connection ends once the client or the endpoint has ended it.
+    pub ending: Ending,
 }
 
 impl Default for Manners {
     fn default() -> Self {
-        Self { ip: Ipv4Addr::LOCALHOST.into(), versions: ALL_VERSIONS, is_rude: false }
+        Self { ip: Ipv4Addr::LOCALHOST.into(), versions: ALL_VERSIONS, ending: Ending::Orderly }
     }
 }
 
@@ -142,6 +146,7 @@ impl Default for Manners {
 pub struct TlsFront {
     address: SocketAddr,
     hellos: Arc<Mutex<Vec<Hello>>>,
+    connections: Arc<Connections>,
     accepting: JoinHandle<()>,
 }
 
@@ -156,18 +161,21 @@ impl TlsFront {
         let listener = TcpListener::bind((manners.ip, 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
         let hellos = Arc::<Mutex<Vec<Hello>>>::default();
-        let server = identity.server(manners.versions);
-        let record = Arc::clone(&hellos);
+        let connections = Connections::new();
+        let front = Front { server: identity.server(manners.versions), endpoint, ending: manners.ending };
+        let (front, record, entrance) = (Arc::new(front), Arc::clone(&hellos), Arc::clone(&connections));
         let accepting = tokio::spawn(async move {
             let mut connections = JoinSet::new();
             while let Ok((stream, _)) = listener.accept().await {
-                let (server, record) = (Arc::clone(&server), Arc::clone(&record));
+                let (front, record, mut entered) =
+                    (Arc::clone(&front), Arc::clone(&record), entrance.enter());
                 connections.spawn(async move {
-                    pass_on(stream, server, endpoint, manners.is_rude, &record).await;
+                    // A client or an endpoint that hangs up is nothing to tell of.
+                    front.pass_on(stream, &record, &mut entered).await.ok();
                 });
             }
         });
-        Self { address, hellos, accepting }
+        Self { address, hellos, connections, accepting }
     }
 
     /// The URL of a path under a name of this machine; paths begin with a slash.
@@ -184,6 +192,11 @@ impl TlsFront {
     pub fn hellos(&self) -> Vec<Hello> {
         self.hellos.lock().unwrap().clone()
     }
+
+    /// Ends all connections in this way, and waits until they are closed.
+    pub async fn hang_up(&self, ending: Ending) {
+        self.connections.hang_up(ending).await;
+    }
 }
 
 impl Drop for TlsFront {
@@ -192,25 +205,36 @@ impl Drop for TlsFront {
     }
 }
 
-async fn pass_on(
-    stream: TcpStream,
+struct Front {
     server: Arc<ServerConfig>,
     endpoint: SocketAddr,
-    is_rude: bool,
-    hellos: &Mutex<Vec<Hello>>,
-) {
-    let Ok(start) = LazyConfigAcceptor::new(Acceptor::default(), stream).await else { return };
-    hellos.lock().unwrap().push(Hello::read(&start.client_hello()));
-    let Ok(client) = start.into_stream(server).await else { return };
-    let Ok(endpoint) = TcpStream::connect(endpoint).await else { return };
-    let (mut from_client, mut to_client) = split(client);
-    let (mut from_endpoint, mut to_endpoint) = endpoint.into_split();
-    // Whoever ends first ends it for both.
-    tokio::select! {
-        _ = copy(&mut from_client, &mut to_endpoint) => {}
-        _ = copy(&mut from_endpoint, &mut to_client) => {}
-    }
-    if !is_rude {
-        to_client.shutdown().await.ok();
+    ending: Ending,
+}
+
+impl Front {
+    async fn pass_on(
+        &self,
+        stream: TcpStream,
+        hellos: &Mutex<Vec<Hello>>,
+        entered: &mut Entered,
+    ) -> io::Result<()> {
+        let start = LazyConfigAcceptor::new(Acceptor::default(), stream).await?;
+        hellos.lock().unwrap().push(Hello::read(&start.client_hello()));
+        let client = start.into_stream(Arc::clone(&self.server)).await?;
+        let endpoint = TcpStream::connect(self.endpoint).await?;
+        let (mut from_client, mut to_client) = split(client);
+        let (mut from_endpoint, mut to_endpoint) = endpoint.into_split();
+        // Whoever ends first ends it for both.
+        let ending = tokio::select! {
+            _ = copy(&mut from_client, &mut to_endpoint) => self.ending,
+            _ = copy(&mut from_endpoint, &mut to_client) => self.ending,
+            ending = entered.hung_up() => ending,
+        };
+        let mut client = from_client.unsplit(to_client);
+        match ending {
+            Ending::Orderly => client.shutdown().await,
+            Ending::Bare => Ok(()),
+            Ending::Reset => client.get_ref().0.set_zero_linger(),
+        }
     }
 }
