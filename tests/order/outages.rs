@@ -51,8 +51,8 @@ fn is_out(asked: &Mutex<HashMap<i64, usize>>, bot: i64) -> bool {
 fn configured() -> Config {
     persistent(Config::sqlite())
         .set("breaker.failures", &FAILURES.to_string())
-        .text("breaker.open", "20ms")
-        .text("breaker.max_open", "80ms")
+        .text("breaker.open", "50ms")
+        .text("breaker.max_open", "200ms")
         .set("actors.calls_per_bot", "4")
         // Lanes are served from rows, too.
         .set("actors.waiting_per_bot", "4")
@@ -75,10 +75,12 @@ async fn outages_that_close_gates_and_a_kill_in_their_midst_reorder_no_conversat
         scene.service(bot, "brittle", &endpoint.url(BRITTLE), &[]).await;
         bots.push(bot);
     }
-    for part in TALK.of_bots(&bots).chunks(TALK.events() / 4) {
+    let events = TALK.of_bots(&bots);
+    let (before, after) = events.split_at(TALK.events() / 4 * 3);
+    for part in before.chunks(TALK.events() / 4) {
         scene.send(part).await;
     }
-    reaches("calls", TALK.events(), || async { endpoint.count() }).await;
+    reaches("calls", TALK.events() / 2, || async { endpoint.count() }).await;
     assert!(closings(&scene).await > 0.0, "no gate was closed: the test shows nothing");
     assert!(!scene.outhook.kill().await.success());
     let killed_at = Instant::now();
@@ -86,6 +88,7 @@ async fn outages_that_close_gates_and_a_kill_in_their_midst_reorder_no_conversat
     let unfinished = scene.db.count("SELECT count(*) FROM outhook_event WHERE state = 0").await;
     assert!(unfinished > 0, "it was killed too late: the test shows nothing");
     let cut = Cut { number: endpoint.count(), at: killed_at };
+    scene.send(after).await;
     scene.start_again().await;
     let finished = || async {
         let count = scene.db.count("SELECT count(*) FROM outhook_event WHERE state = 1").await;
