@@ -31,6 +31,7 @@ async fn looks(scene: &Scene) -> f64 {
 /// Asserts that most of so many lanes that became free, one after the other, went on without such a look: who waits for
 /// one sees one each time, whatever it is that looks, and however often.
 async fn assert_unlooked_for(scene: &Scene, looks_before: f64, lanes: usize) {
+    assert!(looks_before > 0.0, "nobody looks when the daemon starts: the test shows nothing");
     let looked = looks(scene).await - looks_before;
     assert!(looked * 4.0 <= lanes as f64, "{looked} looks for {lanes} lanes that became free");
 }

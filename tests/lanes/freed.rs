@@ -1,6 +1,8 @@
 //! What else frees a lane than the end of the call before: a gate that opens, the pace of its bot, a place in the share of
 //! bots that fail. Nobody looks for it, and where nothing is freed nobody reads anything.
 
+use std::time::Instant;
+
 use super::*;
 
 /// A call that fails is not tried again.
@@ -22,15 +24,17 @@ fn talk(events: usize) -> Vec<Value> {
     (1..=events).map(|message| event(message, 1)).collect()
 }
 
-/// Each call fails and so closes the gate for the next.
+/// Each failure closes a gate, always for the same time.
+const OPEN: Duration = Duration::from_millis(100);
+const BREAKER: [(&str, &str); 3] =
+    [("breaker.failures", "1"), ("breaker.open", r#""100ms""#), ("breaker.max_open", r#""100ms""#)];
+
+/// Each call closes the gate for the next.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lane_goes_on_at_once_when_a_gate_opens() {
-    const OPEN: Duration = Duration::from_millis(100);
     const CALLS: usize = 20;
     let endpoint = Endpoint::start(|_, _| Answer::status(503)).await;
-    let open = r#""100ms""#;
-    let breaker = [("breaker.failures", "1"), ("breaker.open", open), ("breaker.max_open", open)];
-    let scene = scene(&breaker).await;
+    let scene = scene(&BREAKER).await;
     setup::insert_bot_at(&scene.db, BOT, &endpoint.url("/hook")).await;
     scene.send(&talk(CALLS)).await;
     endpoint.wait_for(1).await;
@@ -45,6 +49,25 @@ async fn a_lane_goes_on_at_once_when_a_gate_opens() {
         // Moments are told in whole milliseconds.
         assert!(wait >= OPEN - Duration::from_millis(2), "the gate was open after {wait:?}");
     }
+}
+
+/// Another service of the bot can be called. So each event begins, and is then due when the gate opens; whoever waited for
+/// the regular look would wait for it each time.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lane_goes_on_when_the_gate_of_one_service_opens_and_not_at_the_next_regular_look() {
+    const LOOK_EVERY: Duration = Duration::from_secs(5);
+    const EVENTS: u32 = 12;
+    let endpoint = Endpoint::start(|_, _| Answer::status(503)).await;
+    let sibling = Endpoint::start(|request, _| echo(request)).await;
+    let scene = scene(&BREAKER).await;
+    let bot = scene.bot_at("soup", &endpoint.url("/hook")).await;
+    scene.service(bot, "sibling", &sibling.url("/hook"), &[]).await;
+    let talk = (1..=i64::from(EVENTS)).map(|message| channel_event(bot, message, 1, "Kitchen", "soup?"));
+    let began = Instant::now();
+    scene.send(&talk.collect::<Vec<_>>()).await;
+    scene.finished(EVENTS as usize).await;
+    assert!(began.elapsed() < LOOK_EVERY * EVENTS / 2, "it took {:?}", began.elapsed());
+    assert_eq!((endpoint.count(), sibling.count()), (EVENTS as usize, EVENTS as usize));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -142,6 +165,7 @@ async fn nobody_reads_rows_while_all_lanes_wait() {
     hung.wait_for(2).await;
 
     let (before, memory) = (reads(&scene).await, scene.outhook.memory());
+    assert!(before > 0.0, "reads are not counted: the test shows nothing");
     stays_calm(&scene.outhook, memory).await;
     let read = reads(&scene).await - before;
     assert!(read <= READS_MAX, "{read} reads while nothing could go on");
