@@ -2,8 +2,11 @@
 //! pauses. What waits for it loses nothing, and no other service notices.
 
 mod handover;
+mod pace;
 mod paused;
 mod resume;
+mod retry_after;
+mod visible;
 
 use std::time::{Duration, Instant};
 
@@ -336,24 +339,6 @@ async fn a_call_is_given_up_at_once_if_it_would_wait_too_long_and_is_made_if_it_
     let said = setup::outbox(&scene.db).await;
     let told = "I could not pass this message on: its endpoint has been failing for a while.";
     assert_eq!(said[1].content, told);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_bot_makes_no_more_calls_in_a_second_than_it_may() {
-    const RATE: u32 = 5;
-    const CALLS: u32 = 13;
-    let endpoint = Endpoint::json(json!({})).await;
-    let config = Config::sqlite().set("actors.rate_per_bot", "5").set("actors.calls_per_bot", "20");
-    let scene = Scene::start(Inlet::Stored, config).await;
-    let bot = scene.bot_at("soup", &endpoint.url("/hook")).await;
-    let began = Instant::now();
-    scene.send(&events(bot, 1..=i64::from(CALLS))).await;
-    scene.finished(CALLS as usize).await;
-    let requests = endpoint.requests();
-    assert_eq!(requests.len(), CALLS as usize);
-    let paced = Duration::from_secs(1) / RATE * (CALLS - RATE);
-    assert!(requests[CALLS as usize - 1].at - began >= paced - ROUNDING, "{:?}", began.elapsed());
-    assert_eq!(count(&scene, "outhook_call WHERE state = 1 AND attempts = 1").await, i64::from(CALLS));
 }
 
 /// More than one transaction deletes.

@@ -1,6 +1,8 @@
 //! A bot can only hurt itself: whatever some do, the others get on. Nothing here is measured in seconds: events of the
 //! others that are held up by bots that hang would be so for ever, and a flood is measured in its own calls.
 
+mod cycle;
+
 use std::ops::Range;
 use std::slice;
 use std::time::Duration;

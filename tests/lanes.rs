@@ -1,5 +1,7 @@
 //! A lane that becomes free goes on at once, and one that waits for a retry keeps its order whatever ends the daemon.
 
+mod freed;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -21,6 +23,19 @@ fn event(message: usize, stream: usize) -> Value {
     channel_event(BOT, number(message), number(stream), "Kitchen", "soup?")
 }
 
+/// How often it was looked for rows that are due.
+async fn looks(scene: &Scene) -> f64 {
+    scene.outhook.metric("outhook_inbox_job_seconds_count{job=\"due\"").await
+}
+
+/// Asserts that most of so many lanes that became free, one after the other, went on without such a look: who waits for
+/// one sees one each time, whatever it is that looks, and however often.
+async fn assert_unlooked_for(scene: &Scene, looks_before: f64, lanes: usize) {
+    assert!(looks_before > 0.0, "nobody looks when the daemon starts: the test shows nothing");
+    let looked = looks(scene).await - looks_before;
+    assert!(looked * 4.0 <= lanes as f64, "{looked} looks for {lanes} lanes that became free");
+}
+
 /// Lets one call of a bot end after the other. Each time another one begins, and not only when somebody looks: of the
 /// same lane if it can, else of another.
 async fn goes_on_at_once(inlet: Inlet, storage: Storage, calls: usize, memory: usize) {
@@ -39,11 +54,13 @@ async fn goes_on_at_once(inlet: Inlet, storage: Storage, calls: usize, memory: u
         (0..CONVERSATIONS * MESSAGES).map(|turn| event(turn + 1, turn % CONVERSATIONS)).collect();
     scene.send(&events).await;
     endpoint.wait_for(calls).await;
+    let before = looks(&scene).await;
     for begun in calls + 1..=events.len() {
         gate.let_through(1);
         let begins = || async { (endpoint.count() >= begun).then_some(()) };
         eventually(&format!("call number {begun}"), AT_ONCE, begins).await;
     }
+    assert_unlooked_for(&scene, before, events.len() - calls).await;
     gate.open();
     scene.finished(events.len()).await;
 }

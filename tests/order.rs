@@ -1,6 +1,7 @@
 //! In order within a conversation, beside each other across conversations and bots, and never more at once
 //! than the limits allow.
 
+mod outages;
 pub(crate) mod talk;
 
 use std::time::Duration;
