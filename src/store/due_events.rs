@@ -13,7 +13,7 @@ use super::{
     inbox::{Taken, neighbour},
     rows::{COLUMNS, Row},
     sql::{among, as_i64, ids, statement},
-    turns::{Turn, bots_in_turn, first_rows},
+    turns::{Turn, bots_in_turn, first_due_rows},
 };
 use crate::fail_points::Step;
 
@@ -98,14 +98,8 @@ impl Store {
             let events = mine.map(|(event, _)| event).collect();
             return Ok(Page { events, may_be_more: false, last: after });
         }
-        let turn = Turn {
-            table: "outhook_event",
-            due_by,
-            after,
-            waiting: &[],
-            bots_max: rows_max,
-            partitions,
-        };
+        let turn =
+            Turn { table: "outhook_event", due_by, after, waiting: &[], bots_max: rows_max, partitions };
         let bots = bots_in_turn(self.db(), turn).await?;
         let rows_of_each = (rows_max / bots.len().max(1)).clamp(1, ROWS_OF_BOT_MAX);
         let events = self.first_of_each(&bots, due_by, rows_of_each).await?;
@@ -125,7 +119,7 @@ impl Store {
         due_by: Millis,
         rows_max: usize,
     ) -> Result<Vec<EventId>, DbErr> {
-        let first = |bot| first_rows("outhook_event", bot, "$1", "$3");
+        let first = |bot| first_due_rows("outhook_event", bot, "$1", "$3");
         let sql = match self.backend() {
             DbBackend::Postgres => format!(
                 "SELECT page.id FROM unnest($2::bigint[]) AS b (bot_id) CROSS JOIN LATERAL ({}) page",

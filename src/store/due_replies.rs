@@ -11,7 +11,7 @@ use sea_orm::{ConnectionTrait, DatabaseTransaction, DbBackend, DbErr, FromQueryR
 use super::{
     Outgoing, Store, StoreError,
     sql::{among, as_i64, bigints, ids, now, statement},
-    turns::{Turn, bots_in_turn, first_rows as first_due},
+    turns::{Turn, bots_in_turn, first_due_rows},
 };
 use crate::fail_points::Step;
 
@@ -119,7 +119,7 @@ async fn first_rows(
 ) -> Result<Vec<Page>, DbErr> {
     let backend = transaction.get_database_backend();
     let rows_of = |bot: &str| {
-        let first = first_due("outhook_reply", bot, "$1", "$3");
+        let first = first_due_rows("outhook_reply", bot, "$1", "$3");
         format!(
             "SELECT r.id, r.bot_id, r.moment,
                 EXISTS (SELECT 1 FROM outhook_reply n WHERE n.state = 0 AND n.bot_id = r.bot_id

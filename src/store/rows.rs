@@ -19,7 +19,8 @@ use super::{
 };
 use crate::fail_points::Step;
 
-pub(super) const COLUMNS: &str = "e.id, e.bot_id, e.message_id, e.replay, e.conversation, e.taken_at, e.due, e.payload,
+pub(super) const COLUMNS: &str =
+    "e.id, e.bot_id, e.message_id, e.replay, e.conversation, e.taken_at, e.due, e.payload,
     e.is_suspect";
 
 #[derive(FromQueryResult)]

@@ -72,7 +72,7 @@ pub(super) async fn bots_in_turn(
 
 /// A query for the first due rows of a bot, each with its `moment`. The moments are looked at last, so that a planner that
 /// expects few of them does not sort all rows of the bot.
-pub(super) fn first_rows(table: &str, bot: &str, due_by: &str, rows_max: &str) -> String {
+pub(super) fn first_due_rows(table: &str, bot: &str, due_by: &str, rows_max: &str) -> String {
     let (its, moment) = (bot_of("d"), moment_of("d"));
     format!(
         "SELECT first.* FROM (
