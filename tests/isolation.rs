@@ -1,5 +1,5 @@
 //! A bot can only hurt itself: whatever some do, the others get on. Nothing here is measured in seconds: events of the
-//! others that are held up by bots that hang would be so for ever, and a flood is measured in its own calls.
+//! others that are held up by bots that hang would be so for ever, and a flood is measured in its own calls and rows.
 
 mod cycle;
 
@@ -271,4 +271,68 @@ async fn a_flood_of_one_bot_delays_others_by_a_fair_share_from_rabbitmq() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_flood_of_one_bot_delays_others_by_a_fair_share_without_a_broker() {
     a_flood_delays_others_by_a_fair_share(Inlet::Stored, Storage::Sqlite).await;
+}
+
+/// Ten others with an event each, which came after the flood.
+const LATER: Range<i64> = 10..20;
+/// The same, of which the calls hang.
+const HANGING: Range<i64> = 20..30;
+
+async fn flood_rows(scene: &Scene, of: &str) -> usize {
+    rows(scene, &format!("outhook_event WHERE bot_id = {FLOODING} AND due IS {of}")).await
+}
+
+/// Waits until an endpoint has had so many calls. By then most of the flood, which was there first, is still to be handed
+/// out. First come, first served would leave nothing of it.
+async fn are_called_before_the_flood(scene: &Scene, endpoint: &Endpoint, calls: usize) {
+    endpoint.wait_for(calls).await;
+    let left = flood_rows(scene, "NOT NULL").await;
+    assert!(left * 4 >= usize::try_from(FLOOD).unwrap(), "of the flood, only {left} were left");
+}
+
+/// The flood is in the inbox before a daemon looks at it: when it starts first, and when it starts again and everything
+/// that is not finished is due at the same moment.
+async fn a_flood_that_came_first_is_handed_out_in_turns(storage: Storage) {
+    let gate = Gate::new();
+    let (flooded, hanging) = (gated_endpoint(&gate).await, gated_endpoint(&gate).await);
+    let other = Endpoint::start(|request, _| echo(request)).await;
+    let config = storage
+        .config()
+        .await
+        .set("actors.event_pool", "1")
+        .text("http.timeout", "10m")
+        .text("drain.deadline", "200ms")
+        .text("log.filter", "warn");
+    let mut scene = Scene::start(Inlet::Stored, config).await;
+    setup::insert_bot_at(&scene.db, FLOODING, &flooded.url("/hook")).await;
+    setup::insert_bots_at(&scene.db, LATER, &other.url("/hook")).await;
+    setup::insert_bots_at(&scene.db, HANGING, &hanging.url("/hook")).await;
+    scene.drain().await;
+    let flood: Vec<Value> =
+        (1..=FLOOD).map(|n| channel_event(FLOODING, n, n % 500, "Kitchen", "soup?")).collect();
+    scene.send(&flood).await;
+    let one_each = |bots: Range<i64>| -> Vec<Value> {
+        bots.map(|bot| channel_event(bot, FLOOD + bot, 1, "Kitchen", "soup?")).collect()
+    };
+    scene.send(&one_each(LATER)).await;
+
+    scene.outhook = Outhook::run(&scene.config);
+    are_called_before_the_flood(&scene, &other, 10).await;
+    reaches("rows of the flood that were handed out", flood.len(), || flood_rows(&scene, "NULL")).await;
+
+    scene.send(&one_each(HANGING)).await;
+    hanging.wait_for(10).await;
+    scene.drain().await;
+    scene.outhook = Outhook::run(&scene.config);
+    are_called_before_the_flood(&scene, &hanging, 20).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flood_that_came_first_is_handed_out_in_turns_on_sqlite() {
+    a_flood_that_came_first_is_handed_out_in_turns(Storage::Sqlite).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flood_that_came_first_is_handed_out_in_turns_on_postgresql() {
+    a_flood_that_came_first_is_handed_out_in_turns(Storage::Postgres).await;
 }

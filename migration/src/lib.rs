@@ -13,6 +13,7 @@ mod m20261124_000001_daemons;
 mod m20261124_000002_replays;
 mod m20261124_000003_outbox_turns;
 mod m20261125_000001_gates;
+mod m20261126_000001_turns;
 
 use sea_orm_migration::{
     MigratorTraitSelf,
@@ -44,6 +45,7 @@ impl MigratorTraitSelf for Migrator {
         migrations.push(Box::new(m20261124_000002_replays::Migration));
         migrations.push(Box::new(m20261124_000003_outbox_turns::Migration));
         migrations.push(Box::new(m20261125_000001_gates::Migration));
+        migrations.push(Box::new(m20261126_000001_turns::Migration));
         migrations
     }
 

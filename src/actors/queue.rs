@@ -18,7 +18,12 @@ use std::{
 use actix::{
     Actor, ActorContext, ActorFutureExt, AsyncContext, Context, Handler, Message, StreamHandler, WrapFuture,
 };
-use outhook_core::{identity::Millis, newcomers::Newcomers, partition::Partitions, quota::Quota};
+use outhook_core::{
+    identity::{BotId, Millis},
+    newcomers::Newcomers,
+    partition::Partitions,
+    quota::Quota,
+};
 use tokio::sync::oneshot;
 
 pub(crate) use intake::read_delivery;
@@ -71,6 +76,8 @@ pub(crate) struct QueueActor {
     leaving: Partitions,
     wants: VecDeque<WantRows>,
     is_due: bool,
+    /// The bot behind which the next turn of those with due rows begins.
+    due_after: BotId,
     /// Found due and not yet known to be claimed.
     claiming: Option<FoundDue>,
     due_timer: DueTimer,
@@ -152,6 +159,7 @@ impl QueueActor {
             leaving: Partitions::NONE,
             wants: VecDeque::new(),
             is_due: true,
+            due_after: 0,
             claiming: None,
             due_timer: DueTimer::default(),
             lines: Lines::default(),
@@ -252,7 +260,7 @@ impl Handler<WantRows> for QueueActor {
     type Result = ();
 
     fn handle(&mut self, wants: WantRows, context: &mut Context<Self>) {
-        // What one shard wants is read at once, however often it asked.
+        // What one shard wants is read together, however often it asked, a page at a time.
         match self.wants.iter_mut().find(|waiting| waiting.shard == wants.shard) {
             Some(waiting) => waiting.wants.extend(wants.wants),
             None => self.wants.push_back(wants),

@@ -5,14 +5,13 @@ use std::collections::HashMap;
 use outhook_core::{
     fair_share::{Claim, share_out},
     identity::{BotId, Millis},
-    partition::Partitions,
 };
 use sea_orm::{ConnectionTrait, DatabaseTransaction, DbBackend, DbErr, FromQueryResult, QueryResult};
 
 use super::{
     Outgoing, Store, StoreError,
-    rows::LOWEST,
-    sql::{among, as_i64, bigints, ids, in_partitions, members, now, statement},
+    sql::{among, as_i64, bigints, ids, now, statement},
+    turns::{Turn, bots_in_turn, first_due_rows},
 };
 use crate::fail_points::Step;
 
@@ -66,9 +65,18 @@ impl Store {
     pub(crate) async fn take_due_replies(&self, places: Places) -> Result<DueReplies, StoreError> {
         self.on_main(move |store| async move {
             let now = now();
+            // So there is a bot without posts under way for each place, or these are all bots.
             let bots_max = places.free.saturating_add(distinct(&places.in_flight));
             let transaction = store.begin().await?;
-            let bots = bots_in_turn(&transaction, &places, bots_max, now, store.partitions()).await?;
+            let turn = Turn {
+                table: "outhook_reply",
+                due_by: now,
+                after: places.after,
+                waiting: &places.waiting,
+                bots_max,
+                partitions: store.partitions(),
+            };
+            let bots = bots_in_turn(&transaction, turn).await?;
             let rows_max = places.free.max(ROWS_MIN).div_ceil(bots.len().max(1));
             let pages = first_rows(&transaction, &bots, rows_max, now).await?;
             let served = serve(&places, &pages);
@@ -101,52 +109,6 @@ fn distinct(bots: &[BotId]) -> usize {
     bots.len()
 }
 
-/// The next bots with due replies. The recursion jumps from one bot to the next, however many replies each has.
-///
-/// If as many are asked for as there are places and bots with posts under way, there is one without any for each
-/// place, or these are all.
-async fn bots_in_turn(
-    transaction: &DatabaseTransaction,
-    places: &Places,
-    bots_max: usize,
-    now: Millis,
-    partitions: Partitions,
-) -> Result<Vec<BotId>, DbErr> {
-    let backend = transaction.get_database_backend();
-    let (mine, waits) = (in_partitions("bots.bot_id", 3), among(backend, 4));
-    let bots = |above: &str, up_to: &str| {
-        format!(
-            "WITH RECURSIVE bots (bot_id) AS (
-                SELECT min(n.bot_id) FROM outhook_reply n WHERE n.due IS NOT NULL AND n.bot_id > {above}
-                UNION ALL
-                SELECT (SELECT min(n.bot_id) FROM outhook_reply n
-                        WHERE n.due IS NOT NULL AND n.bot_id > bots.bot_id)
-                FROM bots WHERE bots.bot_id < {up_to}
-             )
-             SELECT bots.bot_id FROM bots
-             WHERE bots.bot_id <= {up_to} AND {mine} AND NOT (bots.bot_id {waits})
-               AND (SELECT min(d.due) FROM outhook_reply d
-                    WHERE d.due IS NOT NULL AND d.bot_id = bots.bot_id) <= $1"
-        )
-    };
-    let (behind, before) = (bots("$2", &i64::MAX.to_string()), bots(LOWEST, "$2"));
-    let sql = format!(
-        "SELECT bot_id FROM ({behind}) behind UNION ALL SELECT bot_id FROM ({before}) before LIMIT $5"
-    );
-    let values = [
-        now.into(),
-        places.after.into(),
-        members(partitions),
-        ids(backend, &places.waiting),
-        as_i64(bots_max),
-    ];
-    let rows = transaction.query_all_raw(statement(backend, sql, values)).await?;
-    let mut bots: Vec<BotId> = rows.iter().map(|row| row.try_get("", "bot_id")).collect::<Result<_, _>>()?;
-    // A database may give the rows in any order.
-    bots.sort_unstable_by_key(|bot| (*bot <= places.after, *bot));
-    Ok(bots)
-}
-
 /// The first due replies of each bot, at most `rows_max`: in one statement where that can be written, else in one
 /// for each.
 async fn first_rows(
@@ -157,18 +119,19 @@ async fn first_rows(
 ) -> Result<Vec<Page>, DbErr> {
     let backend = transaction.get_database_backend();
     let rows_of = |bot: &str| {
+        let first = first_due_rows("outhook_reply", bot, "$1", "$3");
         format!(
-            "SELECT r.id, r.bot_id, r.due,
+            "SELECT r.id, r.bot_id, r.moment,
                 EXISTS (SELECT 1 FROM outhook_reply n WHERE n.state = 0 AND n.bot_id = r.bot_id
                     AND n.conversation = r.conversation AND n.id < r.id) AS behind
-             FROM outhook_reply r WHERE r.bot_id = {bot} AND r.due <= $1 ORDER BY r.due, r.id LIMIT $3"
+             FROM ({first}) r ORDER BY r.moment, r.id"
         )
     };
     if backend == DbBackend::Postgres {
         let rows_of_each = rows_of("b.bot_id");
         let sql = format!(
             "SELECT page.id, page.bot_id, page.behind FROM unnest($2::bigint[]) AS b (bot_id)
-             CROSS JOIN LATERAL ({rows_of_each}) page ORDER BY page.due, page.id"
+             CROSS JOIN LATERAL ({rows_of_each}) page ORDER BY page.moment, page.id"
         );
         let values = [now.into(), bigints(bots.iter().copied()), as_i64(rows_max)];
         return by_bot(bots, &transaction.query_all_raw(statement(backend, sql, values)).await?);

@@ -4,7 +4,8 @@
 //! | --- | --- |
 //! | `daemons` | who works on this database, and for which bots |
 //! | `inbox` | storing deliveries |
-//! | `rows` | handing out the rows that may be worked on |
+//! | `due_events` | handing out the events whose time has come, bots taking turns |
+//! | `rows` | handing out the rows that EventActors ask for |
 //! | `settle` | one transaction for the outcomes of many calls |
 //! | `outbox` | replies to post |
 //! | `due_replies` | handing out the replies whose time has come, bots taking turns |
@@ -14,6 +15,7 @@
 //! | `replays` | making the calls of finished events again |
 //! | `letters` | dead letters, until they are replayed or dropped |
 //! | `history` | deleting what is kept no longer |
+//! | `turns` | whose turn it is |
 //! | `wake` | hearing of rows that others inserted |
 //!
 //! A store that is [`Store::under`] a tenure writes only while the daemon counts as alive, and reads what is due in
@@ -25,6 +27,7 @@
 mod connect;
 mod daemons;
 mod directory;
+mod due_events;
 mod due_replies;
 mod error;
 mod gates;
@@ -38,6 +41,7 @@ mod replays;
 mod rows;
 mod settle;
 mod sql;
+mod turns;
 mod wake;
 
 use std::{future::Future, sync::Arc, time::Duration};
@@ -56,6 +60,7 @@ use crate::{
 pub(crate) use connect::{OpenError, open};
 pub(crate) use daemons::{Session, Sighting};
 pub(crate) use directory::{Bot, NewBot, NewService, NotCallable, Service, ServiceRow};
+pub(crate) use due_events::DueEvents;
 pub(crate) use due_replies::{DueReplies, Places};
 pub(crate) use error::StoreError;
 pub(crate) use gates::{GateChange, Pausing, StoredGate, reason_name};

@@ -1,11 +1,11 @@
-//! Handing out the rows of the inbox that may be worked on.
+//! Handing out rows of the inbox that EventActors ask for, and freeing those of an actor that failed.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
 
 use entity::outhook::call;
 use outhook_core::{
     identity::{EventId, EventKey, Millis},
-    lanes::{BotWant, LaneWant, Neighbours},
+    lanes::{BotWant, LaneWant},
     partition::Partitions,
 };
 use sea_orm::{
@@ -14,16 +14,17 @@ use sea_orm::{
 
 use super::{
     Store, StoreError,
-    inbox::{BotPage, InboxEvent, LanePage, PendingCall, Taken, neighbour},
+    inbox::{BotPage, InboxEvent, LanePage, PendingCall},
     sql::{among, as_i64, bigints, ids, in_partitions, members, now, statement, texts},
 };
 use crate::fail_points::Step;
 
-const COLUMNS: &str = "e.id, e.bot_id, e.message_id, e.replay, e.conversation, e.taken_at, e.due, e.payload,
+pub(super) const COLUMNS: &str =
+    "e.id, e.bot_id, e.message_id, e.replay, e.conversation, e.taken_at, e.due, e.payload,
     e.is_suspect";
 
 #[derive(FromQueryResult)]
-struct Row {
+pub(super) struct Row {
     id: i64,
     bot_id: i64,
     message_id: i64,
@@ -50,60 +51,6 @@ impl From<Row> for InboxEvent {
 }
 
 impl Store {
-    /// The events of this daemon's bots whose time has come by `now`, at most `rows_max`, and when the next one's comes. They are not
-    /// claimed yet: whatever fails here has changed nothing.
-    pub(crate) async fn due_events(
-        &self,
-        now: Millis,
-        rows_max: usize,
-    ) -> Result<(Vec<Taken>, Option<Millis>), StoreError> {
-        self.on_main(move |store| async move {
-            let (earlier, mine) = (neighbour('<', "e"), in_partitions("e.bot_id", 3));
-            let sql = format!(
-                "SELECT {COLUMNS}, {earlier} AS earlier FROM outhook_event e
-                 WHERE e.due <= $1 AND e.state = 0 AND {mine} ORDER BY e.due, e.id LIMIT $2"
-            );
-            let values = [now.into(), as_i64(rows_max), members(store.partitions())];
-            let rows = store.db().query_all_raw(statement(store.backend(), sql, values)).await?;
-            let is_page_full = rows.len() == rows_max;
-            let mut due = Vec::with_capacity(rows.len());
-            for row in rows {
-                let earlier = row.try_get("", "earlier")?;
-                let event = Row::from_query_result(&row, "")?.into();
-                due.push(Taken { event, neighbours: Neighbours { earlier, later: true } });
-            }
-            due.sort_by_key(|taken| (taken.event.key.message, taken.event.id));
-            store.load_calls(due.iter_mut().map(|taken| &mut taken.event).collect()).await?;
-            let next =
-                if is_page_full { Some(now) } else { store.earliest_due("outhook_event", now).await? };
-            Ok((due, next))
-        })
-        .await
-    }
-
-    /// Claims events that were due by a moment to be worked on from memory, and returns which of them still are:
-    /// not those that were finished since, or wait for another attempt. Doing it again after an error of unknown
-    /// outcome does no harm.
-    pub(crate) async fn claim_events(
-        &self,
-        events: Vec<EventId>,
-        due_by: Millis,
-    ) -> Result<HashSet<EventId>, StoreError> {
-        self.on_main(move |store| async move {
-            let among = among(store.backend(), 1);
-            let sql = format!(
-                "UPDATE outhook_event SET due = NULL
-                 WHERE id {among} AND state = 0 AND (due IS NULL OR due <= $2) RETURNING id"
-            );
-            let values = [ids(store.backend(), &events), due_by.into()];
-            let transaction = store.begin().await?;
-            let rows = transaction.query_all_raw(statement(store.backend(), sql, values)).await?;
-            Self::commit(transaction, Step::ClaimEvents).await?;
-            Ok(rows.iter().map(|row| row.try_get("", "id")).collect::<Result<_, _>>()?)
-        })
-        .await
-    }
-
     /// Reads lanes whose events in memory are done.
     pub(crate) async fn rows_of_lanes(&self, wants: Vec<LaneWant>) -> Result<Vec<LanePage>, StoreError> {
         if wants.is_empty() {
@@ -176,7 +123,7 @@ impl Store {
     }
 
     /// Adds to events what is known of their calls, if they were worked on before.
-    async fn load_calls(&self, mut events: Vec<&mut InboxEvent>) -> Result<(), DbErr> {
+    pub(super) async fn load_calls(&self, mut events: Vec<&mut InboxEvent>) -> Result<(), DbErr> {
         if events.is_empty() {
             return Ok(());
         }

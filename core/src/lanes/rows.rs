@@ -7,7 +7,7 @@ use crate::identity::{BotId, Conversation, EventId, Millis};
 
 /// The most events that one lane asks for at a time.
 pub const LANE_PAGE_ROWS_MAX: usize = 16;
-/// The most events that all lanes together ask for at a time.
+/// The most events that are asked for, and read, at a time.
 const PAGE_ROWS_MAX: usize = 1000;
 
 /// Rows of a lane that are wanted, in order of their message.
@@ -52,10 +52,36 @@ impl Wants {
         self.bots.extend(others.bots);
     }
 
+    /// Takes what is read at a time, of what has waited longest. Lanes and bots have half a page each, and what the
+    /// others don't need. The last want that fits may be cut short: it says then that there is more.
+    pub fn take_page(&mut self) -> Self {
+        let of_bots: usize = self.bots.iter().map(|want| want.rows_max).sum();
+        let of_lanes = PAGE_ROWS_MAX - of_bots.min(PAGE_ROWS_MAX / 2);
+        let lanes = take_rows(&mut self.lanes, of_lanes, |want| &mut want.rows_max);
+        let read: usize = lanes.iter().map(|want| want.rows_max).sum();
+        let bots = take_rows(&mut self.bots, PAGE_ROWS_MAX - read, |want| &mut want.rows_max);
+        Self { lanes, bots }
+    }
+
     /// Whether nothing is wanted.
     pub fn is_empty(&self) -> bool {
         self.lanes.is_empty() && self.bots.is_empty()
     }
+}
+
+/// The first wants, for so many rows.
+fn take_rows<W>(wants: &mut Vec<W>, mut rows_left: usize, rows_max: fn(&mut W) -> &mut usize) -> Vec<W> {
+    let mut taken = 0;
+    for want in wants.iter_mut() {
+        if rows_left == 0 {
+            break;
+        }
+        let rows = rows_max(want);
+        *rows = rows_left.min(*rows);
+        rows_left -= *rows;
+        taken += 1;
+    }
+    wants.drain(..taken).collect()
 }
 
 impl Lanes {
@@ -224,5 +250,52 @@ impl Lanes {
             bot.hunger = Hunger::Hungry;
             self.hungry.push_back(id);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LANE: LaneWant = LaneWant { bot: 1, conversation: 7, rows_max: LANE_PAGE_ROWS_MAX };
+
+    fn bot_want(bot: BotId, rows_max: usize) -> BotWant {
+        BotWant { bot, after: 0, rows_max, held: Vec::new(), taken_before: None }
+    }
+
+    fn rows(wants: &Wants) -> (usize, usize) {
+        let of_lanes = wants.lanes.iter().map(|want| want.rows_max).sum();
+        (of_lanes, wants.bots.iter().map(|want| want.rows_max).sum())
+    }
+
+    #[test]
+    fn no_more_than_a_page_is_read_at_a_time_and_neither_lanes_nor_bots_starve() {
+        let bots = (0..20).map(|bot| bot_want(bot, 100)).collect();
+        let mut wants = Wants { lanes: vec![LANE; 200], bots };
+        let page = wants.take_page();
+        assert_eq!(rows(&page), (PAGE_ROWS_MAX / 2, PAGE_ROWS_MAX / 2));
+        assert_eq!(page.bots.iter().map(|want| want.bot).collect::<Vec<_>>(), [0, 1, 2, 3, 4]);
+        let mut pages = 1;
+        while !wants.is_empty() {
+            let (of_lanes, of_bots) = rows(&wants.take_page());
+            assert!((1..=PAGE_ROWS_MAX).contains(&(of_lanes + of_bots)));
+            pages += 1;
+        }
+        assert!(pages <= 6, "{pages}");
+    }
+
+    #[test]
+    fn what_fits_into_a_page_is_read_as_it_is_wanted() {
+        let all = Wants { lanes: vec![LANE; 50], bots: vec![bot_want(1, 200)] };
+        let mut wants = all.clone();
+        assert_eq!(wants.take_page(), all);
+        assert!(wants.is_empty());
+    }
+
+    #[test]
+    fn one_bot_may_want_a_whole_page() {
+        let mut wants = Wants { lanes: Vec::new(), bots: vec![bot_want(1, PAGE_ROWS_MAX); 2] };
+        assert_eq!(rows(&wants.take_page()), (0, PAGE_ROWS_MAX));
+        assert_eq!((wants.lanes.len(), wants.bots.len()), (0, 1));
     }
 }

@@ -15,10 +15,10 @@ use crate::{
         process_event::ProcessEvents,
         rows::{BotsRead, LanesRead, ShardTakenOver, WantRows},
     },
-    store::{BotPage, InboxEvent, LanePage, Taken, now},
+    store::{BotPage, DueEvents, InboxEvent, LanePage, Taken, now},
 };
 
-/// The most due rows that are taken at a time.
+/// The most due rows that are taken at a time. When there are more, bots take turns.
 const DUE_ROWS_MAX: usize = 500;
 
 impl QueueActor {
@@ -42,7 +42,11 @@ impl QueueActor {
     }
 
     pub(super) fn read_rows(&mut self, context: &mut Context<Self>) {
-        let Some(WantRows { shard, wants }) = self.wants.pop_front() else { return };
+        let Some(WantRows { shard, wants: mut waiting }) = self.wants.pop_front() else { return };
+        let wants = waiting.take_page();
+        if !waiting.is_empty() {
+            self.wants.push_back(WantRows { shard, wants: waiting });
+        }
         let store = self.store.clone();
         let job = async move {
             let read = async {
@@ -74,10 +78,11 @@ impl QueueActor {
         // Forgotten before looking: what is announced while looking is looked for again.
         self.is_due = false;
         let (store, read_at) = (self.store.clone(), Instant::now());
-        let due_by = now();
-        let job = async move { store.due_events(due_by, DUE_ROWS_MAX).await };
+        let (due_by, after) = (now(), self.due_after);
+        let job = async move { store.due_events(due_by, after, DUE_ROWS_MAX).await };
         context.spawn(job.into_actor(self).map(move |due, actor, context| match due {
-            Ok((events, next)) => {
+            Ok(DueEvents { events, next, last }) => {
+                actor.due_after = last;
                 match next {
                     // There was more than a page of them.
                     Some(next) if next <= due_by => actor.is_due = true,

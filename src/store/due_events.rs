@@ -1,0 +1,161 @@
+//! Handing out the events whose time has come. Bots take turns, so that one with many holds up nobody.
+
+use std::collections::HashSet;
+
+use outhook_core::{
+    identity::{BotId, EventId, Millis},
+    lanes::Neighbours,
+};
+use sea_orm::{ConnectionTrait, DbBackend, DbErr, FromQueryResult};
+
+use super::{
+    Store, StoreError,
+    inbox::{Taken, neighbour},
+    rows::{COLUMNS, Row},
+    sql::{among, as_i64, ids, statement},
+    turns::{Turn, bots_in_turn, first_due_rows},
+};
+use crate::fail_points::Step;
+
+/// The most events of one bot that are read at a time while there is more than a page: not many, as those of other bots
+/// that come meanwhile wait for the page.
+const ROWS_OF_BOT_MAX: usize = 100;
+
+/// A condition: the event is unfinished. Only the primary key serves it, whatever a planner believes of the others.
+const IS_UNFINISHED: &str = "state + 0 = 0";
+
+/// Events that may be worked on now.
+#[derive(Debug)]
+pub(crate) struct DueEvents {
+    /// Lowest message first.
+    pub(crate) events: Vec<Taken>,
+    /// When the next one's time comes.
+    pub(crate) next: Option<Millis>,
+    /// The bot behind which the next turn begins.
+    pub(crate) last: BotId,
+}
+
+/// Which events are read.
+struct Page {
+    events: Vec<EventId>,
+    may_be_more: bool,
+    last: BotId,
+}
+
+impl Store {
+    /// The events of this daemon's bots whose time has come by `due_by`, at most `rows_max`. If there are more, bots take
+    /// turns, the first behind `after`, and have equal shares. They are not claimed yet: whatever fails here has changed
+    /// nothing.
+    pub(crate) async fn due_events(
+        &self,
+        due_by: Millis,
+        after: BotId,
+        rows_max: usize,
+    ) -> Result<DueEvents, StoreError> {
+        self.on_main(move |store| async move {
+            let page = store.due_page(due_by, after, rows_max).await?;
+            let events = store.read_due(&page.events).await?;
+            let next = if page.may_be_more {
+                Some(due_by)
+            } else {
+                store.earliest_due("outhook_event", due_by).await?
+            };
+            Ok(DueEvents { events, next, last: page.last })
+        })
+        .await
+    }
+
+    /// Claims events that were due by a moment to be worked on from memory, and returns which of them still are:
+    /// not those that were finished since, or wait for another attempt. Doing it again after an error of unknown
+    /// outcome does no harm.
+    pub(crate) async fn claim_events(
+        &self,
+        events: Vec<EventId>,
+        due_by: Millis,
+    ) -> Result<HashSet<EventId>, StoreError> {
+        self.on_main(move |store| async move {
+            let among = among(store.backend(), 1);
+            let sql = format!(
+                "UPDATE outhook_event SET due = NULL
+                 WHERE id {among} AND {IS_UNFINISHED} AND (due IS NULL OR due <= $2) RETURNING id"
+            );
+            let values = [ids(store.backend(), &events), due_by.into()];
+            let transaction = store.begin().await?;
+            let rows = transaction.query_all_raw(statement(store.backend(), sql, values)).await?;
+            Self::commit(transaction, Step::ClaimEvents).await?;
+            Ok(rows.iter().map(|row| row.try_get("", "id")).collect::<Result<_, _>>()?)
+        })
+        .await
+    }
+
+    /// All due events, if they are no more than a page, else a share of each bot's. Whose they are is looked at only
+    /// here: of other daemons' bots there may be any number.
+    async fn due_page(&self, due_by: Millis, after: BotId, rows_max: usize) -> Result<Page, DbErr> {
+        let first = self.earliest_of_all(due_by, rows_max.saturating_add(1)).await?;
+        let partitions = self.partitions();
+        if first.len() <= rows_max {
+            let mine = first.into_iter().filter(|(_, bot)| partitions.hold(*bot));
+            let events = mine.map(|(event, _)| event).collect();
+            return Ok(Page { events, may_be_more: false, last: after });
+        }
+        let turn =
+            Turn { table: "outhook_event", due_by, after, waiting: &[], bots_max: rows_max, partitions };
+        let bots = bots_in_turn(self.db(), turn).await?;
+        let rows_of_each = (rows_max / bots.len().max(1)).clamp(1, ROWS_OF_BOT_MAX);
+        let events = self.first_of_each(&bots, due_by, rows_of_each).await?;
+        Ok(Page { may_be_more: !events.is_empty(), events, last: bots.last().copied().unwrap_or(after) })
+    }
+
+    async fn earliest_of_all(&self, due_by: Millis, rows_max: usize) -> Result<Vec<(EventId, BotId)>, DbErr> {
+        let sql = "SELECT id, bot_id FROM outhook_event WHERE due <= $1 ORDER BY due LIMIT $2";
+        let values = [due_by.into(), as_i64(rows_max)];
+        let rows = self.db().query_all_raw(statement(self.backend(), sql, values)).await?;
+        rows.iter().map(|row| Ok((row.try_get("", "id")?, row.try_get("", "bot_id")?))).collect()
+    }
+
+    async fn first_of_each(
+        &self,
+        bots: &[BotId],
+        due_by: Millis,
+        rows_max: usize,
+    ) -> Result<Vec<EventId>, DbErr> {
+        let first = |bot| first_due_rows("outhook_event", bot, "$1", "$3");
+        let sql = match self.backend() {
+            DbBackend::Postgres => format!(
+                "SELECT page.id FROM unnest($2::bigint[]) AS b (bot_id) CROSS JOIN LATERAL ({}) page",
+                first("b.bot_id")
+            ),
+            _ => format!(
+                "SELECT e.id FROM json_each($2) b CROSS JOIN outhook_event e
+                 WHERE e.id IN (SELECT page.id FROM ({}) page)",
+                first("b.value")
+            ),
+        };
+        let values = [due_by.into(), ids(self.backend(), bots), as_i64(rows_max)];
+        let rows = self.db().query_all_raw(statement(self.backend(), sql, values)).await?;
+        rows.iter().map(|row| row.try_get("", "id")).collect()
+    }
+
+    async fn read_due(&self, events: &[EventId]) -> Result<Vec<Taken>, DbErr> {
+        if events.is_empty() {
+            return Ok(Vec::new());
+        }
+        let (earlier, among) = (neighbour('<', "e"), among(self.backend(), 1));
+        let sql = format!(
+            "SELECT {COLUMNS}, {earlier} AS earlier FROM outhook_event e WHERE e.id {among} AND e.{IS_UNFINISHED}"
+        );
+        let values = [ids(self.backend(), events)];
+        let mut due = Vec::with_capacity(events.len());
+        for row in self.db().query_all_raw(statement(self.backend(), sql, values)).await? {
+            let earlier = row.try_get("", "earlier")?;
+            let event = Row::from_query_result(&row, "")?.into();
+            due.push(Taken { event, neighbours: Neighbours { earlier, later: true } });
+        }
+        due.sort_by_key(|taken: &Taken| (taken.event.key.message, taken.event.id));
+        self.load_calls(due.iter_mut().map(|taken| &mut taken.event).collect()).await?;
+        Ok(due)
+    }
+}
+
+#[cfg(test)]
+mod tests;
