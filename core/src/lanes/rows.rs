@@ -2,7 +2,10 @@
 
 use std::collections::hash_map::Entry;
 
-use super::{Lanes, Neighbours, Offered, Ticket, bot::Hunger};
+use super::{
+    Lanes, Neighbours, Offered, Ticket,
+    bot::{Hunger, Lane},
+};
 use crate::identity::{BotId, Conversation, EventId, Millis};
 
 /// The most events that one lane asks for at a time.
@@ -123,6 +126,34 @@ impl Lanes {
         &mut self,
         bot: BotId,
         conversation: Conversation,
+    /// An event that is not held was read, and may not be as it was read: its lane is to be read again.
+    pub fn look_up(&mut self, ticket: Ticket) {
+        if self.meets_again(&ticket) {
+            return;
+        }
+        let place = ticket.place();
+        match self.known(ticket.bot).lanes.entry(ticket.conversation) {
+            Entry::Occupied(mut lane) if lane.get().pulling => lane.get_mut().missed = true,
+            Entry::Occupied(mut lane) => lane.get_mut().leave(place),
+            Entry::Vacant(lane) => {
+                lane.insert(Lane::pulling());
+                self.lane_wants.push_back((ticket.bot, ticket.conversation));
+            }
+        }
+    }
+
+    /// Whether an event that is offered is held already.
+    pub(super) fn meets_again(&mut self, ticket: &Ticket) -> bool {
+        let is_held = self.held.contains_key(&ticket.event);
+        if is_held
+            && let Some(bot) = self.bots.get_mut(&ticket.bot)
+            && let Some(lane) = bot.lanes.get_mut(&ticket.conversation)
+        {
+            lane.note_row(ticket.place());
+        }
+        is_held
+    }
+
         rows: &[Ticket],
         more: bool,
     ) -> Vec<EventId> {
@@ -144,7 +175,7 @@ impl Lanes {
         let Entry::Occupied(mut lane) = state.lanes.entry(conversation) else { return taken };
         let missed = std::mem::take(&mut lane.get_mut().missed);
         lane.get_mut().more = more || missed || taken.len() < rows.len();
-        lane.get_mut().queue.extend(rows.iter().take(taken.len()).map(|row| (row.message, row.event)));
+        lane.get_mut().queue.extend(rows.iter().take(taken.len()).map(Ticket::place));
         if !taken.is_empty() {
             lane.get_mut().pulling = false;
             state.ready_lanes.push_back(conversation);

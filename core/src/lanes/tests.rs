@@ -158,6 +158,26 @@ fn a_lane_waits_with_its_parked_event() {
 }
 
 #[test]
+#[test]
+fn an_event_that_is_handed_out_again_before_its_park_is_told_runs_again() {
+    let hand_out: [fn(&mut Lanes); 2] = [
+        |lanes| assert_eq!(lanes.offer(ticket(1, 7, 1), FRESH), Offered::Known),
+        |lanes| lanes.look_up(ticket(1, 7, 1)),
+    ];
+    for hand_out in hand_out {
+        let mut lanes = lanes_with([ticket(1, 7, 1), ticket(2, 7, 2)]);
+        assert_eq!(lanes.next_event(), Some(1));
+        hand_out(&mut lanes);
+        assert_eq!((lanes.parked(1), lanes.next_event()), (vec![2], None));
+        assert_eq!(lanes.take_wants().lanes, [LaneWant { bot: 1, conversation: 7, rows_max: 4 }]);
+        assert_eq!(lanes.pulled(1, 7, &[ticket(1, 7, 1), ticket(2, 7, 2)], false), [1, 2]);
+        assert_eq!(lanes.next_event(), Some(1));
+        // That it was handed out again does not count for its next turn.
+        assert_eq!((lanes.parked(1), lanes.take_wants()), (vec![2], Wants::default()));
+        assert!(lanes.bots.is_empty());
+    }
+}
+
 fn what_came_too_late_to_go_before_an_event_goes_on_when_that_is_parked() {
     for has_room in [true, false] {
         let waiting_per_bot = if has_room { 4 } else { 0 };
