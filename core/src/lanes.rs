@@ -114,9 +114,8 @@ pub struct Lanes {
     event_turns: RoundRobin,
     call_turns: RoundRobin,
     lane_wants: VecDeque<(BotId, Conversation)>,
-    starving: VecDeque<BotId>,
-    /// Starving ones whose last call failed.
-    patient: VecDeque<BotId>,
+    /// Those whose last call failed stand aside: they are *patient*.
+    starving: RoundRobin,
     hungry: VecDeque<BotId>,
 }
 
@@ -139,8 +138,7 @@ impl Lanes {
             event_turns: RoundRobin::default(),
             call_turns: RoundRobin::default(),
             lane_wants: VecDeque::new(),
-            starving: VecDeque::new(),
-            patient: VecDeque::new(),
+            starving: RoundRobin::default(),
             hungry: VecDeque::new(),
         }
     }
@@ -208,7 +206,7 @@ impl Lanes {
     /// The next event whose calls may begin; answer with [`Lanes::opened`].
     pub fn next_event(&mut self) -> Option<EventId> {
         while self.open() < self.limits.open_total {
-            let failing_may_begin = self.failing.events < self.limits.failing_total;
+            let failing_may_begin = self.failing_spare() > 0;
             let id = self.event_turns.next(failing_may_begin)?;
             let Some(bot) = self.bots.get_mut(&id) else { continue };
             if bot.is_failing && !failing_may_begin {
@@ -346,6 +344,7 @@ impl Lanes {
     pub fn let_go(&mut self, is_leaving: impl Fn(BotId) -> bool) -> Vec<EventId> {
         self.lane_wants.retain(|(bot, _)| !is_leaving(*bot));
         self.event_turns.retain(|bot| !is_leaving(bot));
+        self.starving.retain(|bot| !is_leaving(bot));
         let leaving: Vec<BotId> = self.bots.keys().copied().filter(|bot| is_leaving(*bot)).collect();
         let mut dropped = Vec::new();
         for id in leaving {
@@ -376,10 +375,8 @@ impl Lanes {
     /// How many more events of a bot could begin at once.
     fn spare(&self, id: BotId) -> usize {
         let Some(bot) = self.bots.get(&id) else { return self.limits.calls_per_bot };
-        if bot.is_failing && self.failing.events >= self.limits.failing_total {
-            return 0;
-        }
-        self.limits.calls_per_bot.saturating_sub(bot.open + bot.ready_lanes.len())
+        let own = self.limits.calls_per_bot.saturating_sub(bot.open + bot.ready_lanes.len());
+        if bot.is_failing { own.min(self.failing_spare()) } else { own }
     }
 
     fn has_place(&self) -> bool {
