@@ -1,7 +1,10 @@
 //! Calls that wait in memory, without a permit, for the end of a probe or for their bot's pace; and bots that wait as a
 //! whole, with nothing in memory, until a gate of theirs opens. Nothing polls: the end of a call, or a timer, lets them go on.
 
-use std::{collections::HashMap, time::Duration};
+use std::{
+    collections::HashMap,
+    time::{Duration, Instant},
+};
 
 use actix::{ActorFutureExt, AsyncContext, Context, WrapFuture};
 use outhook_core::{
@@ -12,7 +15,7 @@ use outhook_core::{
 use super::EventActor;
 use crate::{
     actors::{due_timer::DueTimer, gates::Wait},
-    store::{Bot, InboxEvent, StoredGate, now},
+    store::{Bot, InboxEvent, StoredGate},
 };
 
 /// How soon after a bot is held back, or an event of it has come then, it is read anew whether somebody has resumed a
@@ -29,13 +32,13 @@ type Call = (EventId, ServiceId);
 pub(super) struct HeldBack {
     probed: HashMap<ServiceId, Vec<Call>>,
     paced: HashMap<BotId, Paced>,
-    pace_timer: DueTimer,
+    pace_timer: DueTimer<Instant>,
     shut: HashMap<BotId, Shut>,
     shut_timer: DueTimer,
 }
 
 struct Paced {
-    due: Millis,
+    due: Instant,
     calls: Vec<Call>,
 }
 
@@ -138,7 +141,7 @@ impl EventActor {
 
     fn go_on_in_pace(&mut self, context: &mut Context<Self>) {
         self.held_back.pace_timer.fired();
-        let now = now();
+        let now = Instant::now();
         for (_, paced) in self.held_back.paced.extract_if(|_, paced| paced.due <= now) {
             self.lanes.ready_again(&paced.calls);
         }
