@@ -3,6 +3,7 @@
 
 mod handover;
 mod paused;
+mod probe;
 mod resume;
 
 use std::time::{Duration, Instant};

@@ -143,6 +143,18 @@ fn an_operator_opens_what_was_closed_before_and_nothing_that_is_closed_after() {
 }
 
 #[test]
+fn nobody_waits_for_the_probe_of_a_service_that_is_resumed() {
+    let gates = gates(0);
+    gates.adopt(&bot(stored(gate::Reason::Breaker, 0)));
+    let probe = enter(&gates, 7);
+    assert_eq!(wait(&gates, 7), Some(Wait::Probe));
+    gates.adopt(&resumed(now()));
+    assert!(!gates.is_probing(7));
+    assert_eq!((wait(&gates, 7), probe.ended(FAILED, "a timeout")), (None, None));
+    assert_eq!(enter(&gates, 7).refusal(), None, "it is a call as any other, and its failure the first");
+}
+
+#[test]
 fn an_operator_who_resumed_long_ago_does_not_keep_the_breaker_from_counting() {
     let gates = gates(0);
     for _ in 0..2 {
