@@ -4,6 +4,7 @@
 mod handover;
 mod pace;
 mod paused;
+mod probe;
 mod resume;
 mod retry_after;
 mod visible;

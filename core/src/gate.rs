@@ -2,7 +2,7 @@
 //!
 //! A *breaker* closes the gate after so many failures in a row, and for twice as long after each probe that failed;
 //! an endpoint closes it itself by answering 429 or 503 with `Retry-After`. Any complete answer that does not ask for
-//! another attempt opens it.
+//! another attempt opens it, unless what was asked for has been heard since that call was made.
 
 use std::time::Duration;
 
@@ -170,18 +170,22 @@ impl Gate {
     /// The call of this number, which was admitted, has ended at `now`.
     pub fn ended(&mut self, call: u64, signal: Signal, now: Millis, policy: &GatePolicy) {
         let was_probe = self.probe.take_if(|probe| *probe == call).is_some();
+        if was_probe && signal != Signal::None {
+            // What it was closed for is over, but for a wish that was made since the probe was asked.
+            let stands = |closed: &Closed| closed.reason == Reason::RetryAfter && closed.until > now;
+            self.closed = self.closed.filter(stands);
+        }
         match signal {
             Signal::None => {}
-            // The wish was made after what such a call was asked.
-            Signal::Answered if !was_probe && self.asks_for_peace() => self.failures = 0,
+            // The wish was made after what the call was asked.
+            Signal::Answered if self.asks_for_peace() => (self.failures, self.openings) = (0, 0),
             Signal::Answered => *self = Self::default(),
             Signal::Failed { not_before } => {
-                // Calls that began before it closed say nothing about how long it should be.
-                if was_probe {
-                    self.closed = None;
-                }
                 self.failures = self.failures.saturating_add(1);
-                self.trip(now, policy);
+                // Calls that began before it closed say nothing about how long it should be.
+                if was_probe || self.closed.is_none() {
+                    self.trip(now, policy);
+                }
                 self.leave_alone(not_before, now, policy);
             }
         }
@@ -192,19 +196,26 @@ impl Gate {
     }
 
     fn trip(&mut self, now: Millis, policy: &GatePolicy) {
-        if self.closed.is_some() || self.failures < policy.failures {
+        if self.failures < policy.failures {
             return;
         }
         let until = now.saturating_add(policy.closed_for(self.openings));
         self.openings = self.openings.saturating_add(1);
-        self.closed = Some(Closed { until, reason: Reason::Breaker });
+        self.close(Closed { until, reason: Reason::Breaker });
     }
 
     fn leave_alone(&mut self, not_before: Option<Millis>, now: Millis, policy: &GatePolicy) {
         let latest = now.saturating_add(millis(policy.max_retry_after));
-        let Some(until) = not_before.map(|moment| moment.min(latest)) else { return };
-        if until > self.closed.map_or(now, |closed| closed.until) {
-            self.closed = Some(Closed { until, reason: Reason::RetryAfter });
+        let until = not_before.map(|moment| moment.min(latest));
+        if let Some(until) = until.filter(|until| *until > now) {
+            self.close(Closed { until, reason: Reason::RetryAfter });
+        }
+    }
+
+    /// Of two moments, the later one counts.
+    fn close(&mut self, closed: Closed) {
+        if self.closed.is_none_or(|before| before.until < closed.until) {
+            self.closed = Some(closed);
         }
     }
 

@@ -16,12 +16,14 @@
 //! A bot of which nothing can be called for a while is *shut* ([`Lanes::shut`]): its events stay rows, but for those that
 //! can't wait so long.
 //!
-//! Two facts keep rows and memory in step:
+//! Three facts keep rows and memory in step:
 //!
 //! - Within a lane, every row that is not held, left out or parked, is later than every event held. So
 //!   a lane is served from memory until it is empty, then from rows if there are any (`more`).
 //! - A lane that is not in memory is looked up in the database before it is used, unless the
 //!   database has just said that the event has no predecessor.
+//! - What is told of an event may come later than what the database does with it. One that is offered while it runs may
+//!   have been parked and handed out again, so its lane is read when its park is told.
 
 mod bot;
 mod failing;
@@ -33,7 +35,7 @@ use std::collections::{HashMap, VecDeque, hash_map::Entry};
 
 pub use self::rows::{BotWant, LANE_PAGE_ROWS_MAX, LaneWant, Wants};
 use self::{
-    bot::{Admission, Bot, Lane},
+    bot::{Admission, Bot, Lane, Place},
     failing::Failed,
     round_robin::RoundRobin,
 };
@@ -67,6 +69,12 @@ pub struct Ticket {
     pub message: MessageId,
     /// When it was stored.
     pub taken_at: Millis,
+}
+
+impl Ticket {
+    fn place(&self) -> Place {
+        (self.message, self.event)
+    }
 }
 
 /// What the database knew of an event's lane when it handed the event out.
@@ -106,9 +114,8 @@ pub struct Lanes {
     event_turns: RoundRobin,
     call_turns: RoundRobin,
     lane_wants: VecDeque<(BotId, Conversation)>,
-    starving: VecDeque<BotId>,
-    /// Starving ones whose last call failed.
-    patient: VecDeque<BotId>,
+    /// Those whose last call failed stand aside: they are *patient*.
+    starving: RoundRobin,
     hungry: VecDeque<BotId>,
 }
 
@@ -131,8 +138,7 @@ impl Lanes {
             event_turns: RoundRobin::default(),
             call_turns: RoundRobin::default(),
             lane_wants: VecDeque::new(),
-            starving: VecDeque::new(),
-            patient: VecDeque::new(),
+            starving: RoundRobin::default(),
             hungry: VecDeque::new(),
         }
     }
@@ -156,7 +162,7 @@ impl Lanes {
 
     /// Offers an event that was stored or read from the database.
     pub fn offer(&mut self, ticket: Ticket, neighbours: Neighbours) -> Offered {
-        if self.held.contains_key(&ticket.event) {
+        if self.meets_again(&ticket) {
             return Offered::Known;
         }
         let has_lane = self.known(ticket.bot).lanes.contains_key(&ticket.conversation);
@@ -166,7 +172,7 @@ impl Lanes {
         }
         let has_room = if has_lane { self.room(ticket.bot) > 0 } else { self.has_room(ticket.bot) };
         let has_room = has_room && !is_kept_out;
-        let place = (ticket.message, ticket.event);
+        let place = ticket.place();
         let bot = self.known(ticket.bot);
         let evicted = match bot.lanes.entry(ticket.conversation) {
             Entry::Occupied(mut lane) => match lane.get_mut().admit(place, has_room) {
@@ -197,26 +203,10 @@ impl Lanes {
         Offered::Held { evicted }
     }
 
-    /// An event that is not held was read, and may not be as it was read: its lane is to be read again.
-    pub fn look_up(&mut self, ticket: Ticket) {
-        if self.held.contains_key(&ticket.event) {
-            return;
-        }
-        let place = (ticket.message, ticket.event);
-        match self.known(ticket.bot).lanes.entry(ticket.conversation) {
-            Entry::Occupied(mut lane) if lane.get().pulling => lane.get_mut().missed = true,
-            Entry::Occupied(mut lane) => lane.get_mut().leave(place),
-            Entry::Vacant(lane) => {
-                lane.insert(Lane::pulling());
-                self.lane_wants.push_back((ticket.bot, ticket.conversation));
-            }
-        }
-    }
-
     /// The next event whose calls may begin; answer with [`Lanes::opened`].
     pub fn next_event(&mut self) -> Option<EventId> {
         while self.open() < self.limits.open_total {
-            let failing_may_begin = self.failing.events < self.limits.failing_total;
+            let failing_may_begin = self.failing_spare() > 0;
             let id = self.event_turns.next(failing_may_begin)?;
             let Some(bot) = self.bots.get_mut(&id) else { continue };
             if bot.is_failing && !failing_may_begin {
@@ -323,7 +313,8 @@ impl Lanes {
     }
 
     /// An event waits for a retry, as a row. Its lane waits with it: what was queued behind it is only rows again
-    /// (returned). What is earlier, and was stored too late to go before, goes on.
+    /// (returned). What is earlier, and was stored too late to go before, goes on, and so does the event itself if it was
+    /// offered again before this was told.
     pub fn parked(&mut self, event: EventId) -> Vec<EventId> {
         let Some(ticket) = self.close(event) else { return Vec::new() };
         let mut dropped = Vec::new();
@@ -331,12 +322,12 @@ impl Lanes {
             && let Entry::Occupied(mut lane) = bot.lanes.entry(ticket.conversation)
         {
             lane.get_mut().running = None;
-            let later = lane.get_mut().queue.split_off(&(ticket.message, event));
+            let later = lane.get_mut().queue.split_off(&ticket.place());
             dropped.extend(later.into_iter().map(|(_, event)| event));
             if !lane.get().queue.is_empty() {
                 lane.get_mut().more = true;
                 bot.ready_lanes.push_back(ticket.conversation);
-            } else if lane.get().earlier {
+            } else if lane.get().awaits_park {
                 *lane.get_mut() = Lane::pulling();
                 self.lane_wants.push_back((ticket.bot, ticket.conversation));
             } else {
@@ -353,6 +344,7 @@ impl Lanes {
     pub fn let_go(&mut self, is_leaving: impl Fn(BotId) -> bool) -> Vec<EventId> {
         self.lane_wants.retain(|(bot, _)| !is_leaving(*bot));
         self.event_turns.retain(|bot| !is_leaving(bot));
+        self.starving.retain(|bot| !is_leaving(bot));
         let leaving: Vec<BotId> = self.bots.keys().copied().filter(|bot| is_leaving(*bot)).collect();
         let mut dropped = Vec::new();
         for id in leaving {
@@ -383,10 +375,8 @@ impl Lanes {
     /// How many more events of a bot could begin at once.
     fn spare(&self, id: BotId) -> usize {
         let Some(bot) = self.bots.get(&id) else { return self.limits.calls_per_bot };
-        if bot.is_failing && self.failing.events >= self.limits.failing_total {
-            return 0;
-        }
-        self.limits.calls_per_bot.saturating_sub(bot.open + bot.ready_lanes.len())
+        let own = self.limits.calls_per_bot.saturating_sub(bot.open + bot.ready_lanes.len());
+        if bot.is_failing { own.min(self.failing_spare()) } else { own }
     }
 
     fn has_place(&self) -> bool {

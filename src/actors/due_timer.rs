@@ -1,23 +1,47 @@
-//! A look at the moment when the next row is due.
+//! A look at the moment when the next thing is due that waits for its time.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use actix::{Actor, AsyncContext, Context, SpawnHandle};
 use outhook_core::identity::Millis;
 
 use crate::store::now;
 
-/// The timer of the earliest row that is known to wait for its time.
-#[derive(Default)]
-pub(super) struct DueTimer(Option<(Millis, SpawnHandle)>);
+/// A moment of some clock.
+pub(super) trait Moment: Copy + PartialOrd {
+    /// How long it is until then.
+    fn wait(self) -> Duration;
+}
 
-impl DueTimer {
+/// Of the database's clock, which may be put back.
+impl Moment for Millis {
+    fn wait(self) -> Duration {
+        Duration::from_millis(u64::try_from(self - now()).unwrap_or(0))
+    }
+}
+
+impl Moment for Instant {
+    fn wait(self) -> Duration {
+        self.saturating_duration_since(Self::now())
+    }
+}
+
+/// The timer of the earliest that is known to wait for its time.
+pub(super) struct DueTimer<M = Millis>(Option<(M, SpawnHandle)>);
+
+impl<M> Default for DueTimer<M> {
+    fn default() -> Self {
+        Self(None)
+    }
+}
+
+impl<M: Moment> DueTimer<M> {
     /// Calls `look` at this moment, unless it is called before. `look` says that the timer has [`fired`].
     ///
     /// [`fired`]: DueTimer::fired
     pub(super) fn arm<A: Actor<Context = Context<A>>>(
         &mut self,
-        due: Millis,
+        due: M,
         context: &mut Context<A>,
         look: fn(&mut A, &mut Context<A>),
     ) {
@@ -27,11 +51,18 @@ impl DueTimer {
         if let Some((_, timer)) = self.0.take() {
             context.cancel_future(timer);
         }
-        let wait = Duration::from_millis(u64::try_from(due - now()).unwrap_or(0));
-        self.0 = Some((due, context.run_later(wait, look)));
+        self.0 = Some((due, context.run_later(due.wait(), look)));
     }
 
-    /// The same at the end of a slot of so many milliseconds: what is due within one is looked for together.
+    /// It has called, and can be armed for any moment again.
+    pub(super) fn fired(&mut self) {
+        self.0 = None;
+    }
+}
+
+impl DueTimer {
+    /// The same as [`DueTimer::arm`] at the end of a slot of so many milliseconds: what is due within one is looked for
+    /// together.
     pub(super) fn arm_in_slots<A: Actor<Context = Context<A>>>(
         &mut self,
         due: Millis,
@@ -40,10 +71,5 @@ impl DueTimer {
         look: fn(&mut A, &mut Context<A>),
     ) {
         self.arm(due.saturating_add(slot_ms - 1) / slot_ms * slot_ms, context, look);
-    }
-
-    /// It has called, and can be armed for any moment again.
-    pub(super) fn fired(&mut self) {
-        self.0 = None;
     }
 }

@@ -291,8 +291,8 @@ impl Handler<CallEnded> for EventActor {
         if let Some(call) = self.calls.remove(&(event, service)) {
             self.lanes.call_ended(call.bot, failed);
             self.reopen_if_open(call.bot);
+            self.go_on_after_probes(call.bot);
         }
-        self.go_on_after_call(service);
         self.answer_drain();
         self.pump(context);
     }

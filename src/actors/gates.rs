@@ -42,8 +42,8 @@ struct State {
 pub(crate) enum Wait {
     /// For the end of the probe of its service.
     Probe,
-    /// For this moment: its bot has made enough calls.
-    Pace(Millis),
+    /// For this moment, of the clock that is never put back: its bot has made enough calls.
+    Pace(Instant),
 }
 
 /// A call's way through its gate. Given back when dropped, so that a probe that came to nothing makes way for another.
@@ -189,14 +189,11 @@ impl State {
         Refusal { closed, detail }
     }
 
-    fn reserve(&mut self, bot: BotId) -> Result<(), Millis> {
+    fn reserve(&mut self, bot: BotId) -> Result<(), Instant> {
         let Some(limit) = self.rate else { return Ok(()) };
         let at = self.origin.elapsed();
         let reserved = self.paces.entry(bot).or_default().reserve(at, limit);
-        reserved.map_err(|moment| {
-            let wait = Millis::try_from(moment.saturating_sub(at).as_millis()).unwrap_or(Millis::MAX);
-            now().saturating_add(wait).saturating_add(1)
-        })
+        reserved.map_err(|moment| self.origin + moment)
     }
 
     fn ended(&mut self, pass: &Pass, signal: Signal, failure: &str) -> Option<GateChange> {

@@ -134,6 +134,48 @@ fn a_probe_that_is_asked_to_wait_again_closes_it_again() {
     assert_eq!(gate.closed().map(|closed| closed.reason), Some(Reason::Breaker), "it is the third failure");
 }
 
+/// A gate that the breaker has closed at 0, and whose probe (3) has begun at 100; then a call that began before it closed
+/// is answered that no other is wanted before 700.
+fn asked_during_a_probe() -> Gate {
+    let mut gate = tripped();
+    assert_eq!(gate.admit(3, 100, &POLICY), Admission::Probe);
+    gate.ended(90, asks_until(700), 110, &POLICY);
+    assert_eq!(gate.admit(4, 120, &POLICY), closed(700, Reason::RetryAfter));
+    gate
+}
+
+#[test]
+fn what_an_endpoint_asks_for_during_a_probe_outlasts_the_probe() {
+    for signal in [Signal::Answered, FAILED, asks_until(500), Signal::None] {
+        let mut gate = asked_during_a_probe();
+        gate.ended(3, signal, 150, &POLICY);
+        assert_eq!(gate.admit(5, 699, &POLICY), closed(700, Reason::RetryAfter), "{signal:?}");
+        assert_eq!(gate.admit(6, 700, &POLICY), Admission::Probe, "{signal:?}");
+        gate.ended(6, Signal::Answered, 710, &POLICY);
+        assert!(gate.is_plain(), "{signal:?}");
+    }
+    let mut gate = asked_during_a_probe();
+    gate.ended(3, Signal::Answered, 700, &POLICY);
+    assert!(gate.is_plain(), "its moment has come before");
+}
+
+#[test]
+fn of_the_breakers_moment_and_the_endpoints_the_later_one_counts() {
+    for (ended, until, reason) in [(499, 700, Reason::RetryAfter), (501, 701, Reason::Breaker)] {
+        let mut gate = asked_during_a_probe();
+        gate.ended(3, FAILED, ended, &POLICY);
+        assert_eq!(gate.closed(), Some(Closed { until, reason }));
+        assert_eq!((gate.failures(), gate.openings()), (5, 2), "it has failed all the same");
+    }
+}
+
+#[test]
+fn an_answer_to_a_probe_starts_the_breaker_anew_also_if_the_endpoint_wants_peace() {
+    let mut gate = asked_during_a_probe();
+    gate.ended(3, Signal::Answered, 150, &POLICY);
+    assert_eq!((gate.failures(), gate.openings()), (0, 0));
+}
+
 #[test]
 fn a_gate_that_was_written_down_goes_on_as_it_was() {
     let mut gate = tripped();
@@ -239,14 +281,15 @@ fn acts() -> impl Strategy<Value = Vec<Act>> {
     proptest::collection::vec(act, 1..300)
 }
 
-fn asks_for_peace(gate: Gate) -> bool {
-    gate.closed().is_some_and(|closed| closed.reason == Reason::RetryAfter)
+/// The moment before which the endpoint wants no call.
+fn wish(gate: Gate) -> Option<Millis> {
+    gate.closed().filter(|closed| closed.reason == Reason::RetryAfter).map(|closed| closed.until)
 }
 
 proptest! {
     /// Calls come, and those admitted end in any order, while the clock goes on or is put back. Never are there two
-    /// probes, never is a call made while the gate is closed, an answer opens it, but what was asked before a wish for
-    /// peace, and whoever asks finds it closed for no longer than its limits.
+    /// probes, never is a call made while the gate is closed, an answer opens it, but to what was asked before a wish for
+    /// peace, no end of a call cuts such a wish short, and whoever asks finds it closed for no longer than its limits.
     #[test]
     fn a_gate_lets_one_probe_through_and_nothing_while_it_is_closed(acts in acts()) {
         let (mut gate, mut now, mut number) = (Gate::default(), 0, 0);
@@ -298,7 +341,7 @@ proptest! {
                     let is_probe = before.probe == Some(call);
                     gate.ended(call, signal, now, &POLICY);
                     match signal {
-                        Signal::Answered if !is_probe && asks_for_peace(before) => {
+                        Signal::Answered if wish(before).is_some_and(|until| !is_probe || until > now) => {
                             prop_assert_eq!(gate.closed(), before.closed());
                         }
                         Signal::Answered => prop_assert!(gate.is_plain()),
@@ -307,6 +350,9 @@ proptest! {
                             prop_assert_eq!(gate.failures(), before.failures() + 1);
                             prop_assert!(gate.closed().is_some() || gate.failures() < POLICY.failures);
                         }
+                    }
+                    if let Some(until) = wish(before).filter(|until| *until > now) {
+                        prop_assert!(gate.closed().is_some_and(|closed| closed.until >= until));
                     }
                 }
             }

@@ -54,8 +54,9 @@ pub(super) struct Lane {
     pub(super) queue: BTreeSet<Place>,
     /// There are rows later than all of the queue that are not held.
     pub(super) more: bool,
-    /// One of them is earlier than what runs: it was stored too late to go before.
-    pub(super) earlier: bool,
+    /// There is a row that may run when what runs is parked: an earlier one, which was stored too late to go before, or
+    /// that of the same event.
+    pub(super) awaits_park: bool,
     pub(super) pulling: bool,
     /// Something was left while the rows were being read.
     pub(super) missed: bool,
@@ -96,7 +97,12 @@ impl Lane {
     /// An event of the lane is only a row.
     pub(super) fn leave(&mut self, place: Place) {
         self.more = true;
-        self.earlier |= self.running.is_some_and(|running| place < running);
+        self.note_row(place);
+    }
+
+    /// A row may run, as far as the database knows.
+    pub(super) fn note_row(&mut self, place: Place) {
+        self.awaits_park |= self.running.is_some_and(|running| place <= running);
     }
 }
 
@@ -120,7 +126,7 @@ impl Bot {
         while let Some(conversation) = self.ready_lanes.pop_front() {
             let Some(lane) = self.lanes.get_mut(&conversation) else { continue };
             let Some(place) = lane.queue.pop_first() else { continue };
-            (lane.running, lane.earlier) = (Some(place), false);
+            (lane.running, lane.awaits_park) = (Some(place), false);
             self.open += 1;
             self.waiting -= 1;
             return Some(place.1);

@@ -53,6 +53,11 @@ impl Lanes {
         }
     }
 
+    /// How many more events of such bots may begin.
+    pub(super) fn failing_spare(&self) -> usize {
+        self.limits.failing_total.saturating_sub(self.failing.events)
+    }
+
     pub(super) fn failing_may_call(&self) -> bool {
         self.failing.calls < self.limits.failing_total
     }
@@ -69,8 +74,9 @@ impl Lanes {
             return;
         }
         self.failing = UnderWay { events: self.failing.events - events, calls: self.failing.calls - calls };
-        self.event_turns.come_back(id);
-        self.call_turns.come_back(id);
+        for turns in [&mut self.event_turns, &mut self.call_turns, &mut self.starving] {
+            turns.come_back(id);
+        }
     }
 }
 

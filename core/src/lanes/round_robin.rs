@@ -30,6 +30,17 @@ impl RoundRobin {
         self.aside.push_back(bot);
     }
 
+    pub(super) fn has_aside(&self) -> bool {
+        !self.aside.is_empty()
+    }
+
+    /// The first that stands aside, if any, is the last in line now.
+    pub(super) fn let_one_back(&mut self) -> Option<BotId> {
+        let bot = self.aside.pop_front()?;
+        self.line.push_back(bot);
+        Some(bot)
+    }
+
     /// A bot has no reason to stand aside any more.
     pub(super) fn come_back(&mut self, bot: BotId) {
         if let Some(at) = self.aside.iter().position(|other| *other == bot) {

@@ -2,7 +2,10 @@
 
 use std::collections::hash_map::Entry;
 
-use super::{Lanes, Neighbours, Offered, Ticket, bot::Hunger};
+use super::{
+    Lanes, Neighbours, Offered, Ticket,
+    bot::{Hunger, Lane},
+};
 use crate::identity::{BotId, Conversation, EventId, Millis};
 
 /// The most events that one lane asks for at a time.
@@ -107,21 +110,27 @@ impl Lanes {
         wants
     }
 
-    /// Whether bots whose last call failed wait to ask for rows: see [`Lanes::let_patient_ask`].
+    /// Whether bots whose last call failed wait to ask for rows that could begin: see [`Lanes::let_patient_ask`].
     pub fn has_patient(&self) -> bool {
-        !self.patient.is_empty()
+        self.starving.has_aside() && self.failing_spare() > 0
     }
 
-    /// Lets bots whose last call failed ask for rows, with the next wants. Called now and then, so that they ask together:
-    /// each of their calls that fails would else be a reason to read.
+    /// Lets bots whose last call failed ask for rows, with the next wants: in turn, and only as many as can begin some, for
+    /// what can't would be read in vain. Called now and then, so that they ask together: each of their calls that fails
+    /// would else be a reason to read.
     pub fn let_patient_ask(&mut self) {
-        self.starving.append(&mut self.patient);
+        let mut places = self.failing_spare();
+        while places > 0
+            && let Some(id) = self.starving.let_one_back()
+        {
+            places = places.saturating_sub(self.spare(id));
+        }
     }
 
     fn next_bot_want(&mut self, rows_left: usize) -> Option<BotWant> {
         loop {
             // Without a place for anything, the starving wait.
-            let starving = if self.has_place() { self.starving.pop_front() } else { None };
+            let starving = if self.has_place() { self.starving.next(false) } else { None };
             let (id, level) = match starving {
                 Some(id) => (id, Hunger::Starving),
                 None => (self.hungry.pop_front()?, Hunger::Hungry),
@@ -141,6 +150,34 @@ impl Lanes {
             }
             self.forget_if_idle(id);
         }
+    }
+
+    /// An event that is not held was read, and may not be as it was read: its lane is to be read again.
+    pub fn look_up(&mut self, ticket: Ticket) {
+        if self.meets_again(&ticket) {
+            return;
+        }
+        let place = ticket.place();
+        match self.known(ticket.bot).lanes.entry(ticket.conversation) {
+            Entry::Occupied(mut lane) if lane.get().pulling => lane.get_mut().missed = true,
+            Entry::Occupied(mut lane) => lane.get_mut().leave(place),
+            Entry::Vacant(lane) => {
+                lane.insert(Lane::pulling());
+                self.lane_wants.push_back((ticket.bot, ticket.conversation));
+            }
+        }
+    }
+
+    /// Whether an event that is offered is held already.
+    pub(super) fn meets_again(&mut self, ticket: &Ticket) -> bool {
+        let is_held = self.held.contains_key(&ticket.event);
+        if is_held
+            && let Some(bot) = self.bots.get_mut(&ticket.bot)
+            && let Some(lane) = bot.lanes.get_mut(&ticket.conversation)
+        {
+            lane.note_row(ticket.place());
+        }
+        is_held
     }
 
     /// Rows of a lane that was asked for, in order, up to the first that is parked; `more` if there are
@@ -170,7 +207,7 @@ impl Lanes {
         let Entry::Occupied(mut lane) = state.lanes.entry(conversation) else { return taken };
         let missed = std::mem::take(&mut lane.get_mut().missed);
         lane.get_mut().more = more || missed || taken.len() < rows.len();
-        lane.get_mut().queue.extend(rows.iter().take(taken.len()).map(|row| (row.message, row.event)));
+        lane.get_mut().queue.extend(rows.iter().take(taken.len()).map(Ticket::place));
         if !taken.is_empty() {
             lane.get_mut().pulling = false;
             state.ready_lanes.push_back(conversation);
@@ -230,21 +267,14 @@ impl Lanes {
     /// A bot asks for rows when it could run one and holds none, or when at least half of its room is free, so
     /// that it reads pages.
     pub(super) fn note_hunger(&mut self, id: BotId) {
-        let has_spare = self.spare(id) > 0;
         let Some(bot) = self.bots.get_mut(&id) else { return };
         if !bot.more || bot.refilling {
             return;
         }
         let is_idle = bot.ready_lanes.is_empty() && bot.open < self.limits.calls_per_bot;
-        if is_idle && has_spare {
-            if bot.hunger != Hunger::Starving {
-                bot.hunger = Hunger::Starving;
-                if bot.is_failing { self.patient.push_back(id) } else { self.starving.push_back(id) }
-            }
-        } else if is_idle {
-            // Only the share of the failing ones keeps it from running; it asks when it is its turn.
-            if !std::mem::replace(&mut bot.has_event_turn, true) {
-                self.event_turns.step_aside(id);
+        if is_idle {
+            if std::mem::replace(&mut bot.hunger, Hunger::Starving) != Hunger::Starving {
+                if bot.is_failing { self.starving.step_aside(id) } else { self.starving.line_up(id) }
             }
         } else if bot.hunger == Hunger::None && bot.waiting * 2 <= self.limits.waiting_per_bot {
             bot.hunger = Hunger::Hungry;

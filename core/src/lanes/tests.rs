@@ -4,6 +4,7 @@ use std::collections::HashSet;
 
 use super::*;
 
+mod failing;
 mod simulation;
 
 const LIMITS: Limits =
@@ -158,6 +159,26 @@ fn a_lane_waits_with_its_parked_event() {
 }
 
 #[test]
+fn an_event_that_is_handed_out_again_before_its_park_is_told_runs_again() {
+    let hand_out: [fn(&mut Lanes); 2] = [
+        |lanes| assert_eq!(lanes.offer(ticket(1, 7, 1), FRESH), Offered::Known),
+        |lanes| lanes.look_up(ticket(1, 7, 1)),
+    ];
+    for hand_out in hand_out {
+        let mut lanes = lanes_with([ticket(1, 7, 1), ticket(2, 7, 2)]);
+        assert_eq!(lanes.next_event(), Some(1));
+        hand_out(&mut lanes);
+        assert_eq!((lanes.parked(1), lanes.next_event()), (vec![2], None));
+        assert_eq!(lanes.take_wants().lanes, [LaneWant { bot: 1, conversation: 7, rows_max: 4 }]);
+        assert_eq!(lanes.pulled(1, 7, &[ticket(1, 7, 1), ticket(2, 7, 2)], false), [1, 2]);
+        assert_eq!(lanes.next_event(), Some(1));
+        // That it was handed out again does not count for its next turn.
+        assert_eq!((lanes.parked(1), lanes.take_wants()), (vec![2], Wants::default()));
+        assert!(lanes.bots.is_empty());
+    }
+}
+
+#[test]
 fn what_came_too_late_to_go_before_an_event_goes_on_when_that_is_parked() {
     for has_room in [true, false] {
         let waiting_per_bot = if has_room { 4 } else { 0 };
@@ -227,64 +248,6 @@ fn begin_all(lanes: &mut Lanes) -> Vec<EventId> {
     begun.iter().for_each(|event| lanes.opened(*event, &[1]));
     while lanes.next_call().is_some() {}
     begun
-}
-
-#[test]
-fn bots_whose_last_call_failed_share_a_part_and_hold_nothing_that_waits() {
-    let mut lanes = Lanes::new(Limits { failing_total: 2, ..LIMITS });
-    offer_each(&mut lanes, 1, 10..12);
-    offer_each(&mut lanes, 2, 20..22);
-    assert_eq!(begin_all(&mut lanes), [10, 20, 11, 21]);
-    for bot in [1, 2] {
-        lanes.call_ended(bot, Some(true));
-        assert_eq!(offer_each(&mut lanes, bot, bot * 10 + 2..bot * 10 + 9), 0, "bot {bot}");
-    }
-    assert_eq!(offer_each(&mut lanes, 3, 30..39), 4);
-    assert_eq!(begin_all(&mut lanes), [30, 31], "others do as before");
-    [10, 11].iter().for_each(|event| drop(lanes.parked(*event)));
-    assert!(lanes.take_wants().bots.iter().all(|want| want.bot == 3), "two events are their whole share");
-    lanes.parked(20);
-    assert!(begin_all(&mut lanes).is_empty());
-    assert!(lanes.take_wants().is_empty() && lanes.has_patient(), "they ask together");
-    lanes.let_patient_ask();
-    let asking: HashSet<BotId> = lanes.take_wants().bots.iter().map(|want| want.bot).collect();
-    assert_eq!(asking, [1, 2].into(), "they may go again");
-}
-
-#[test]
-fn a_bot_that_gets_on_again_is_held_back_no_longer() {
-    let mut lanes = Lanes::new(Limits { failing_total: 1, ..LIMITS });
-    offer_each(&mut lanes, 1, 10..12);
-    offer_each(&mut lanes, 2, 20..21);
-    begin_all(&mut lanes);
-    lanes.call_ended(1, Some(true));
-    lanes.call_ended(2, Some(true));
-    lanes.parked(10);
-    assert_eq!(offer_each(&mut lanes, 1, 12..19), 0);
-    lanes.call_ended(1, Some(false));
-    lanes.finished(11);
-    assert_eq!(offer_each(&mut lanes, 1, 12..19), 4);
-    assert_eq!(begin_all(&mut lanes), [12, 13]);
-}
-
-#[test]
-fn a_bot_whose_last_call_failed_is_known_again_after_it_held_nothing_for_a_while() {
-    let mut lanes = Lanes::new(LIMITS);
-    offer_each(&mut lanes, 1, 10..11);
-    begin_all(&mut lanes);
-    lanes.call_ended(1, Some(true));
-    lanes.parked(10);
-    assert!(lanes.bots.is_empty());
-    assert_eq!(offer_each(&mut lanes, 1, 20..30), 2, "it holds nothing that waits");
-    begin_all(&mut lanes);
-    for event in [20, 21] {
-        lanes.call_ended(1, Some(false));
-        lanes.finished(event);
-    }
-    lanes.take_wants();
-    lanes.refilled(1, &[], false);
-    assert!(lanes.bots.is_empty());
-    assert_eq!(offer_each(&mut lanes, 1, 30..40), 4);
 }
 
 /// What is wanted of bots: how many rows of which, taken before which moment.

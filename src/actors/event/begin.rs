@@ -67,6 +67,7 @@ impl EventActor {
             }
         };
         self.tools.gates.adopt(&bot);
+        self.go_on_after_probes(bot.id);
         if let Some(shut) = self.shut(&held, &bot) {
             return self.hold_bot_back(&held, shut, context);
         }

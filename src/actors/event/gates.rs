@@ -1,7 +1,11 @@
 //! Calls that wait in memory, without a permit, for the end of a probe or for their bot's pace; and bots that wait as a
-//! whole, with nothing in memory, until a gate of theirs opens. Nothing polls: the end of a call, or a timer, lets them go on.
+//! whole, with nothing in memory, until a gate of theirs opens. Nothing polls: the end of a call, a resume, or a timer, lets
+//! them go on.
 
-use std::{collections::HashMap, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    time::{Duration, Instant},
+};
 
 use actix::{ActorFutureExt, AsyncContext, Context, WrapFuture};
 use outhook_core::{
@@ -12,11 +16,11 @@ use outhook_core::{
 use super::EventActor;
 use crate::{
     actors::{due_timer::DueTimer, gates::Wait},
-    store::{Bot, InboxEvent, StoredGate, now},
+    store::{Bot, InboxEvent, StoredGate},
 };
 
-/// How soon after a bot is held back, or an event of it has come then, it is read anew whether somebody has resumed a
-/// service.
+/// How soon after a bot, or a call of it that waits for a probe, is held back, or an event of it has come then, it is read
+/// anew whether somebody has resumed a service.
 const LOOK_DELAY: Duration = Duration::from_millis(200);
 
 /// Bots are reopened together, so often at most: there may be many, and all are looked at. In milliseconds.
@@ -27,15 +31,17 @@ type Call = (EventId, ServiceId);
 /// See the module. Each call is of an event that has begun, so there are no more than `calls_per_bot` events of a bot.
 #[derive(Default)]
 pub(super) struct HeldBack {
-    probed: HashMap<ServiceId, Vec<Call>>,
+    probed: HashMap<BotId, Vec<Call>>,
     paced: HashMap<BotId, Paced>,
-    pace_timer: DueTimer,
+    pace_timer: DueTimer<Instant>,
     shut: HashMap<BotId, Shut>,
     shut_timer: DueTimer,
+    /// Bots that will be looked at.
+    looks: HashSet<BotId>,
 }
 
 struct Paced {
-    due: Millis,
+    due: Instant,
     calls: Vec<Call>,
 }
 
@@ -44,8 +50,13 @@ pub(super) struct Shut {
     /// When the first of them opens.
     until: Millis,
     services: Vec<ServiceId>,
-    /// It will be looked at.
-    awaits_look: bool,
+}
+
+impl HeldBack {
+    /// Whether a gate of this bot keeps something waiting here.
+    fn awaits_gate(&self, bot: BotId) -> bool {
+        self.shut.contains_key(&bot) || self.probed.contains_key(&bot)
+    }
 }
 
 impl EventActor {
@@ -53,7 +64,10 @@ impl EventActor {
     pub(super) fn hold_back(&mut self, (bot, call): (BotId, Call), wait: Wait, context: &mut Context<Self>) {
         self.lanes.call_ended(bot, None);
         match wait {
-            Wait::Probe => self.held_back.probed.entry(call.1).or_default().push(call),
+            Wait::Probe => {
+                self.held_back.probed.entry(bot).or_default().push(call);
+                self.look_at_bot_soon(bot, context);
+            }
             Wait::Pace(due) => {
                 let paced = self.held_back.paced.entry(bot);
                 paced.or_insert_with(|| Paced { due, calls: Vec::new() }).calls.push(call);
@@ -76,7 +90,7 @@ impl EventActor {
         own.retain(|service| event.has_yet_to_call(*service));
         let own_until = self.tools.gates.all_closed_until(&own)?;
         let can_wait = matches!(self.tools.retry.put_off(event.taken_at, own_until), Next::At(_));
-        can_wait.then_some(Shut { until, services, awaits_look: false })
+        can_wait.then_some(Shut { until, services })
     }
 
     /// The bot of an event that was to begin waits as rows until a gate opens, but for what can't wait so long.
@@ -105,40 +119,43 @@ impl EventActor {
         }
     }
 
-    /// An event of a bot has come and stays a row. A resume makes one come.
+    /// An event of a bot has come, or something of it is held back. A resume makes an event come.
     pub(super) fn look_at_bot_soon(&mut self, id: BotId, context: &mut Context<Self>) {
-        let Some(shut) = self.held_back.shut.get_mut(&id) else { return };
-        if !std::mem::replace(&mut shut.awaits_look, true) {
+        if self.held_back.awaits_gate(id) && self.held_back.looks.insert(id) {
             context.run_later(LOOK_DELAY, move |actor, context| actor.look_at_bot(id, context));
         }
     }
 
     fn look_at_bot(&mut self, id: BotId, context: &mut Context<Self>) {
-        let Some(shut) = self.held_back.shut.get_mut(&id) else { return };
-        shut.awaits_look = false;
+        self.held_back.looks.remove(&id);
+        if !self.held_back.awaits_gate(id) {
+            return;
+        }
         let directory = self.tools.directory.clone();
         let find = async move { directory.find_anew(id).await };
         context.spawn(find.into_actor(self).map(move |found, actor, context| {
             let Ok(bot) = found else { return };
             actor.tools.gates.adopt(&bot);
             actor.reopen_if_open(id);
+            actor.go_on_after_probes(id);
             actor.pump(context);
         }));
     }
 
-    /// A call of the service has ended: unless another one is its probe, those that waited ask again.
-    pub(super) fn go_on_after_call(&mut self, service: ServiceId) {
-        if self.tools.gates.is_probing(service) {
-            return;
+    /// Calls of a bot ask again that waited for probes which are over: they have ended, or their services were resumed.
+    pub(super) fn go_on_after_probes(&mut self, bot: BotId) {
+        let Some(calls) = self.held_back.probed.get_mut(&bot) else { return };
+        let gates = &self.tools.gates;
+        let ready: Vec<Call> = calls.extract_if(.., |(_, service)| !gates.is_probing(*service)).collect();
+        if calls.is_empty() {
+            self.held_back.probed.remove(&bot);
         }
-        if let Some(calls) = self.held_back.probed.remove(&service) {
-            self.lanes.ready_again(&calls);
-        }
+        self.lanes.ready_again(&ready);
     }
 
     fn go_on_in_pace(&mut self, context: &mut Context<Self>) {
         self.held_back.pace_timer.fired();
-        let now = now();
+        let now = Instant::now();
         for (_, paced) in self.held_back.paced.extract_if(|_, paced| paced.due <= now) {
             self.lanes.ready_again(&paced.calls);
         }

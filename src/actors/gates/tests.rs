@@ -112,7 +112,8 @@ fn a_call_that_waits_for_its_pace_is_not_taken_for_a_probe() {
     let gates = gates(1);
     gates.adopt(&bot(stored(gate::Reason::Breaker, 0)));
     drop(enter(&gates, 8));
-    assert!(matches!(wait(&gates, 7), Some(Wait::Pace(_))));
+    let Some(Wait::Pace(due)) = wait(&gates, 7) else { panic!("it need not wait") };
+    assert!(due <= Instant::now() + Duration::from_secs(1));
     assert!(!gates.is_probing(7));
 }
 
@@ -139,6 +140,18 @@ fn an_operator_opens_what_was_closed_before_and_nothing_that_is_closed_after() {
     // The directory may have been read before that.
     gates.adopt(&bot(StoredGate { until: Some(Millis::MAX), ..stored(gate::Reason::Breaker, 0) }));
     assert_eq!(enter(&gates, 7).refusal(), None);
+}
+
+#[test]
+fn nobody_waits_for_the_probe_of_a_service_that_is_resumed() {
+    let gates = gates(0);
+    gates.adopt(&bot(stored(gate::Reason::Breaker, 0)));
+    let probe = enter(&gates, 7);
+    assert_eq!(wait(&gates, 7), Some(Wait::Probe));
+    gates.adopt(&resumed(now()));
+    assert!(!gates.is_probing(7));
+    assert_eq!((wait(&gates, 7), probe.ended(FAILED, "a timeout")), (None, None));
+    assert_eq!(enter(&gates, 7).refusal(), None, "it is a call as any other, and its failure the first");
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::super::*;
-use crate::newcomers::Newcomers;
+use crate::{newcomers::Newcomers, recent::Recent};
 
 /// A row of the simulated inbox.
 #[derive(Debug, Clone)]
@@ -11,7 +11,6 @@ struct Row {
     ticket: Ticket,
     finished: bool,
     parked: bool,
-    was_parked: bool,
 }
 
 /// What the inbox is to read.
@@ -22,27 +21,32 @@ enum Job {
     Due(EventId),
 }
 
-/// What the inbox has sent to the lanes.
+/// What the inbox has sent to the lanes. Events come with a moment before their rows were written or read.
 #[derive(Debug)]
 enum Mail {
-    Stored(Ticket, Neighbours),
-    Due(Ticket, Neighbours),
+    Stored(Ticket, Neighbours, u64),
+    Due(Ticket, Neighbours, u64),
     Pulled(LaneWant, Vec<Ticket>, bool),
     Refilled(BotId, Vec<Ticket>, bool),
 }
 
 /// The lanes together with an inbox that stores and reads beside each other. What was stored or read is sent later, and
-/// arrives later still.
+/// arrives later still. What became of an event is committed first and told later.
 struct Simulation {
     lanes: Lanes,
     rows: Vec<Row>,
     jobs: VecDeque<Job>,
-    stored: Option<(Ticket, Neighbours)>,
+    stored: Option<(Ticket, Neighbours, u64)>,
     read: Option<Mail>,
     claiming: Option<(Mail, Newcomers)>,
     newcomers: Newcomers,
     mail: VecDeque<Mail>,
     running: Vec<(EventId, usize)>,
+    /// What was committed and not told, and whether it was parked.
+    settled: VecDeque<(EventId, bool)>,
+    recent: Recent<u64>,
+    /// Goes on with whatever is told.
+    clock: u64,
     /// Bots of which nothing can be called; of these only events that were taken before these moments end.
     closed: HashMap<BotId, Millis>,
     last_closed: HashMap<BotId, Millis>,
@@ -61,6 +65,9 @@ impl Simulation {
             newcomers: Newcomers::new(100),
             mail: VecDeque::new(),
             running: Vec::new(),
+            settled: VecDeque::new(),
+            recent: Recent::new(1000),
+            clock: 0,
             closed: HashMap::new(),
             last_closed: HashMap::new(),
             limits,
@@ -96,8 +103,8 @@ impl Simulation {
         let ticket = Ticket { event, bot, conversation, message, taken_at: event };
         let earlier = self.has_earlier(&ticket);
         let later = self.has_later(&ticket);
-        self.rows.push(Row { ticket, finished: false, parked: false, was_parked: false });
-        self.stored = Some((ticket, Neighbours { earlier, later }));
+        self.rows.push(Row { ticket, finished: false, parked: false });
+        self.stored = Some((ticket, Neighbours { earlier, later }, self.clock));
     }
 
     /// Reads rows, or sends what was read.
@@ -149,7 +156,8 @@ impl Simulation {
             }
             Job::Due(event) => {
                 let Row { ticket, parked: true, .. } = self.rows[event as usize] else { return None };
-                Mail::Due(ticket, Neighbours { earlier: self.has_earlier(&ticket), later: true })
+                let neighbours = Neighbours { earlier: self.has_earlier(&ticket), later: true };
+                Mail::Due(ticket, neighbours, self.clock)
             }
         })
     }
@@ -158,8 +166,8 @@ impl Simulation {
         match &mut read {
             Mail::Stored(..) => unreachable!("it was not read"),
             // Only what is still due is claimed.
-            Mail::Due(ticket, _) if !self.rows[ticket.event as usize].parked => return,
-            Mail::Due(ticket, neighbours) => {
+            Mail::Due(ticket, ..) if !self.rows[ticket.event as usize].parked => return,
+            Mail::Due(ticket, neighbours, _) => {
                 self.rows[ticket.event as usize].parked = false;
                 neighbours.earlier |= self.newcomers.precede(ticket);
             }
@@ -171,15 +179,15 @@ impl Simulation {
     }
 
     fn send_stored(&mut self) -> bool {
-        let Some((ticket, neighbours)) = self.stored.take() else { return false };
+        let Some((ticket, neighbours, at)) = self.stored.take() else { return false };
         self.newcomers.add(&ticket);
         self.claiming.iter_mut().for_each(|(_, newcomers)| newcomers.add(&ticket));
-        self.mail.push_back(Mail::Stored(ticket, neighbours));
+        self.mail.push_back(Mail::Stored(ticket, neighbours, at));
         true
     }
 
     fn go_on(&mut self) -> bool {
-        self.read_or_send() | self.send_stored() | self.deliver() | self.let_patient_ask()
+        self.read_or_send() | self.send_stored() | self.deliver() | self.tell() | self.let_patient_ask()
     }
 
     fn let_patient_ask(&mut self) -> bool {
@@ -204,8 +212,9 @@ impl Simulation {
     fn deliver(&mut self) -> bool {
         match self.mail.pop_front() {
             None => return false,
-            Some(Mail::Stored(ticket, neighbours)) => self.offer_stored(ticket, neighbours),
-            Some(Mail::Due(ticket, neighbours)) => drop(self.lanes.offer(ticket, neighbours)),
+            Some(Mail::Stored(ticket, neighbours, at) | Mail::Due(ticket, neighbours, at)) => {
+                self.offer(ticket, neighbours, at);
+            }
             Some(Mail::Pulled(want, rows, more)) => {
                 self.lanes.pulled(want.bot, want.conversation, &rows, more);
             }
@@ -216,20 +225,19 @@ impl Simulation {
         true
     }
 
-    /// What was read meanwhile, and has ended, is recognised.
-    fn offer_stored(&mut self, ticket: Ticket, neighbours: Neighbours) {
-        let row = &self.rows[ticket.event as usize];
-        if row.was_parked {
+    /// What has ended meanwhile is recognised, once that was told.
+    fn offer(&mut self, ticket: Ticket, neighbours: Neighbours, read_at: u64) {
+        if self.recent.may_have_ended(ticket.event, read_at) {
             self.lanes.look_up(ticket);
-        } else if !row.finished {
+        } else if !self.recent.has_finished(ticket.event) {
             self.lanes.offer(ticket, neighbours);
         }
     }
 
     fn is_on_its_way(&self, event: EventId) -> bool {
-        self.stored.iter().any(|(ticket, _)| ticket.event == event)
+        self.stored.iter().any(|(ticket, ..)| ticket.event == event)
             || self.mail.iter().any(|mail| {
-                matches!(mail, Mail::Stored(ticket, _) | Mail::Due(ticket, _) if ticket.event == event)
+                matches!(mail, Mail::Stored(ticket, ..) | Mail::Due(ticket, ..) if ticket.event == event)
             })
     }
 
@@ -291,7 +299,7 @@ impl Simulation {
             let served = self.go_on();
             self.pump();
             if !self.running.is_empty() {
-                self.end(0, false);
+                self.commit(0, false);
                 self.pump();
             } else if !served {
                 return;
@@ -300,23 +308,33 @@ impl Simulation {
         panic!("it never comes to rest: {:?}", self.lanes);
     }
 
-    fn end(&mut self, pick: usize, parks: bool) {
+    /// A running event ends in the database.
+    fn commit(&mut self, pick: usize, parks: bool) {
         let (event, services) = self.running.swap_remove(pick);
         let row = &mut self.rows[event as usize];
         let in_flight = services.min(self.lanes.bots[&row.ticket.bot].calls);
         for _ in 0..in_flight {
             self.lanes.call_ended(row.ticket.bot, Some(parks));
         }
-        if parks {
-            (row.parked, row.was_parked) = (true, true);
-            self.lanes.parked(event);
-        } else {
-            row.finished = true;
-            self.lanes.finished(event);
-        }
+        (row.parked, row.finished) = (parks, !parks);
+        self.settled.push_back((event, parks));
     }
 
-    /// A bot goes to another daemon and comes back. What had been read is delivered before, and its rows are
+    /// Tells the lanes what was committed.
+    fn tell(&mut self) -> bool {
+        let Some((event, parks)) = self.settled.pop_front() else { return false };
+        if parks {
+            self.recent.parked(event, self.clock);
+            self.lanes.parked(event);
+        } else {
+            self.recent.finished(self.rows[event as usize].ticket, self.clock);
+            self.lanes.finished(event);
+        }
+        self.clock += 1;
+        true
+    }
+
+    /// A bot goes to another daemon and comes back. What had been read or committed is delivered before, and its rows are
     /// due afterwards.
     fn go_away_and_back(&mut self, bot: BotId) {
         for _ in 0..5000 {
@@ -332,7 +350,8 @@ impl Simulation {
         while let Some(at) =
             self.running.iter().position(|(event, _)| self.rows[*event as usize].ticket.bot == bot)
         {
-            self.end(at, false);
+            self.commit(at, false);
+            self.tell();
             self.pump();
         }
         assert!(!self.lanes.bots.contains_key(&bot), "something of it is left");
@@ -344,7 +363,7 @@ impl Simulation {
             .collect();
         for ticket in back {
             let earlier = self.has_earlier(&ticket);
-            self.mail.push_back(Mail::Due(ticket, Neighbours { earlier, later: true }));
+            self.mail.push_back(Mail::Due(ticket, Neighbours { earlier, later: true }, self.clock));
         }
     }
 
@@ -357,7 +376,7 @@ proptest! {
     #![proptest_config(ProptestConfig { ..ProptestConfig::default() })]
 
     /// Events of few lanes arrive, out of order at times, run, park, come back; jobs of the inbox are
-    /// served at random moments; bots go to another daemon and come back, or can't be called for a while. Each runs in order
+    /// served, and what was committed is told, at random moments; bots go to another daemon and come back, or can't be called for a while. Each runs in order
     /// and alone in its lane, and every one finishes.
     #[test]
     fn every_event_runs_once_in_order_and_none_is_forgotten(
@@ -366,7 +385,7 @@ proptest! {
         waiting_total in 0usize..10,
         open_total in 1usize..6,
         failing_total in 1usize..4,
-        steps in proptest::collection::vec((0u8..16, any::<prop::sample::Index>(), 0i64..9), 1..300),
+        steps in proptest::collection::vec((0u8..17, any::<prop::sample::Index>(), 0i64..9), 1..300),
     ) {
         let mut simulation = Simulation::new(Limits { calls_per_bot, waiting_per_bot, waiting_total, open_total, failing_total });
         let mut next_message = 10;
@@ -381,7 +400,7 @@ proptest! {
                 5 | 6 => { simulation.deliver(); }
                 7 | 8 if !simulation.running.is_empty() => {
                     let at = pick.index(simulation.running.len());
-                    simulation.end(at, step == 8);
+                    simulation.commit(at, step == 8);
                 }
                 9 => {
                     let parked = simulation.parked();
@@ -401,6 +420,7 @@ proptest! {
                 13 => simulation.open(lane % 3),
                 14 => { simulation.let_patient_ask(); }
                 15 => simulation.fail_claim(),
+                16 => { simulation.tell(); }
                 _ => {}
             }
             simulation.pump();
