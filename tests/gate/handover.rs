@@ -30,7 +30,10 @@ async fn stays_closed_when_its_daemon(is_killed: bool) {
     })
     .await;
     let other = Endpoint::json(json!({})).await;
-    let config = config(Storage::Postgres.config().await, 1, "2m").text("database.lease", "3s");
+    // A reply would have the second daemon read the gate before the test has changed it.
+    let config = config(Storage::Postgres.config().await, 1, "2m")
+        .text("database.lease", "3s")
+        .text("reply.to", "none");
     let beside = config.sibling();
     let db = setup::tables(&config).await;
     let mut first = Outhook::start(&config).await;
