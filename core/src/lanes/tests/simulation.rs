@@ -41,7 +41,8 @@ struct Simulation {
     claiming: Option<(Mail, Newcomers)>,
     newcomers: Newcomers,
     mail: VecDeque<Mail>,
-    running: Vec<(EventId, usize)>,
+    running: Vec<EventId>,
+    in_flight: HashMap<EventId, usize>,
     /// What was committed and not told, and whether it was parked.
     settled: VecDeque<(EventId, bool)>,
     recent: Recent<u64>,
@@ -65,6 +66,7 @@ impl Simulation {
             newcomers: Newcomers::new(100),
             mail: VecDeque::new(),
             running: Vec::new(),
+            in_flight: HashMap::new(),
             settled: VecDeque::new(),
             recent: Recent::new(1000),
             clock: 0,
@@ -244,7 +246,7 @@ impl Simulation {
     fn pump(&mut self) {
         while let Some(event) = self.lanes.next_event() {
             let ticket = self.rows[event as usize].ticket;
-            for (other, _) in &self.running {
+            for other in &self.running {
                 let other = self.rows[*other as usize].ticket;
                 assert!(
                     (other.bot, other.conversation) != (ticket.bot, ticket.conversation),
@@ -263,11 +265,12 @@ impl Simulation {
                 self.shut(ticket);
                 continue;
             }
-            let services = (event % 3 + 1) as usize;
-            self.lanes.opened(event, &(0..services as ServiceId).collect::<Vec<_>>());
-            self.running.push((event, services));
+            self.lanes.opened(event, &(0..=event % 3).collect::<Vec<ServiceId>>());
+            self.running.push(event);
         }
-        while self.lanes.next_call().is_some() {}
+        while let Some((event, _)) = self.lanes.next_call() {
+            *self.in_flight.entry(event).or_default() += 1;
+        }
         let mut calls: HashMap<BotId, usize> = HashMap::new();
         for (id, bot) in &self.lanes.bots {
             *calls.entry(*id).or_default() += bot.calls;
@@ -308,13 +311,15 @@ impl Simulation {
         panic!("it never comes to rest: {:?}", self.lanes);
     }
 
-    /// A running event ends in the database.
+    /// A running event ends in the database; none of its calls is made after that.
     fn commit(&mut self, pick: usize, parks: bool) {
-        let (event, services) = self.running.swap_remove(pick);
+        let event = self.running.swap_remove(pick);
         let row = &mut self.rows[event as usize];
-        let in_flight = services.min(self.lanes.bots[&row.ticket.bot].calls);
-        for _ in 0..in_flight {
-            self.lanes.call_ended(row.ticket.bot, Some(parks));
+        let bot = row.ticket.bot;
+        let calls = self.lanes.bots.get_mut(&bot).map(|bot| &mut bot.ready_calls);
+        calls.expect("its bot").retain(|(other, _)| *other != event);
+        for _ in 0..self.in_flight.remove(&event).unwrap_or_default() {
+            self.lanes.call_ended(bot, Some(parks));
         }
         (row.parked, row.finished) = (parks, !parks);
         self.settled.push_back((event, parks));
@@ -348,7 +353,7 @@ impl Simulation {
         self.closed.remove(&bot);
         self.pump();
         while let Some(at) =
-            self.running.iter().position(|(event, _)| self.rows[*event as usize].ticket.bot == bot)
+            self.running.iter().position(|event| self.rows[*event as usize].ticket.bot == bot)
         {
             self.commit(at, false);
             self.tell();
@@ -442,7 +447,7 @@ proptest! {
         prop_assert!(simulation.rows.iter().all(|row| row.finished), "forgotten: {:?} in {:?}",
             simulation.rows.iter().filter(|row| !row.finished).collect::<Vec<_>>(), simulation.lanes);
         prop_assert_eq!(simulation.lanes.held(), 0);
-        prop_assert!(simulation.lanes.bots.is_empty());
+        prop_assert!(simulation.lanes.bots.is_empty(), "kept: {:?}", simulation.lanes);
         prop_assert_eq!(simulation.lanes.waiting, 0);
         prop_assert_eq!(simulation.lanes.failing, UnderWay::default());
     }
