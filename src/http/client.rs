@@ -68,8 +68,8 @@ pub(crate) struct WebhookClient {
     connect_timeout: Duration,
     timeout: Duration,
     response_bytes_max: usize,
-    /// When it was last said that no file is left.
     no_files_at: Cell<Option<Instant>>,
+    /// When it was last said that no file is left.
     no_files_told: Cell<Option<Instant>>,
 }
 
