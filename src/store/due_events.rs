@@ -1,19 +1,19 @@
 //! Handing out the events whose time has come. Bots take turns, so that one with many holds up nobody.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use outhook_core::{
     identity::{BotId, EventId, Millis},
     lanes::Neighbours,
 };
-use sea_orm::{ConnectionTrait, DbBackend, DbErr, FromQueryResult};
+use sea_orm::{ConnectionTrait, DbBackend, DbErr, FromQueryResult, Statement};
 
 use super::{
     Store, StoreError,
     inbox::{Taken, neighbour},
     rows::{COLUMNS, Row},
     sql::{among, as_i64, ids, statement},
-    turns::{Turn, bots_in_turn, first_due_rows},
+    turns::{Round, bots_in_turn, first_due_rows},
 };
 use crate::fail_points::Step;
 
@@ -21,8 +21,11 @@ use crate::fail_points::Step;
 /// that come meanwhile wait for the page.
 const ROWS_OF_BOT_MAX: usize = 100;
 
-/// A condition: the event is unfinished. Only the primary key serves it, whatever a planner believes of the others.
-const IS_UNFINISHED: &str = "state + 0 = 0";
+/// A condition: the event of this row is unfinished. Only the primary key serves it, whatever a planner believes of the
+/// others.
+fn is_unfinished(row: &str) -> String {
+    format!("{row}.state + 0 = 0")
+}
 
 /// Events that may be worked on now.
 #[derive(Debug)]
@@ -74,10 +77,10 @@ impl Store {
         due_by: Millis,
     ) -> Result<HashSet<EventId>, StoreError> {
         self.on_main(move |store| async move {
-            let among = among(store.backend(), 1);
+            let (among, is_unfinished) = (among(store.backend(), 1), is_unfinished("outhook_event"));
             let sql = format!(
                 "UPDATE outhook_event SET due = NULL
-                 WHERE id {among} AND {IS_UNFINISHED} AND (due IS NULL OR due <= $2) RETURNING id"
+                 WHERE id {among} AND {is_unfinished} AND (due IS NULL OR due <= $2) RETURNING id"
             );
             let values = [ids(store.backend(), &events), due_by.into()];
             let transaction = store.begin().await?;
@@ -88,8 +91,8 @@ impl Store {
         .await
     }
 
-    /// All due events, if they are no more than a page, else a share of each bot's. Whose they are is looked at only
-    /// here: of other daemons' bots there may be any number.
+    /// All due events, if they are no more than a page, else a share of each bot's. Those of other daemons' bots count for
+    /// the page too and are left out afterwards: a query that left them out might have to read any number of them.
     async fn due_page(&self, due_by: Millis, after: BotId, rows_max: usize) -> Result<Page, DbErr> {
         let first = self.earliest_of_all(due_by, rows_max.saturating_add(1)).await?;
         let partitions = self.partitions();
@@ -98,19 +101,20 @@ impl Store {
             let events = mine.map(|(event, _)| event).collect();
             return Ok(Page { events, may_be_more: false, last: after });
         }
-        let turn =
-            Turn { table: "outhook_event", due_by, after, waiting: &[], bots_max: rows_max, partitions };
-        let bots = bots_in_turn(self.db(), turn).await?;
+        let round =
+            Round { table: "outhook_event", due_by, after, waiting: &[], bots_max: rows_max, partitions };
+        let bots = bots_in_turn(self.db(), round).await?;
         let rows_of_each = (rows_max / bots.len().max(1)).clamp(1, ROWS_OF_BOT_MAX);
-        let events = self.first_of_each(&bots, due_by, rows_of_each).await?;
-        Ok(Page { may_be_more: !events.is_empty(), events, last: bots.last().copied().unwrap_or(after) })
+        let first = self.first_of_each(&bots, due_by, rows_of_each).await?;
+        let may_be_more = bots.len() == rows_max || has_filled(&first, rows_of_each);
+        let events = first.into_iter().map(|(event, _)| event).collect();
+        Ok(Page { events, may_be_more, last: bots.last().copied().unwrap_or(after) })
     }
 
     async fn earliest_of_all(&self, due_by: Millis, rows_max: usize) -> Result<Vec<(EventId, BotId)>, DbErr> {
         let sql = "SELECT id, bot_id FROM outhook_event WHERE due <= $1 ORDER BY due LIMIT $2";
         let values = [due_by.into(), as_i64(rows_max)];
-        let rows = self.db().query_all_raw(statement(self.backend(), sql, values)).await?;
-        rows.iter().map(|row| Ok((row.try_get("", "id")?, row.try_get("", "bot_id")?))).collect()
+        self.events_and_bots(statement(self.backend(), sql, values)).await
     }
 
     async fn first_of_each(
@@ -118,22 +122,26 @@ impl Store {
         bots: &[BotId],
         due_by: Millis,
         rows_max: usize,
-    ) -> Result<Vec<EventId>, DbErr> {
+    ) -> Result<Vec<(EventId, BotId)>, DbErr> {
         let first = |bot| first_due_rows("outhook_event", bot, "$1", "$3");
         let sql = match self.backend() {
             DbBackend::Postgres => format!(
-                "SELECT page.id FROM unnest($2::bigint[]) AS b (bot_id) CROSS JOIN LATERAL ({}) page",
+                "SELECT page.id, page.bot_id FROM unnest($2::bigint[]) AS b (bot_id) CROSS JOIN LATERAL ({}) page",
                 first("b.bot_id")
             ),
             _ => format!(
-                "SELECT e.id FROM json_each($2) b CROSS JOIN outhook_event e
+                "SELECT e.id, e.bot_id FROM json_each($2) b CROSS JOIN outhook_event e
                  WHERE e.id IN (SELECT page.id FROM ({}) page)",
                 first("b.value")
             ),
         };
         let values = [due_by.into(), ids(self.backend(), bots), as_i64(rows_max)];
-        let rows = self.db().query_all_raw(statement(self.backend(), sql, values)).await?;
-        rows.iter().map(|row| row.try_get("", "id")).collect()
+        self.events_and_bots(statement(self.backend(), sql, values)).await
+    }
+
+    async fn events_and_bots(&self, query: Statement) -> Result<Vec<(EventId, BotId)>, DbErr> {
+        let rows = self.db().query_all_raw(query).await?;
+        rows.iter().map(|row| Ok((row.try_get("", "id")?, row.try_get("", "bot_id")?))).collect()
     }
 
     async fn read_due(&self, events: &[EventId]) -> Result<Vec<Taken>, DbErr> {
@@ -141,8 +149,9 @@ impl Store {
             return Ok(Vec::new());
         }
         let (earlier, among) = (neighbour('<', "e"), among(self.backend(), 1));
+        let is_unfinished = is_unfinished("e");
         let sql = format!(
-            "SELECT {COLUMNS}, {earlier} AS earlier FROM outhook_event e WHERE e.id {among} AND e.{IS_UNFINISHED}"
+            "SELECT {COLUMNS}, {earlier} AS earlier FROM outhook_event e WHERE e.id {among} AND {is_unfinished}"
         );
         let values = [ids(self.backend(), events)];
         let mut due = Vec::with_capacity(events.len());
@@ -155,6 +164,13 @@ impl Store {
         self.load_calls(due.iter_mut().map(|taken| &mut taken.event).collect()).await?;
         Ok(due)
     }
+}
+
+/// Whether one of these bots has so many of the events.
+fn has_filled(events: &[(EventId, BotId)], share: usize) -> bool {
+    let mut counts: HashMap<BotId, usize> = HashMap::new();
+    events.iter().for_each(|(_, bot)| *counts.entry(*bot).or_default() += 1);
+    counts.values().any(|count| *count >= share)
 }
 
 #[cfg(test)]

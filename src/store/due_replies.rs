@@ -11,7 +11,7 @@ use sea_orm::{ConnectionTrait, DatabaseTransaction, DbBackend, DbErr, FromQueryR
 use super::{
     Outgoing, Store, StoreError,
     sql::{among, as_i64, bigints, ids, now, statement},
-    turns::{Turn, bots_in_turn, first_due_rows},
+    turns::{Round, bots_in_turn, first_due_rows},
 };
 use crate::fail_points::Step;
 
@@ -68,7 +68,7 @@ impl Store {
             // So there is a bot without posts under way for each place, or these are all bots.
             let bots_max = places.free.saturating_add(distinct(&places.in_flight));
             let transaction = store.begin().await?;
-            let turn = Turn {
+            let round = Round {
                 table: "outhook_reply",
                 due_by: now,
                 after: places.after,
@@ -76,7 +76,7 @@ impl Store {
                 bots_max,
                 partitions: store.partitions(),
             };
-            let bots = bots_in_turn(&transaction, turn).await?;
+            let bots = bots_in_turn(&transaction, round).await?;
             let rows_max = places.free.max(ROWS_MIN).div_ceil(bots.len().max(1));
             let pages = first_rows(&transaction, &bots, rows_max, now).await?;
             let served = serve(&places, &pages);

@@ -14,13 +14,13 @@ use super::{
     sql::{among, as_i64, ids, in_partitions, members, statement},
 };
 
-/// A turn of the bots with due rows in a table.
+/// Which of the bots with due rows in a table come next.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Turn<'a> {
+pub(super) struct Round<'a> {
     pub(super) table: &'static str,
     /// The moment that rows are due by.
     pub(super) due_by: Millis,
-    /// The bot behind which the turn begins.
+    /// The bot behind which the round begins.
     pub(super) after: BotId,
     /// Bots that are passed over.
     pub(super) waiting: &'a [BotId],
@@ -31,10 +31,10 @@ pub(super) struct Turn<'a> {
 /// The next bots with due rows, in turn. The recursion jumps from one bot to the next, however many rows each has.
 pub(super) async fn bots_in_turn(
     connection: &impl ConnectionTrait,
-    turn: Turn<'_>,
+    round: Round<'_>,
 ) -> Result<Vec<BotId>, DbErr> {
     let backend = connection.get_database_backend();
-    let table = turn.table;
+    let table = round.table;
     let (mine, waits) = (in_partitions("bots.bot_id", 3), among(backend, 4));
     let (bot, is_due) = (bot_of("n"), format!("{} > 0", moment_of("n")));
     let first = moment_of("d");
@@ -57,16 +57,16 @@ pub(super) async fn bots_in_turn(
         "SELECT bot_id FROM ({behind}) behind UNION ALL SELECT bot_id FROM ({before}) before LIMIT $5"
     );
     let values = [
-        turn.due_by.into(),
-        turn.after.into(),
-        members(turn.partitions),
-        ids(backend, turn.waiting),
-        as_i64(turn.bots_max),
+        round.due_by.into(),
+        round.after.into(),
+        members(round.partitions),
+        ids(backend, round.waiting),
+        as_i64(round.bots_max),
     ];
     let rows = connection.query_all_raw(statement(backend, sql, values)).await?;
     let mut bots: Vec<BotId> = rows.iter().map(|row| row.try_get("", "bot_id")).collect::<Result<_, _>>()?;
     // A database may give the rows in any order.
-    bots.sort_unstable_by_key(|bot| (*bot <= turn.after, *bot));
+    bots.sort_unstable_by_key(|bot| (*bot <= round.after, *bot));
     Ok(bots)
 }
 

@@ -1,10 +1,11 @@
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Instant};
 
 use migration::Migrator;
-use outhook_core::lanes::BotWant;
+use outhook_core::{lanes::BotWant, partition::Partitions};
 use sea_orm::{ConnectOptions, Database, DatabaseConnection};
 
 use super::*;
+use crate::tenure::Tenure;
 
 const PAGE: usize = 500;
 /// When everything here is due.
@@ -137,4 +138,17 @@ async fn what_was_handed_out_and_is_due_later_now_is_not_claimed() {
     inbox.db.execute_unprepared(&sql).await.expect("parked");
     let claimed = inbox.store.claim_events(events.clone(), DUE).await.expect("claimed");
     assert_eq!(claimed, HashSet::from([events[1]]));
+}
+
+#[tokio::test]
+async fn a_flood_of_another_daemons_bot_is_no_reason_to_look_again() {
+    let inbox = Inbox::new().await;
+    let (mine, others) = (7, 8);
+    inbox.add(others, 600, 1, DUE).await;
+    inbox.add(mine, 2, 2, DUE).await;
+    inbox.add(mine + 64, 1, 1, DUE + 1).await;
+    let tenure = Tenure::leased(1, Instant::now());
+    tenure.gain(Partitions::of_bot(mine));
+    let due = inbox.store.under(tenure).due_events(DUE, 0, PAGE).await.expect("events");
+    assert_eq!((by_bot(&due), due.next), (BTreeMap::from([(mine, 2)]), Some(DUE + 1)));
 }
