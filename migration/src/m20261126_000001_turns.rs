@@ -6,8 +6,11 @@ use sea_orm_migration::prelude::*;
 #[derive(DeriveMigrationName)]
 pub(crate) struct Migration;
 
-/// Of expressions, so that only they serve what asks for turns. Of columns, PostgreSQL chose by statistics that don't know
-/// of what has just come, and walked from end to end through an index of the moments, for each bot.
+/// Of expressions, so that only they serve what asks for turns. With columns there is a choice, and PostgreSQL makes it by
+/// statistics that don't know of what has just come: it may walk from end to end through an index of the moments, for each
+/// bot.
+///
+/// Replies come before events, as in a settlement: on PostgreSQL each waits for locks of the other.
 const INDEXES: [&str; 3] = [
     "DROP INDEX outhook_reply_turn",
     "CREATE INDEX outhook_reply_turn ON outhook_reply ((bot_id + 0), COALESCE(due, 0), id)
