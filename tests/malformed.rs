@@ -47,6 +47,21 @@ async fn what_cannot_be_delivered_ends_as_a_dead_letter_and_holds_up_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_event_that_can_be_stored_and_not_read_as_a_whole_fails_and_dials_nobody() {
+    let endpoint = Endpoint::json(json!({})).await;
+    let config = Config::sqlite();
+    let (bot, _) = setup::one_bot(&config, &endpoint.url("/"), "generic").await;
+    let db = Db::of(&config).await;
+    let _outhook = Outhook::start(&config).await;
+    let event = channel_event(bot, 1, 1, "t", "x").to_string();
+    let twice = format!(r#"{},"trigger":"mention"}}"#, event.trim_end_matches('}'));
+    setup::send_lines(&config, &[twice]).await;
+    let failed = "SELECT count(*) FROM outhook_call WHERE state = 2 AND fault = 'unsendable'";
+    eventually("its call to fail", PATIENCE, || async { (db.count(failed).await == 1).then_some(()) }).await;
+    assert_eq!(endpoint.count(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_dead_letter_of_a_bot_that_cannot_be_called_names_it_in_the_ledger() {
     let queue = Rabbit::shared().await.queue().await;
     let config = from(&queue);

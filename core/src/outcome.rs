@@ -68,6 +68,8 @@ pub enum Fault {
     BadAnswer,
     /// The interface can't carry this event (Slack's has no direct messages).
     Unsupported,
+    /// No request could be made of the event.
+    Unsendable,
     /// The service's interface has no handler.
     BadInterface,
     /// The handler panicked.
@@ -99,6 +101,7 @@ impl Fault {
             Self::Status => "status",
             Self::BadAnswer => "bad_answer",
             Self::Unsupported => "unsupported",
+            Self::Unsendable => "unsendable",
             Self::BadInterface => "bad_interface",
             Self::Panicked => "panicked",
             Self::Breaker => "breaker",
@@ -166,6 +169,7 @@ impl Failure {
             (Fault::BadUrl, _) => "its endpoint's URL can't be used".into(),
             (Fault::Blocked, _) => "its endpoint is at an address that this server may not call".into(),
             (Fault::Unsupported, _) => "its Slack-format interface has no direct messages".into(),
+            (Fault::Unsendable, _) => "no request could be made of it".into(),
             (Fault::BadInterface, _) => "its interface is of an unknown kind".into(),
             (Fault::Breaker, _) => "its endpoint has been failing for a while".into(),
             (Fault::RetryAfter, _) => "its endpoint asked not to be called for a while".into(),
@@ -262,7 +266,7 @@ mod tests {
         ] {
             assert!(matches!(verdict(fault), Verdict::Retry { not_before: None, .. }), "{fault}");
         }
-        for fault in [Fault::TooLarge, Fault::BadUrl, Fault::Blocked, Fault::Unsupported] {
+        for fault in [Fault::TooLarge, Fault::BadUrl, Fault::Blocked, Fault::Unsupported, Fault::Unsendable] {
             assert!(matches!(verdict(fault), Verdict::Final(_)), "{fault}");
         }
     }

@@ -174,7 +174,7 @@ impl Assignment {
         let token = service.token.expose_secret();
         let signature = match Signature::new(token, &webhook_id, now() / 1000, &request.body) {
             Ok(signature) => signature,
-            Err(detail) => return Tried::failed(Fault::BadAnswer, detail),
+            Err(detail) => return Tried::failed(Fault::Unsendable, detail),
         };
         fail_points::before(Step::MakeCall);
         let outbound = self.outbound(url, request, webhook_id, &signature);

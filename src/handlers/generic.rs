@@ -112,7 +112,7 @@ fn raw(value: &(impl Serialize + ?Sized)) -> Result<Box<RawValue>, Failure> {
 
 fn unsendable(error: &serde_json::Error) -> Failure {
     Failure {
-        fault: Fault::Unsupported,
+        fault: Fault::Unsendable,
         status: None,
         detail: format!("the event can't be written as JSON: {error}"),
     }

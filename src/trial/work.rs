@@ -88,7 +88,7 @@ pub(crate) fn build_request(
     fail_points::place("handler.request");
     let failure = |fault, detail| Failure { fault, status: None, detail };
     let event = EventBody::read(payload)
-        .map_err(|error| failure(Fault::BadAnswer, format!("the event can't be read: {error}")))?;
+        .map_err(|error| failure(Fault::Unsendable, format!("the event can't be read: {error}")))?;
     let url =
         egress.endpoint(&service.base_url).map_err(|fault| failure(Fault::BadUrl, fault.to_string()))?;
     let request = handler.request(&Call { bot, service, event: &event, site })?;

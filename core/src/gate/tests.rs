@@ -233,6 +233,7 @@ fn a_call_that_was_not_made_says_nothing_of_its_endpoint() {
         Fault::Blocked,
         Fault::BadUrl,
         Fault::Unsupported,
+        Fault::Unsendable,
         Fault::BadInterface,
         Fault::Panicked,
         Fault::Proxy,
