@@ -331,3 +331,21 @@ async fn an_actor_that_is_built_anew_during_a_drain_begins_nothing() {
     assert_eq!(outhook.wait().await.code(), Some(0));
     assert_eq!(endpoint.requests().len(), 2);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_of_which_two_calls_panic_is_one_dead_letter() {
+    let config = Config::sqlite().fail_points("handler.request=2*panic");
+    let (bot, _) = setup::one_bot(&config, "http://127.0.0.1:1/", "generic").await;
+    let db = Db::of(&config).await;
+    setup::insert_service(&db, bot, "http://127.0.0.1:1/", 1, setup::TOKEN).await;
+    let outhook = Outhook::start(&config).await;
+    setup::send(&config, &[channel_event(bot, 1, 1, "t", "x")]).await;
+    eventually("the event to be finished", PATIENCE, || async {
+        (outhook.metric("outhook_events_finished_total").await == 1.0).then_some(())
+    })
+    .await;
+    let panicked = "SELECT count(*) FROM outhook_call WHERE fault = 'panicked'";
+    assert_eq!(db.count(panicked).await, 2);
+    assert_eq!(setup::dead_letters(&config).await.len(), 1);
+    assert_eq!(outhook.metric("outhook_dead_letters_total").await, 1.0);
+}

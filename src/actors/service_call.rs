@@ -5,7 +5,12 @@ mod record;
 mod tried;
 mod unmade;
 
-use std::{panic::AssertUnwindSafe, rc::Rc, sync::Arc, time::Instant};
+use std::{
+    panic::AssertUnwindSafe,
+    rc::Rc,
+    sync::{Arc, atomic::Ordering::Relaxed},
+    time::Instant,
+};
 
 use actix::{Actor, ActorContext, ActorFutureExt, AsyncContext, Context, Recipient, WrapFuture};
 use futures_util::FutureExt;
@@ -112,7 +117,7 @@ impl Assignment {
     }
 
     fn report(&self, record: CallRecord, panicked: bool) {
-        let panicked = panicked.then(|| {
+        let panicked = (panicked && !self.turn.panicked.swap(true, Relaxed)).then(|| {
             DeadLetter::of_event(self.turn.key, "panicked", "a handler panicked at this event".into())
         });
         let failed = match record.outcome {

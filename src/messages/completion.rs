@@ -1,6 +1,6 @@
 //! What has ended.
 
-use std::sync::Arc;
+use std::sync::{Arc, atomic::AtomicBool};
 
 use actix::Message;
 use outhook_core::{
@@ -28,6 +28,8 @@ pub(crate) struct EventTurn {
     pub(crate) turn: Turn,
     /// All its services with their names, if they were fixed in this turn.
     pub(crate) fixed: Vec<(ServiceId, String)>,
+    /// A handler has panicked at one of the calls: the event is set aside once.
+    pub(crate) panicked: AtomicBool,
 }
 
 /// A service call has ended, for good or until its next try.

@@ -1,6 +1,9 @@
 //! Beginning an event: which of its calls are made in this turn.
 
-use std::{rc::Rc, sync::Arc};
+use std::{
+    rc::Rc,
+    sync::{Arc, atomic::AtomicBool},
+};
 
 use actix::{ActorFutureExt, AsyncContext, Context, WrapFuture};
 use outhook_core::{
@@ -118,6 +121,7 @@ fn new_turn(event: &InboxEvent, bot: &Bot, shard: usize, number: u64) -> EventTu
         number,
         turn,
         fixed,
+        panicked: AtomicBool::new(false),
     }
 }
 
