@@ -19,7 +19,7 @@ use outhook_core::{
 use self::known::{Known, Memory};
 use crate::{
     moment::moment,
-    store::{Bot, GateChange, StoredGate, now},
+    store::{Bot, DatedChange, GateChange, StoredGate, now},
 };
 
 /// See the module. Cheap to clone.
@@ -196,7 +196,7 @@ impl State {
         reserved.map_err(|moment| self.origin + moment)
     }
 
-    fn ended(&mut self, pass: &Pass, signal: Signal, failure: &str) -> Option<GateChange> {
+    fn ended(&mut self, pass: &Pass, signal: Signal, failure: &str) -> Option<DatedChange> {
         let policy = self.policy;
         self.memory.change(pass.service, |known| ended(known, (pass, signal, failure), &policy))
     }
@@ -207,13 +207,13 @@ fn ended(
     slot: &mut Option<Known>,
     (pass, signal, failure): (&Pass, Signal, &str),
     policy: &GatePolicy,
-) -> Option<GateChange> {
+) -> Option<DatedChange> {
     if slot.is_none() && !matches!(signal, Signal::Failed { .. }) {
         return None;
     }
     let known = slot.get_or_insert_with(|| Known::new(pass.bot, Gate::default()));
-    let before = known.gate;
-    known.gate.ended(pass.number, signal, now(), policy);
+    let (before, now) = (known.gate, now());
+    known.gate.ended(pass.number, signal, now, policy);
     if known.gate != before {
         known.touched = Instant::now();
     }
@@ -223,13 +223,13 @@ fn ended(
         }
         return None;
     }
-    let change = known.changed(failure);
+    let dated = known.changed(now, failure);
     // Each of many calls in flight may ask for a little more time.
     let asked = [before.closed(), known.gate.closed()];
     if !asked.iter().all(|closed| closed.is_some_and(|closed| closed.reason == Reason::RetryAfter)) {
-        tell(pass, &change);
+        tell(pass, &dated.change);
     }
-    Some(change)
+    Some(dated)
 }
 
 /// Counts and logs a change.
@@ -255,21 +255,22 @@ impl Pass {
 
     /// The call has ended with this sign of its endpoint; `failure` says in words what it failed with. Returns what is
     /// to be committed of it.
-    pub(crate) fn ended(&self, signal: Signal, failure: &str) -> Option<GateChange> {
+    pub(crate) fn ended(&self, signal: Signal, failure: &str) -> Option<DatedChange> {
         self.gates.0.borrow_mut().ended(self, signal, failure)
     }
 
     /// The endpoint has said that it is gone: the service is paused. Returns what is to be committed of it.
-    pub(crate) fn gone(&self, detail: &str) -> GateChange {
+    pub(crate) fn gone(&self, detail: &str) -> DatedChange {
+        let at = now();
         let unknown = || Known::new(self.bot, Gate::default());
-        let gone = |known: &mut Option<Known>| known.get_or_insert_with(unknown).gone();
+        let gone = |known: &mut Option<Known>| known.get_or_insert_with(unknown).gone(at);
         let is_news = self.gates.0.borrow_mut().memory.change(self.service, gone);
         let change = GateChange::Gone { detail: detail.to_owned() };
         // Each of many calls in flight may be told so.
         if is_news {
             tell(self, &change);
         }
-        change
+        DatedChange { change, at }
     }
 
     /// The moment up to which the gate is closed now.

@@ -38,7 +38,7 @@ use crate::{
     http::{Outbound, Signature, WebhookClient},
     mailbox::Mailbox,
     messages::completion::{CallEnded, EventTurn, ServiceCallFinished},
-    store::{Bot, CallOutcome, CallRecord, DeadLetter, GateChange, InboxEvent, Service, now},
+    store::{Bot, CallOutcome, CallRecord, DatedChange, DeadLetter, InboxEvent, Service, now},
     tenure::Tenure,
     trial::{
         self, Trials,
@@ -234,7 +234,7 @@ impl Assignment {
     }
 
     /// What the attempt means for the other calls of the service.
-    fn change_gate(&self, verdict: &Verdict) -> Option<GateChange> {
+    fn change_gate(&self, verdict: &Verdict) -> Option<DatedChange> {
         let signal = Signal::of(verdict);
         match verdict {
             Verdict::Success { .. } => self.pass.ended(signal, ""),

@@ -86,7 +86,7 @@ pub(crate) enum GateChange {
     },
 }
 
-/// A change, and when the call that made it had ended.
+/// A change, and when it was decided.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct DatedChange {
     /// The change.
@@ -119,9 +119,17 @@ pub(super) fn merge(changes: &mut BTreeMap<ServiceId, DatedChange>, service: Ser
     }
 }
 
-/// Whether a row outlasts a change of the moment `$2`: only an operator ends a pause, and a resume takes back what was
-/// before it.
-const STAYS: &str = "(outhook_gate.reason IN (2, 3) OR outhook_gate.reason = 4 AND outhook_gate.since > $2)";
+/// A condition: the row outlasts a change of the moment in one parameter, the present being in another. Only an operator
+/// ends a pause, and a resume takes back what was before it; but one of a moment that is still to come, since the clock was
+/// put back, would take back all that happens until then.
+fn stays(at: usize, now: usize) -> String {
+    let [paused, gone, resumed] =
+        [Reason::Paused, Reason::Gone, Reason::Resumed].map(|reason| reason.to_value());
+    format!(
+        "(outhook_gate.reason IN ({paused}, {gone})
+          OR outhook_gate.reason = {resumed} AND outhook_gate.since BETWEEN ${at} AND ${now})"
+    )
+}
 
 impl Store {
     /// How many services are called no more until an operator resumes them, by each reason.
@@ -158,14 +166,12 @@ impl Store {
                 return Ok(Pausing::Unknown);
             }
             let changed = if pauses {
-                let row = Row { reason: Reason::Paused, gate: None, detail: "paused by command" };
+                let row =
+                    Row { reason: Reason::Paused, since: now(), gate: None, detail: "paused by command" };
+                // No resume outlasts it.
                 write(&transaction, (service, Millis::MAX), row).await?
             } else {
-                // In the order of a settlement, gates before events: each waits for rows of the other.
-                let resumed = resume(&transaction, service).await?;
-                go_on(&transaction, service).await?;
-                announce(&transaction).await?;
-                resumed
+                resume(&transaction, service).await?
             };
             Self::commit(transaction, Step::ChangePause).await?;
             Ok(if changed > 0 { Pausing::Changed } else { Pausing::Unchanged })
@@ -180,37 +186,65 @@ async fn exists(transaction: &DatabaseTransaction, service: ServiceId) -> Result
     Ok(transaction.query_one_raw(query).await?.is_some())
 }
 
-/// Returns how many rows were written: none if nothing keeps the service from being called. The row stays, so that the
-/// daemon reads of it. Its moment is later than what it takes back, whatever this machine's clock says.
+/// Returns how many gates were opened: none if nothing keeps the service from being called.
+///
+/// Locks rows in the order of a settlement, calls before gates before events: each waits for rows of the other.
 async fn resume(transaction: &DatabaseTransaction, service: ServiceId) -> Result<u64, DbErr> {
+    let moment = now();
+    call_forward(transaction, service, moment).await?;
+    let opened = open(transaction, service, moment).await?;
+    if opened > 0 {
+        // The call that closed the gate may have been written down while the gate's row was waited for.
+        call_forward(transaction, service, moment).await?;
+    }
+    go_on(transaction, service, moment).await?;
+    announce(transaction).await?;
+    Ok(opened)
+}
+
+/// The row stays, so that the daemon reads of it. Its moment is no earlier than what it takes back, whatever this machine's
+/// clock says.
+async fn open(transaction: &DatabaseTransaction, service: ServiceId, moment: Millis) -> Result<u64, DbErr> {
     let sql = "UPDATE outhook_gate SET reason = $2, closed_until = NULL, detail = 'resumed by command',
-            since = CASE WHEN since < $3 THEN $3 ELSE since + 1 END, failures = 0, openings = 0
+            since = CASE WHEN since < $3 THEN $3 ELSE since END, failures = 0, openings = 0
         WHERE service_id = $1 AND reason <> $2";
-    let values = [service.into(), Reason::Resumed.to_value().into(), now().into()];
+    let values = [service.into(), Reason::Resumed.to_value().into(), moment.into()];
     let update = statement(transaction.get_database_backend(), sql, values);
     Ok(transaction.execute_raw(update).await?.rows_affected())
 }
 
-/// Makes the calls due that wait for a service, and their events; and one event of its bot in any case, so that the
-/// daemon looks at a bot that it holds back as a whole.
-async fn go_on(transaction: &DatabaseTransaction, service: ServiceId) -> Result<(), DbErr> {
-    let (backend, moment) = (transaction.get_database_backend(), now());
-    let waiting = "state = 0 AND due > $2";
-    // There is an index for the unfinished events of a bot, and none for the calls of a service.
-    let of_its_bot = "bot_id = (SELECT s.user_profile_id FROM zerver_service s WHERE s.id = $1)";
+/// A condition: the bot is that of the service `$1`. There is an index for the unfinished events of a bot, and none for the
+/// calls of a service.
+const OF_ITS_BOT: &str = "bot_id = (SELECT s.user_profile_id FROM zerver_service s WHERE s.id = $1)";
+
+/// Makes the calls due that wait for a service.
+async fn call_forward(
+    transaction: &DatabaseTransaction,
+    service: ServiceId,
+    moment: Millis,
+) -> Result<(), DbErr> {
+    let sql = format!(
+        "UPDATE outhook_call SET due = $2 WHERE service_id = $1 AND state = 0 AND due > $2
+            AND event_id IN (SELECT id FROM outhook_event WHERE state = 0 AND {OF_ITS_BOT})"
+    );
+    let update = statement(transaction.get_database_backend(), sql, [service.into(), moment.into()]);
+    transaction.execute_raw(update).await?;
+    Ok(())
+}
+
+/// Makes the events due whose calls of a service are; and one event of its bot in any case, so that the daemon looks at a
+/// bot that it holds back as a whole.
+async fn go_on(transaction: &DatabaseTransaction, service: ServiceId, moment: Millis) -> Result<(), DbErr> {
+    let backend = transaction.get_database_backend();
     for sql in [
         format!(
-            "UPDATE outhook_call SET due = $2 WHERE service_id = $1 AND {waiting}
-                AND event_id IN (SELECT id FROM outhook_event WHERE state = 0 AND {of_its_bot})"
-        ),
-        format!(
-            "UPDATE outhook_event SET due = $2 WHERE {waiting} AND {of_its_bot}
+            "UPDATE outhook_event SET due = $2 WHERE state = 0 AND due > $2 AND {OF_ITS_BOT}
                 AND EXISTS (SELECT 1 FROM outhook_call c WHERE c.event_id = outhook_event.id
                     AND c.service_id = $1 AND c.state = 0 AND c.due <= $2)"
         ),
         format!(
             "UPDATE outhook_event SET due = $2 WHERE id = (
-                SELECT min(id) FROM outhook_event WHERE state = 0 AND due IS NULL AND {of_its_bot})"
+                SELECT min(id) FROM outhook_event WHERE state = 0 AND due IS NULL AND {OF_ITS_BOT})"
         ),
     ] {
         transaction.execute_raw(statement(backend, sql, [service.into(), moment.into()])).await?;
@@ -247,10 +281,11 @@ pub(super) async fn change_gates(
                     gate::Reason::Breaker => Reason::Breaker,
                     gate::Reason::RetryAfter => Reason::RetryAfter,
                 };
-                write(transaction, (service, at), Row { reason, gate: Some(gate), detail: &detail }).await?;
+                let row = Row { reason, since: at, gate: Some(gate), detail: &detail };
+                write(transaction, (service, at), row).await?;
             }
             GateChange::Gone { detail } => {
-                let row = Row { reason: Reason::Gone, gate: None, detail: &detail };
+                let row = Row { reason: Reason::Gone, since: at, gate: None, detail: &detail };
                 write(transaction, (service, at), row).await?;
             }
         }
@@ -259,20 +294,22 @@ pub(super) async fn change_gates(
 }
 
 async fn forget(transaction: &DatabaseTransaction, (service, at): (ServiceId, Millis)) -> Result<(), DbErr> {
-    let sql = format!("DELETE FROM outhook_gate WHERE service_id = $1 AND NOT {STAYS}");
-    let delete = statement(transaction.get_database_backend(), sql, [service.into(), at.into()]);
+    let sql = format!("DELETE FROM outhook_gate WHERE service_id = $1 AND NOT {}", stays(2, 3));
+    let values = [service.into(), at.into(), now().into()];
+    let delete = statement(transaction.get_database_backend(), sql, values);
     transaction.execute_raw(delete).await?;
     Ok(())
 }
 
 struct Row<'a> {
     reason: Reason,
+    since: Millis,
     gate: Option<Gate>,
     detail: &'a str,
 }
 
-/// Writes down what was decided of a service at a moment. Returns how many rows were written: none if the service is
-/// paused or was resumed later.
+/// Writes down what keeps a service from being called. Returns how many rows were written: none if the service is paused
+/// or was resumed after `at`.
 async fn write(
     transaction: &DatabaseTransaction,
     (service, at): (ServiceId, Millis),
@@ -280,22 +317,24 @@ async fn write(
 ) -> Result<u64, DbErr> {
     let sql = format!(
         "INSERT INTO outhook_gate (service_id, reason, closed_until, since, detail, failures, openings)
-         VALUES ($1, $3, $4, $5, $6, $7, $8)
+         VALUES ($1, $2, $3, $4, $5, $6, $7)
          ON CONFLICT (service_id) DO UPDATE SET reason = excluded.reason, closed_until = excluded.closed_until,
              since = excluded.since, detail = excluded.detail, failures = excluded.failures,
              openings = excluded.openings
-         WHERE NOT {STAYS}"
+         WHERE NOT {}",
+        stays(8, 9)
     );
     let gate = row.gate.unwrap_or_default();
-    let values: [Value; 8] = [
+    let values: [Value; 9] = [
         service.into(),
-        at.into(),
         row.reason.to_value().into(),
         gate.closed().map(|closed| closed.until).into(),
-        now().into(),
+        row.since.into(),
         clean(row.detail).into(),
         as_i32(gate.failures()).into(),
         as_i32(gate.openings()).into(),
+        at.into(),
+        now().into(),
     ];
     let upsert = statement(transaction.get_database_backend(), sql, values);
     Ok(transaction.execute_raw(upsert).await?.rows_affected())

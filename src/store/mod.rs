@@ -63,7 +63,7 @@ pub(crate) use directory::{Bot, NewBot, NewService, NotCallable, Service, Servic
 pub(crate) use due_events::DueEvents;
 pub(crate) use due_replies::{DueReplies, Places};
 pub(crate) use error::StoreError;
-pub(crate) use gates::{GateChange, Pausing, StoredGate, reason_name};
+pub(crate) use gates::{DatedChange, GateChange, Pausing, StoredGate, reason_name};
 pub(crate) use history::{HistoryPlace, Pruned};
 pub(crate) use inbox::{BotPage, InboxEvent, Intake, LanePage, NewEvent, Stored, Taken};
 pub(crate) use ledger::{BotSummary, CallRow, DeliveryFilter};

@@ -68,7 +68,7 @@ impl Settlement {
     /// Adds a call that ended later than those before.
     pub(crate) fn add_call(&mut self, mut call: CallRecord) {
         if let Some(change) = call.gate.take() {
-            merge(&mut self.gates, call.service, DatedChange { change, at: call.ended_at });
+            merge(&mut self.gates, call.service, change);
         }
         self.calls.push(call);
     }

@@ -10,7 +10,7 @@ use outhook_core::{
     identity::{BotId, Millis, ServiceId},
 };
 
-use crate::store::{GateChange, StoredGate, now};
+use crate::store::{DatedChange, GateChange, StoredGate, now};
 
 /// How long memory knows better than the directory, which may be 5 s old, what has just been committed.
 const KNOWN_BETTER: Duration = Duration::from_secs(10);
@@ -31,6 +31,8 @@ pub(super) struct Known {
     gone_at: Option<Instant>,
     /// When it was last closed, or its endpoint said that it is gone, by the database's clock.
     closed_at: Millis,
+    /// When it was resumed that it was opened for last, by the database's clock.
+    resumed_at: Option<Millis>,
 }
 
 impl Known {
@@ -43,6 +45,7 @@ impl Known {
             touched: Instant::now(),
             gone_at: None,
             closed_at: 0,
+            resumed_at: None,
         }
     }
 
@@ -52,11 +55,13 @@ impl Known {
         Some(Self { detail: stored.detail.clone(), closed_at: stored.since, ..Self::new(bot, gate) })
     }
 
-    /// A call has opened or closed its gate; `failure` says in words what it failed with.
-    pub(super) fn changed(&mut self, failure: &str) -> GateChange {
+    /// A call has opened or closed its gate at this moment; `failure` says in words what it failed with.
+    pub(super) fn changed(&mut self, at: Millis, failure: &str) -> DatedChange {
         self.has_changed = true;
-        let Some(closed) = self.gate.closed() else { return GateChange::Opened };
-        self.closed_at = now();
+        let Some(closed) = self.gate.closed() else {
+            return DatedChange { change: GateChange::Opened, at };
+        };
+        self.closed_at = at;
         self.detail = match closed.reason {
             Reason::Breaker => match self.gate.failures() {
                 1 => format!("a call failed with: {failure}"),
@@ -64,13 +69,13 @@ impl Known {
             },
             Reason::RetryAfter => "the endpoint asked for no calls until then (Retry-After)".into(),
         };
-        GateChange::Closed { gate: self.gate, detail: self.detail.clone() }
+        DatedChange { change: GateChange::Closed { gate: self.gate, detail: self.detail.clone() }, at }
     }
 
-    /// Its endpoint has said that it is gone. Returns whether it had not said so before.
-    pub(super) fn gone(&mut self) -> bool {
-        let (at, is_news) = (Instant::now(), self.gone_at.is_none());
-        (self.gone_at, self.touched, self.has_changed, self.closed_at) = (Some(at), at, true, now());
+    /// Its endpoint has said at this moment that it is gone. Returns whether it had not said so before.
+    pub(super) fn gone(&mut self, at: Millis) -> bool {
+        let (instant, is_news) = (Instant::now(), self.gone_at.is_none());
+        (self.gone_at, self.touched, self.has_changed, self.closed_at) = (Some(instant), instant, true, at);
         is_news
     }
 
@@ -82,11 +87,12 @@ impl Known {
     /// An operator has resumed it at this moment. Returns whether that opens its gate: not if it was closed since.
     pub(super) fn resume(&mut self, at: Millis) -> bool {
         let is_shut = self.gate.closed().is_some() || self.gone_at.is_some();
-        if !is_shut || self.closed_at >= at {
+        // If the clock was put back, what closes it from now on is dated before that, and is nevertheless later.
+        if !is_shut || self.closed_at > at || self.resumed_at == Some(at) {
             return false;
         }
         // It is remembered, because an older state of the directory may still come.
-        *self = Self { has_changed: true, ..Self::new(self.bot, Gate::default()) };
+        *self = Self { has_changed: true, resumed_at: Some(at), ..Self::new(self.bot, Gate::default()) };
         true
     }
 
@@ -201,9 +207,19 @@ mod tests {
     #[test]
     fn that_an_endpoint_is_gone_is_news_once_until_it_is_resumed() {
         let mut known = Known::new(1, Gate::default());
-        assert_eq!([known.gone(), known.gone()], [true, false]);
-        assert!(known.resume(now() + 1000));
-        assert!(known.gone());
+        assert_eq!([known.gone(5), known.gone(6)], [true, false]);
+        assert!(known.resume(6));
+        assert!(known.gone(7));
+    }
+
+    #[test]
+    fn a_resume_opens_once_what_was_closed_before_the_clock_was_put_back() {
+        let mut known = Known::new(1, Gate::default());
+        known.gone(1000);
+        assert!(known.resume(1000));
+        known.gone(10);
+        assert!(!known.resume(1000));
+        assert!(known.resume(11), "another one");
     }
 
     #[test]

@@ -81,7 +81,8 @@ fn what_closes_a_gate_is_told_once_and_refuses_its_own_service_only() {
     let gates = gates(0);
     assert_eq!(enter(&gates, 7).ended(FAILED, "a timeout"), None);
     let change = enter(&gates, 7).ended(FAILED, "a timeout");
-    assert!(matches!(change, Some(GateChange::Closed { .. })), "{change:?}");
+    let is_closed = change.as_ref().is_some_and(|dated| matches!(dated.change, GateChange::Closed { .. }));
+    assert!(is_closed, "{change:?}");
     let told = "the breaker is open until its next probe: 2 calls in a row failed, the last with: a timeout";
     let pass = enter(&gates, 7);
     assert_eq!(pass.refusal().map(|refusal| &*refusal.detail), Some(told));

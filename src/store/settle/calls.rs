@@ -7,7 +7,7 @@ use outhook_core::identity::{EventId, Millis, ServiceId};
 use sea_orm::{ActiveEnum, ConnectionTrait, DatabaseTransaction, DbBackend, DbErr, Statement, Value};
 
 use crate::store::{
-    GateChange, NewReply,
+    DatedChange, NewReply,
     sql::{NO_NUMBER, bigints, byte_strings, clean, integers, statement, texts},
 };
 
@@ -39,7 +39,7 @@ pub(crate) struct CallRecord {
     /// What to say in the conversation.
     pub(crate) reply: Option<NewReply>,
     /// How it has changed the gate of its service.
-    pub(crate) gate: Option<GateChange>,
+    pub(crate) gate: Option<DatedChange>,
 }
 
 /// How a call stands.
@@ -94,12 +94,14 @@ pub(super) async fn fix_services(
 const CALL_COLUMNS: &str = "event_id, service_id, service_name, state, attempts, due, fault, status, detail,
     excerpt, duration_ms, ended_at";
 
-/// The first committed outcome of a call wins.
+/// The first committed outcome of a call wins. That it waits is not written down twice, after a commit of unknown outcome:
+/// a resume may have called it forward in between.
 const UNLESS_ENDED: &str = "ON CONFLICT (event_id, service_id) DO UPDATE SET
         service_name = excluded.service_name, state = excluded.state, attempts = excluded.attempts,
         due = excluded.due, fault = excluded.fault, status = excluded.status, detail = excluded.detail,
         excerpt = excluded.excerpt, duration_ms = excluded.duration_ms, ended_at = excluded.ended_at
     WHERE outhook_call.state = 0
+        AND (excluded.state <> 0 OR outhook_call.ended_at IS DISTINCT FROM excluded.ended_at)
     RETURNING event_id, service_id";
 
 /// Records calls. Returns how many came too late, and the replies of the others.

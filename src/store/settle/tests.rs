@@ -94,14 +94,19 @@ fn call(event: EventId, outcome: CallOutcome, ended_at: Millis) -> CallRecord {
     }
 }
 
-/// A call that has closed the gate of its service.
-fn closing(event: EventId, ended_at: Millis) -> Settlement {
-    let closed = Closed { until: Millis::MAX, reason: Reason::Breaker };
-    let gate = GateChange::Closed { gate: Gate::restored(closed, 1, 1), detail: "a test".into() };
-    let due = CallOutcome::Waiting { due: Millis::MAX };
-    let mut settlement = Settlement::default();
-    settlement.add_call(CallRecord { gate: Some(gate), ..call(event, due, ended_at) });
+/// A call of message 1 that has changed the gate of its service and waits, and its event with it.
+fn changing(event: EventId, change: GateChange, at: Millis) -> Settlement {
+    let (waiting, gate) = (CallOutcome::Waiting { due: Millis::MAX }, Some(DatedChange { change, at }));
+    let end = EventEnd::Parked(Millis::MAX);
+    let mut settlement = Settlement { events: vec![(event, key(1, 0), end)], ..Settlement::default() };
+    settlement.add_call(CallRecord { gate, ..call(event, waiting, at) });
     settlement
+}
+
+fn closing(event: EventId, at: Millis) -> Settlement {
+    let closed = Closed { until: Millis::MAX, reason: Reason::Breaker };
+    let gate = Gate::restored(closed, 1, 1);
+    changing(event, GateChange::Closed { gate, detail: "a test".into() }, at)
 }
 
 #[tokio::test]
@@ -147,13 +152,31 @@ async fn a_resume_outlasts_the_changes_before_it_however_late_they_are_settled()
     let closed = closing(event, now());
     inbox.store.settle(closed.clone()).await.expect("a commit");
     assert_eq!(inbox.store.resume_service(SERVICE).await.expect("a resume"), Pausing::Changed);
-    inbox.store.settle(closed).await.expect("a commit that was not answered");
-    let mut opened = Settlement::default();
-    let answered = call(event, CallOutcome::Waiting { due: Millis::MAX }, 1);
-    opened.add_call(CallRecord { gate: Some(GateChange::Opened), ..answered });
-    inbox.store.settle(opened).await.expect("a late commit");
+    let again = inbox.store.settle(closed).await.expect("a commit that was not answered");
+    assert!(again.dropped == 1 && again.due.is_some_and(|due| due <= now()), "{again:?}");
+    let due = format!("WHERE due <= {}", now());
+    assert_eq!(inbox.count(&format!("outhook_call {due}")).await, 1);
+    assert_eq!(inbox.count(&format!("outhook_event {due}")).await, 1);
+    inbox.store.settle(changing(event, GateChange::Opened, 1)).await.expect("a late commit");
     assert_eq!(inbox.count("outhook_gate WHERE reason = 4").await, 1);
 
     inbox.store.settle(closing(event, now() + 1_000)).await.expect("a failure since");
     assert_eq!(inbox.count("outhook_gate WHERE reason = 0").await, 1);
+}
+
+#[tokio::test]
+async fn a_resume_of_a_moment_to_come_outlasts_nothing() {
+    let inbox = Inbox::new().await;
+    let event = inbox.take(1, "one").await;
+    inbox.store.settle(closing(event, now())).await.expect("a commit");
+    inbox.store.resume_service(SERVICE).await.expect("a resume");
+    let put_back = "UPDATE outhook_gate SET since = since + 3600000";
+    inbox.db.execute_unprepared(put_back).await.expect("another moment");
+
+    inbox.store.settle(closing(event, now() - 1)).await.expect("a failure since");
+    assert_eq!(inbox.count("outhook_gate WHERE reason = 0").await, 1);
+    inbox.store.resume_service(SERVICE).await.expect("a resume");
+    inbox.db.execute_unprepared(put_back).await.expect("another moment");
+    inbox.store.settle(changing(event, GateChange::Opened, now())).await.expect("an answer since");
+    assert_eq!(inbox.count("outhook_gate").await, 0);
 }
