@@ -197,7 +197,7 @@ async fn a_reply_that_quotes_what_its_endpoint_was_sent_is_logged_without_secret
 
     let logged = scene.outhook.wait_for_log("reply of bot 1 to ").await;
     let said = setup::outbox(&scene.db).await[0].content.clone();
-    assert!(logged.ends_with(&format!("\"{said}\"")), "{logged}");
+    assert!(logged.contains(&format!("\"{said}\"")), "{logged}");
     let words: Vec<&str> = said.split(' ').collect();
     assert_eq!(words.len(), 7, "{said}");
     for word in words {
