@@ -121,6 +121,7 @@ async fn what_is_allowed_beside_a_proxy_is_told_to_have_no_effect() {
         let config = Config::sqlite().set("egress.allow", allow).text("egress.proxy", &proxy.url());
         let checked = config.cli(&["check"]).await.success().stdout;
         assert_eq!(checked.contains(SENTENCE), is_told, "{allow}: {checked}");
+        assert_eq!(checked.contains("warn   calls to bots: "), is_told, "{allow}: {checked}");
 
         let mut outhook = Outhook::start(&config).await;
         outhook.terminate().await;

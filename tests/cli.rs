@@ -122,15 +122,16 @@ async fn check_reports_every_part_and_a_broker_that_refuses_us() {
 #[tokio::test(flavor = "multi_thread")]
 async fn check_counts_the_files_that_so_many_calls_need_and_says_how_many_calls_they_allow() {
     let limits = [
-        ("ulimit -n 199", 64, "http.max_calls = 100 needs 200"),
-        ("ulimit -n 200", 0, "only 200 files may be open, so at most 50 calls are made at a time"),
-        ("ulimit -n 299", 0, "at most 99 calls are made at a time"),
-        ("ulimit -n 300", 0, "300 may be open; http.max_calls = 100 needs at most 300"),
+        ("ulimit -n 199", 64, "fault", "http.max_calls = 100 needs 200"),
+        ("ulimit -n 200", 0, "warn ", "only 200 files may be open, so at most 50 calls are made at a time"),
+        ("ulimit -n 299", 0, "ok   ", "at most 99 calls are made at a time"),
+        ("ulimit -n 300", 0, "ok   ", "300 may be open; http.max_calls = 100 needs at most 300"),
     ];
-    for (limit, status, says) in limits {
+    for (limit, status, kind, says) in limits {
         let output = Config::sqlite().set("http.max_calls", "100").shell_first(limit).cli(&["check"]).await;
         assert_eq!(output.status, status, "{output:?}");
         assert!(output.stdout.contains(says), "{output:?}");
+        assert!(output.stdout.contains(&format!("{kind}  open files: ")), "{output:?}");
     }
 }
 

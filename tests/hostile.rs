@@ -152,7 +152,8 @@ async fn front(identity: &Identity, peer: &Peer, ending: Ending) -> TlsFront {
     TlsFront::with(identity, peer.address(), Manners { ending, ..Manners::default() }).await
 }
 
-/// Has the allocator give back at once what is freed, large blocks at least, so that what is in use can be seen.
+/// Has the allocator give back at once what is freed, large blocks at least, so that what is in use can be seen. Only
+/// glibc's knows these variables: with another one, memory may look as if it were not given back.
 fn returning_memory(config: Config) -> Config {
     config.environment("MALLOC_MMAP_THRESHOLD_", "65536").environment("MALLOC_TRIM_THRESHOLD_", "65536")
 }

@@ -6,6 +6,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::json;
 use url::form_urlencoded;
 
+use super::replies::{replying_to, taken};
 use super::support::secrets::{self, MARK, find, secret};
 use super::support::*;
 
@@ -166,26 +167,57 @@ async fn a_signature_is_kept_in_none_of_the_forms_in_which_an_endpoint_quotes_wh
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_reply_that_quotes_what_its_endpoint_was_sent_is_posted_whole_and_logged_without_secrets() {
-    let endpoint = Endpoint::start(|request, _| {
+/// Replies with what it was sent, in several forms.
+async fn quoting_endpoint() -> Endpoint {
+    Endpoint::start(|request, _| {
         let token = request.json()["token"].as_str().unwrap().to_owned();
         let signature = request.header("webhook-signature").unwrap();
         let bare = signature.split_once(',').unwrap().1;
-        let content = format!("soup {token} {signature} {bare} {}", STANDARD.encode(format!("a:{token}")));
-        Answer::Json(json!({ "content": content }))
+        let forms = [
+            token.clone(),
+            STANDARD.encode(format!("a:{token}")),
+            signature.to_owned(),
+            bare.to_owned(),
+            bare.trim_end_matches('=').to_owned(),
+            form_urlencoded::byte_serialize(bare.as_bytes()).collect(),
+            STANDARD.encode(bare),
+        ];
+        Answer::Json(json!({ "content": forms.join(" ") }))
     })
-    .await;
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reply_that_quotes_what_its_endpoint_was_sent_is_logged_without_secrets() {
+    let endpoint = quoting_endpoint().await;
     let scene = Scene::start(Inlet::Stored, Config::sqlite()).await;
     setup::insert_bot(&scene.db, 1).await;
     setup::insert_service(&scene.db, 1, &endpoint.url("/"), GENERIC, &secret("token")).await;
     scene.send(&[direct_event(1, 1, 31, "soup?")]).await;
 
     let logged = scene.outhook.wait_for_log("reply of bot 1 to ").await;
-    assert!(logged.contains("\"soup [hidden] [hidden] [hidden] "), "{logged}");
-    assert_eq!(find(&logged), None);
-    let said = setup::outbox(&scene.db).await;
-    assert!(said[0].content.contains(&secret("token")), "{said:?}");
+    let said = setup::outbox(&scene.db).await[0].content.clone();
+    assert!(logged.contains(&format!("\"{said}\"")), "{logged}");
+    let words: Vec<&str> = said.split(' ').collect();
+    assert_eq!(words.len(), 7, "{said}");
+    for word in words {
+        // The filler, and the edges of base64, tell nothing.
+        assert!(word.contains("[hidden]") && word.len() < 30, "{word} in {said}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reply_that_quotes_what_its_endpoint_was_sent_is_posted_to_zulip_whole() {
+    let (endpoint, zulip) = (quoting_endpoint().await, Endpoint::start(|_, _| taken()).await);
+    let scene = Scene::start(Inlet::Stored, replying_to(&zulip, Config::sqlite())).await;
+    setup::insert_bot(&scene.db, 1).await;
+    setup::insert_service(&scene.db, 1, &endpoint.url("/"), GENERIC, &secret("token")).await;
+    scene.send(&[direct_event(1, 1, 31, "soup?")]).await;
+    scene.posted(1).await;
+
+    let posted = form_field(&zulip.requests()[0], "content").unwrap();
+    let signature = endpoint.requests()[0].header("webhook-signature").unwrap().to_owned();
+    assert!(posted.contains(&secret("token")) && posted.contains(&signature), "{posted}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

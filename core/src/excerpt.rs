@@ -71,8 +71,8 @@ pub fn sentence(text: &str, secrets: &[&str]) -> String {
 
 /// A text that others have written, with nothing in it that makes lines or steers a terminal.
 pub fn on_one_line(text: &str) -> String {
-    let is_odd = |c: char| c.is_control() || c == char::REPLACEMENT_CHARACTER;
-    let line: String = text.chars().map(|c| if is_odd(c) { ' ' } else { c }).collect();
+    let is_blanked = |c: char| c.is_control() || c == char::REPLACEMENT_CHARACTER;
+    let line: String = text.chars().map(|c| if is_blanked(c) { ' ' } else { c }).collect();
     line.trim().to_owned()
 }
 
@@ -176,10 +176,10 @@ fn json_inside(text: &str) -> String {
 }
 
 /// A JSON text with more of it escaped than must be, as many writers do.
-fn escaped(json: &str, is_odd: fn(char) -> bool, escape: fn(u16) -> String) -> String {
+fn escaped(json: &str, is_escaped: fn(char) -> bool, escape: fn(u16) -> String) -> String {
     let mut text = String::with_capacity(json.len());
     for letter in json.chars() {
-        if is_odd(letter) {
+        if is_escaped(letter) {
             text.extend(letter.encode_utf16(&mut [0; 2]).iter().map(|unit| escape(*unit)));
         } else {
             text.push(letter);

@@ -162,7 +162,7 @@ impl EventActor {
     fn tidy_regularly(context: &mut Context<Self>) {
         context.run_later(KEEP_ALIVE, |actor, context| {
             fail_points::place("EventActor.timer");
-            actor.tools.client.tidy();
+            actor.tools.client.let_go_of_unused();
             actor.tools.gates.tidy();
             Self::tidy_regularly(context);
         });

@@ -15,7 +15,9 @@ use std::{
 use actix::{Actor, ActorContext, ActorFutureExt, AsyncContext, Context, Recipient, WrapFuture};
 use futures_util::FutureExt;
 use outhook_core::{
+    answer::Reply,
     egress::Egress,
+    excerpt::without_secrets,
     gate::Signal,
     identity::{MessageId, ServiceId},
     outcome::{Attempt, Failure, Fault, Verdict},
@@ -32,6 +34,7 @@ use super::{
     gates::{Gates, Pass},
 };
 use crate::{
+    config::reply::ReplyTo,
     directory::Directory,
     fail_points::{self, Step},
     handlers,
@@ -65,8 +68,8 @@ pub(crate) struct CallTools {
     pub(crate) gates: Gates,
     /// What is known of the Zulip server.
     pub(crate) site: Arc<Site>,
-    /// Whether replies are wanted at all.
-    pub(crate) has_outbox: bool,
+    /// Where replies go.
+    pub(crate) reply_to: ReplyTo,
 }
 
 impl CallTools {
@@ -191,7 +194,18 @@ impl Assignment {
         }
         let sent = [signature.secret()].into_iter().chain(self.tools.client.secrets());
         let secrets: Vec<&str> = bot.secrets().chain(sent).collect();
-        read_answer(self.turn.key.message, attempt, handler, &secrets)
+        let tried = read_answer(self.turn.key.message, attempt, handler, &secrets);
+        let reply = tried.reply.map(|reply| self.for_outbox(reply, &secrets));
+        Tried { reply, ..tried }
+    }
+
+    /// A reply that is to be logged, without the secrets of its call: who logs it would not know them.
+    fn for_outbox(&self, reply: Reply, secrets: &[&str]) -> Reply {
+        if self.tools.reply_to != ReplyTo::Log {
+            return reply;
+        }
+        let content = without_secrets(reply.content.as_bytes(), secrets);
+        Reply { content: String::from_utf8_lossy(&content).into_owned(), ..reply }
     }
 
     /// Whether a process of its own dies of reading a suspect's answer.

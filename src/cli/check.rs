@@ -14,19 +14,27 @@ use crate::{
     zulip::RestClient,
 };
 
+/// What there is to say of a part that works.
+enum Found {
+    Well(String),
+    /// It works, but hardly as it is meant to; `run` warns of it too.
+    Doubtful(String),
+}
+
 /// Looks at everything outhook depends on, and reports every fault in one run.
 pub(super) async fn execute(config: Config) -> Result<Exit, Failed> {
     let results = [
-        ("configuration", Ok("valid".to_owned())),
-        ("database", check_database(&config).await),
-        ("queue", check_queue(&config).await),
+        ("configuration", Ok(Found::Well("valid".into()))),
+        ("database", check_database(&config).await.map(Found::Well)),
+        ("queue", check_queue(&config).await.map(Found::Well)),
         ("calls to bots", check_route(&config).await),
-        ("replies", check_replies(&config).await),
+        ("replies", check_replies(&config).await.map(Found::Well)),
         ("open files", check_files(&config)),
     ];
     for (part, result) in &results {
         match result {
-            Ok(detail) => say(format!("ok     {part}: {detail}"))?,
+            Ok(Found::Well(detail)) => say(format!("ok     {part}: {detail}"))?,
+            Ok(Found::Doubtful(detail)) => say(format!("warn   {part}: {detail}"))?,
             Err(fault) => say(format!("fault  {part}: {}", fault.message))?,
         }
     }
@@ -54,15 +62,20 @@ async fn check_queue(config: &Config) -> Result<String, Failed> {
     }
 }
 
-async fn check_route(config: &Config) -> Result<String, Failed> {
+async fn check_route(config: &Config) -> Result<Found, Failed> {
     let route = Route::new(&config.egress).map_err(Failed::usage)?;
-    let (Some(proxy), Some(url)) = (route.proxy, &config.egress.proxy) else { return Ok("straight".into()) };
+    let (Some(proxy), Some(url)) = (route.proxy, &config.egress.proxy) else {
+        return Ok(Found::Well("straight".into()));
+    };
     let connect_timeout = config.http.connect_timeout;
     let resolver = Resolver::new(&config.egress.resolver, connect_timeout);
     let dialler = Dialler::new(Arc::new(Egress::from(&config.egress)), resolver);
     proxy.check(&dialler, connect_timeout).await.map_err(Failed::unavailable)?;
-    let besides = config.egress.without_effect().map(|sentence| format!("; {sentence}")).unwrap_or_default();
-    Ok(format!("through the proxy {url}, which answers and asks for no other credentials{besides}"))
+    let answers = format!("through the proxy {url}, which answers and asks for no other credentials");
+    Ok(match config.egress.without_effect() {
+        Some(sentence) => Found::Doubtful(format!("{answers}; {sentence}")),
+        None => Found::Well(answers),
+    })
 }
 
 async fn check_replies(config: &Config) -> Result<String, Failed> {
@@ -80,7 +93,7 @@ async fn check_replies(config: &Config) -> Result<String, Failed> {
 }
 
 /// What `run` will make of the limit. Not even a connection for each call is a fault.
-fn check_files(config: &Config) -> Result<String, Failed> {
+fn check_files(config: &Config) -> Result<Found, Failed> {
     let (_, hard) =
         rlimit::getrlimit(rlimit::Resource::NOFILE).map_err(|error| Failed::new(Exit::Internal, error))?;
     let calls = config.http.max_calls;
@@ -92,5 +105,6 @@ fn check_files(config: &Config) -> Result<String, Failed> {
     }
     let shares = FileShares::new(hard, calls);
     let enough = || format!("{hard} may be open; http.max_calls = {calls} needs at most {}", shares.wanted());
-    Ok(shares.shortage().unwrap_or_else(enough))
+    let kind = if shares.are_far_too_few() { Found::Doubtful } else { Found::Well };
+    Ok(kind(shares.shortage().unwrap_or_else(enough)))
 }

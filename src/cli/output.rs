@@ -24,10 +24,11 @@ pub(super) fn say_json(record: &impl Serialize) -> Result<(), Failed> {
     say(json(record).map_err(|error| Failed::new(Exit::Internal, error))?)
 }
 
-/// JSON itself demands that only for the first 32 characters. Odd ones are in its strings only, and in 16 bits.
+/// Also escapes the disruptive characters that JSON allows as they are. They are in its strings only, and each is one
+/// unit of UTF-16.
 fn json(record: &impl Serialize) -> serde_json::Result<String> {
     let json = serde_json::to_string(record)?;
-    Ok(replaced(&json, is_odd, |c| format!("\\u{:04x}", u32::from(c))))
+    Ok(replaced(&json, is_disruptive, |c| format!("\\u{:04x}", u32::from(c))))
 }
 
 /// Prints a message for the person to standard error.
@@ -71,21 +72,23 @@ impl fmt::Display for Lines {
 /// A text that stays on its line: what would end the line, steer the terminal or turn the direction of reading is shown
 /// by its number, as in Rust.
 pub(super) fn escaped(text: &str) -> String {
-    replaced(text, is_odd, |c| c.escape_default().to_string())
+    replaced(text, is_disruptive, |c| c.escape_default().to_string())
 }
 
 /// A body, which may have lines and tabs; else as [`escaped`], and what is not UTF-8 by its bytes (`\xff`).
 pub(super) fn escaped_body(body: &[u8]) -> String {
-    let is_odd = |c: char| is_odd(c) && !matches!(c, '\n' | '\t');
+    let is_replaced = |c: char| is_disruptive(c) && !matches!(c, '\n' | '\t');
     let escape = |c: char| c.escape_default().to_string();
     let chunks = body.utf8_chunks();
     chunks
-        .map(|chunk| replaced(chunk.valid(), is_odd, escape) + &chunk.invalid().escape_ascii().to_string())
+        .map(|chunk| {
+            replaced(chunk.valid(), is_replaced, escape) + &chunk.invalid().escape_ascii().to_string()
+        })
         .collect()
 }
 
 /// Ends a line, steers the terminal or turns the direction of reading.
-fn is_odd(c: char) -> bool {
+fn is_disruptive(c: char) -> bool {
     c.is_control() || matches!(c, '\u{2028}' | '\u{2029}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
@@ -123,7 +126,7 @@ mod tests {
     fn json_is_the_same_text_and_steers_no_terminal() {
         let text = "a\n\u{1b}[2J\u{7f}\u{9b}31m\u{202e}\u{2066}\u{2028} Bücher 👩‍💻 \\u{9b}";
         let shown = json(&text).expect("JSON");
-        assert!(!shown.contains(is_odd) && shown.contains("Bücher 👩‍💻"), "{shown:?}");
+        assert!(!shown.contains(is_disruptive) && shown.contains("Bücher 👩‍💻"), "{shown:?}");
         assert_eq!(serde_json::from_str::<String>(&shown).expect("JSON"), text);
     }
 

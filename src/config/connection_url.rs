@@ -49,7 +49,7 @@ impl fmt::Debug for ConnectionUrl {
 }
 
 /// `text` with every password in it replaced by `***`, also when it is no URL at all. In an http URL, a user without a
-/// password is one.
+/// password is one, and so in a text without a scheme.
 ///
 /// It looks at the text and not at a parsed URL: a password with an unescaped `/`, `?` or `#` is not where a
 /// parser looks for it, and that is just when a fault is shown.
@@ -63,7 +63,7 @@ fn mask_user_info(text: &str) -> String {
     let rest = &text[start..];
     let Some(end) = rest.rfind('@') else { return mask_unreadable(text, start) };
     let (scheme, user_info, host) = (&text[..start], &rest[..end], &rest[end..]);
-    let is_http = ["http://", "https://"].iter().any(|http| scheme.eq_ignore_ascii_case(http));
+    let is_http = ["", "http://", "https://"].iter().any(|http| scheme.eq_ignore_ascii_case(http));
     match user_info.split_once(':') {
         Some((user, password)) if !is_http || !password.is_empty() => format!("{scheme}{user}:***{host}"),
         None if !is_http || user_info.is_empty() => text.to_owned(),
@@ -147,6 +147,8 @@ mod tests {
             "http://hunter2@proxy:3128",
             "http://hunter2:@proxy:3128",
             "HTTPS://hunter2@proxy",
+            "hunter2@proxy:3128",
+            "hunter2:@proxy:3128",
         ] {
             let shown = masked(text);
             assert!(!shown.contains("hunter2"), "{text} is shown as {shown}");

@@ -211,6 +211,7 @@ fn a_password_is_in_no_fault() {
         "[reply]\nsite = 'https://user:hunter2@chat.example.org'",
         "[egress]\nallow = ['https://user:hunter2@host']",
         "[egress]\nproxy = 'https://user:hunter2@proxy:4750'",
+        "[egress]\nproxy = 'hunter2@proxy:4750'",
         "[egress]\nproxy = 'http://user:hun/ter2hunter2@proxy:4750'",
         "password = 'hunter2'",
     ] {

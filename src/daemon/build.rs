@@ -132,7 +132,7 @@ impl Parts {
             retry: self.retry.clone(),
             gates: self.gates(shard),
             site: Arc::clone(&self.site),
-            has_outbox: !matches!(self.config.reply.to, ReplyTo::None),
+            reply_to: self.config.reply.to.clone(),
         };
         let links = event::Links {
             queue: actors.queue.clone(),
@@ -190,7 +190,7 @@ impl Parts {
                 rest: Box::new(RestClient::new(site.clone(), client_config())),
                 site: Arc::clone(&self.site),
             },
-            ReplyTo::Log | ReplyTo::None => Outlet::Log { route: self.route.clone() },
+            ReplyTo::Log | ReplyTo::None => Outlet::Log,
         };
         let tenure = self.current.get();
         ReplyActor::new(reply::Links {

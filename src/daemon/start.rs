@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use log::Level;
+
 use super::build::daemon_name;
 use crate::{
     config::{Config, database::DatabaseUrl, egress::Egress},
@@ -95,7 +97,8 @@ pub(super) fn share_files_out(max_calls: usize) -> FileShares {
     });
     let shares = FileShares::new(limit.unwrap_or(u64::MAX), max_calls);
     if let Some(shortage) = shares.shortage() {
-        log::warn!("{shortage}");
+        let level = if shares.are_far_too_few() { Level::Warn } else { Level::Info };
+        log::log!(level, "{shortage}");
     }
     shares.apply();
     shares

@@ -125,18 +125,18 @@ impl WebhookClient {
     /// Lets go of the connections of bots that have not called for [`KEEP_ALIVE`]: awc looks at those of a host only
     /// when the same bot calls it again. The others keep theirs: if all connected anew in the same moment, each would
     /// wait for all.
-    pub(crate) fn tidy(&self) {
-        if let Some(used_since) = Instant::now().checked_sub(KEEP_ALIVE) {
-            self.keep_used_since(used_since);
+    pub(crate) fn let_go_of_unused(&self) {
+        if let Some(moment) = Instant::now().checked_sub(KEEP_ALIVE) {
+            self.let_go_of_unused_since(moment);
         }
     }
 
-    fn keep_used_since(&self, moment: Instant) {
+    fn let_go_of_unused_since(&self, moment: Instant) {
         self.clients.borrow_mut().retain(|_, kept| kept.used_at >= moment);
     }
 
     /// Lets go of all connections that nobody uses. Calls in flight keep their client alive.
-    fn let_go(&self) {
+    fn let_go_of_all(&self) {
         self.clients.borrow_mut().clear();
     }
 
@@ -145,7 +145,7 @@ impl WebhookClient {
         let idle = self.connections.count().saturating_sub(self.calls.count());
         let clients = self.clients.borrow().len();
         if idle.max(clients) > self.kept_max {
-            self.let_go();
+            self.let_go_of_all();
         }
     }
 
@@ -153,7 +153,7 @@ impl WebhookClient {
     /// operator is told now and then.
     pub(crate) fn ran_out_of_files(&self) {
         self.no_files_at.set(Some(Instant::now()));
-        self.let_go();
+        self.let_go_of_all();
         if self.no_files_told.get().is_some_and(|at| at.elapsed() < NO_FILES_INTERVAL) {
             return;
         }
@@ -207,7 +207,7 @@ impl WebhookClient {
                 // It was certainly not received, so it is sent again within the same attempt; once, because a new
                 // connection is a good one.
                 Err(SendRequestError::Send(error)) if is_unsent(&error) => {
-                    self.forget(&pool);
+                    self.let_go_of(&pool);
                     send().await
                 }
                 sent => sent,
@@ -215,7 +215,7 @@ impl WebhookClient {
         };
         let sent = timeout_at(deadline, sending).await;
         if self.dialler.was_crowded() {
-            self.let_go();
+            self.let_go_of_all();
         }
         let response = match sent {
             Ok(Ok(response)) => response,
@@ -224,7 +224,7 @@ impl WebhookClient {
         };
         let framing = framing(&response);
         if !framing.is_safe {
-            self.forget(&pool);
+            self.let_go_of(&pool);
         }
         let forwarder = self.route.forwarder(&outbound.url);
         let intercepted = |proxy: &Proxy| proxy.own_answer(response.status().as_u16(), response.headers());
@@ -283,7 +283,7 @@ impl WebhookClient {
     }
 
     /// Lets go of a bot's connections to a host; those of calls in flight are closed at their end.
-    fn forget(&self, pool: &Pool) {
+    fn let_go_of(&self, pool: &Pool) {
         self.clients.borrow_mut().remove(pool);
     }
 

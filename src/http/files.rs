@@ -68,6 +68,11 @@ impl Shares {
         })
     }
 
+    /// Whether so many calls are missing that somebody should do something about it: more than a tenth.
+    pub(crate) fn are_far_too_few(self) -> bool {
+        self.calls < self.max_calls - self.max_calls / 10
+    }
+
     /// Sockets of calls have lower numbers than this.
     fn end(self) -> u64 {
         self.limit - SPARE.min(self.limit / 8)
@@ -132,6 +137,13 @@ mod tests {
         assert!(parts.iter().all(|part| told.contains(part)), "{told}");
         assert_eq!(Shares::new(300, 100).shortage(), None);
         assert_eq!(Shares::new(64, 4).shortage(), None);
+    }
+
+    #[test]
+    fn a_tenth_of_the_calls_may_be_missing_and_not_one_more() {
+        let are_far_too_few = |limit| Shares::new(limit, 100).are_far_too_few();
+        assert_eq!([278, 280, 300].map(are_far_too_few), [true, false, false]);
+        assert!(!Shares::new(20_000, 10_000).are_far_too_few(), "by default, on many machines");
     }
 
     #[test]

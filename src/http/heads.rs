@@ -58,7 +58,7 @@ struct Head {
     is_done: bool,
     /// How many bytes of the body are still to come, if that is known.
     missing: Option<u64>,
-    /// Whether more has come.
+    /// Whether more has come than the body.
     has_excess: bool,
 }
 

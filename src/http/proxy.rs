@@ -33,10 +33,15 @@ use crate::config::connection_url::ConnectionUrl;
 const ROLE: (&str, &str) = ("x-smokescreen-role", "webhook");
 /// The header of an answer that the proxy itself has given.
 const ERROR: &str = "x-smokescreen-error";
+/// What Squid puts on a 503 if it could not connect; one without it is told of the proxy, or of a balancer before it.
+const SQUID_ERROR: &str = "x-squid-error";
 const AUTHORIZATION: &str = "proxy-authorization";
 
 /// A name that is nobody's for ever (RFC 6761, 6.4): whoever is asked to connect to it calls nobody.
 const NOBODY: &str = "check.outhook.invalid";
+
+/// A shorter user without a password may be a name that stands in any text, and is then not looked for in one.
+const KEY_BYTES_MIN: usize = 8;
 
 /// The most that is read of the head of an answer to CONNECT.
 const HEAD_BYTES_MAX: usize = 16_384;
@@ -49,7 +54,7 @@ pub(crate) struct Proxy {
     port: u16,
     /// `Proxy-Authorization`.
     authorization: Option<SecretString>,
-    /// Its password, or its user if there is none, and the two together as they are sent.
+    /// Its password, or a long user if there is none, and the two together as they are sent.
     secrets: Vec<SecretString>,
     shown: String,
 }
@@ -170,12 +175,11 @@ impl Proxy {
         if answer.wants_credentials {
             return self.fault("wants a user name and password, or others; egress.proxy can hold them");
         }
-        let Head { status, words, is_marked, retry_after, .. } = answer;
+        let Head { status, words, is_of_squid, retry_after, .. } = answer;
         let (fault, means) = match status {
             403 | 407 => (Fault::Blocked, "does not let the endpoint be called"),
             502 => (Fault::Refused, "could not connect to the endpoint"),
-            // That is how Squid says it; Smokescreen never does.
-            503 if !is_marked => (Fault::Refused, "could not connect to the endpoint"),
+            503 if *is_of_squid => (Fault::Refused, "could not connect to the endpoint"),
             504 => (Fault::Timeout, "could not connect to the endpoint in time"),
             _ => (Fault::Proxy, "failed"),
         };
@@ -224,11 +228,11 @@ impl From<ProxyFault> for Attempt {
     }
 }
 
-/// The password of a URL; without one, its user is the key.
+/// The password of a URL; without one, its user is the key, if it is long enough for one.
 fn key(url: &Url) -> Option<String> {
-    let key = url.password().filter(|password| !password.is_empty()).unwrap_or(url.username());
-    let key = percent_decode_str(key).decode_utf8_lossy().into_owned();
-    Some(key).filter(|key| !key.is_empty())
+    let decoded = |text: &str| percent_decode_str(text).decode_utf8_lossy().into_owned();
+    let password = url.password().filter(|password| !password.is_empty()).map(decoded);
+    password.or_else(|| Some(decoded(url.username())).filter(|user| user.len() >= KEY_BYTES_MIN))
 }
 
 /// `Basic` credentials of a URL's user information.
@@ -262,6 +266,8 @@ struct Head {
     words: String,
     /// Whether it carries Smokescreen's header.
     is_marked: bool,
+    /// Whether it carries Squid's.
+    is_of_squid: bool,
     /// Whether it asks for credentials, or for others than it got; tinyproxy answers 401 to wrong ones.
     wants_credentials: bool,
     retry_after: Option<Millis>,
@@ -291,6 +297,7 @@ impl Head {
             status,
             words: error.as_deref().unwrap_or(reason).trim().to_owned(),
             is_marked: error.is_some(),
+            is_of_squid: header(SQUID_ERROR).is_some(),
             wants_credentials: asks && error.is_none(),
             retry_after: header("retry-after").and_then(|value| retry_after_value(&value)),
         }

@@ -3,13 +3,14 @@
 use std::{sync::Arc, time::Duration};
 
 use awc::{
-    Client, Connector,
+    Client, ClientRequest, Connector,
     error::{ConnectError, SendRequestError},
 };
 use outhook_core::{excerpt::excerpt, identity::Millis};
 use rustls::ClientConfig;
 use secrecy::ExposeSecret;
 use serde::Deserialize;
+use tokio::time::{Instant, timeout_at};
 use url::{Url, form_urlencoded};
 
 use super::Destination;
@@ -52,6 +53,7 @@ pub(crate) enum Posted {
 pub(crate) struct RestClient {
     client: Client,
     site: Url,
+    timeout: Duration,
 }
 
 #[derive(Deserialize)]
@@ -65,7 +67,7 @@ impl RestClient {
     pub(crate) fn new(site: Url, tls: Arc<ClientConfig>) -> Self {
         let connector = Connector::new().rustls_0_23(tls).timeout(TIMEOUT).limit(0);
         let client = Client::builder().connector(connector).disable_timeout().disable_redirects().finish();
-        Self { client, site }
+        Self { client, site, timeout: TIMEOUT }
     }
 
     /// Posts a reply as its bot.
@@ -73,10 +75,17 @@ impl RestClient {
         let Some(form) = form(reply) else {
             return Posted::Refused { detail: "the event does not say where to reply".into() };
         };
-        match tokio::time::timeout(TIMEOUT, self.send(bot, host, form)).await {
-            Ok(posted) => posted,
-            Err(_) => Posted::Unknown { detail: format!("no answer within {TIMEOUT:?}") },
-        }
+        let deadline = Instant::now() + self.timeout;
+        let mut response = match timeout_at(deadline, self.request(bot, host).send_body(form)).await {
+            Ok(Ok(response)) => response,
+            Ok(Err(error)) => return unsent(&error),
+            Err(_) => return Posted::Unknown { detail: format!("no answer within {:?}", self.timeout) },
+        };
+        // The status says what came of it, even if the rest does not come.
+        let body = timeout_at(deadline, response.body().limit(ANSWER_BYTES_MAX)).await;
+        let body = body.ok().and_then(Result::ok).unwrap_or_default();
+        let secrets: Vec<&str> = bot.secrets().collect();
+        read_answer(response.status().as_u16(), retry_after(response.headers()), &body, &secrets)
     }
 
     /// Asks the server for its version, without signing in.
@@ -97,31 +106,20 @@ impl RestClient {
                 format!("it answers with status {}, but not as a Zulip server", response.status().as_u16())
             })
         };
-        tokio::time::timeout(TIMEOUT, ask)
+        tokio::time::timeout(self.timeout, ask)
             .await
-            .unwrap_or_else(|_| Err(format!("no answer within {TIMEOUT:?}")))
+            .unwrap_or_else(|_| Err(format!("no answer within {:?}", self.timeout)))
     }
 
-    async fn send(&self, bot: &Bot, host: &str, form: String) -> Posted {
+    fn request(&self, bot: &Bot, host: &str) -> ClientRequest {
         let url = format!("{}/api/v1/messages", self.site.as_str().trim_end_matches('/'));
-        let mut request = self
+        let request = self
             .client
             .post(url)
             .basic_auth(&bot.delivery_email, bot.api_key.expose_secret())
             .insert_header(("content-type", "application/x-www-form-urlencoded"))
             .insert_header(("user-agent", concat!("outhook/", env!("CARGO_PKG_VERSION"))));
-        if !host.is_empty() {
-            request = request.insert_header(("host", host));
-        }
-        let mut response = match request.send_body(form).await {
-            Ok(response) => response,
-            Err(error) => return unsent(&error),
-        };
-        let status = response.status().as_u16();
-        let not_before = retry_after(response.headers());
-        let body = response.body().limit(ANSWER_BYTES_MAX).await.unwrap_or_default();
-        let secrets: Vec<&str> = bot.secrets().collect();
-        read_answer(status, not_before, &body, &secrets)
+        if host.is_empty() { request } else { request.insert_header(("host", host)) }
     }
 }
 
@@ -178,9 +176,64 @@ fn read_answer(status: u16, not_before: Option<Millis>, body: &[u8], secrets: &[
 
 #[cfg(test)]
 mod tests {
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::TcpListener,
+    };
+
     use super::*;
+    use crate::http::client_config;
 
     const KEY: &str = "a-key-of-a-bot";
+
+    #[actix::test]
+    async fn the_status_counts_though_the_rest_of_the_answer_never_comes() {
+        for (status, expected) in [(200, "Done"), (403, "Refused"), (503, "NotDone")] {
+            let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+            let site = format!("http://{}/", listener.local_addr().expect("an address"));
+            let head = format!("HTTP/1.1 {status} x\r\ncontent-length: 50\r\n\r\n");
+            let serving = actix_rt::spawn(async move {
+                let (mut stream, _) = listener.accept().await.expect("a connection");
+                stream.read_u8().await.expect("a request");
+                stream.write_all(head.as_bytes()).await.expect("room");
+                // Until the client leaves.
+                while stream.read(&mut [0; 1024]).await.is_ok_and(|count| count > 0) {}
+            });
+            let rest = RestClient::new(site.parse().expect("a URL"), client_config());
+            let rest = RestClient { timeout: Duration::from_secs(1), ..rest };
+            let posted = rest.post_message(&bot(), "", &reply()).await;
+            assert!(format!("{posted:?}").starts_with(expected), "{status}: {posted:?}");
+            serving.abort();
+        }
+    }
+
+    fn bot() -> Bot {
+        Bot {
+            id: 1,
+            email: "bot@example.org".into(),
+            delivery_email: "bot@example.org".into(),
+            full_name: "Bot".into(),
+            api_key: KEY.into(),
+            recipient_id: None,
+            realm_id: 1,
+            realm_string_id: String::new(),
+            services: Vec::new(),
+        }
+    }
+
+    fn reply() -> Outgoing {
+        Outgoing {
+            id: 1,
+            event_id: 1,
+            bot_id: 1,
+            conversation: 1,
+            destination: Destination::Direct { to: vec![31] }.to_json(),
+            content: b"soup".to_vec(),
+            widget: None,
+            attempts: 0,
+            created_at: 0,
+        }
+    }
 
     #[test]
     fn only_a_certain_failure_is_called_one() {

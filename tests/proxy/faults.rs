@@ -50,7 +50,8 @@ async fn a_tunnel_that_does_not_come_about_in_time_is_given_up_and_tried_again()
     .await;
     let config = through(&proxy.url(), Config::sqlite())
         .set("retry.max_retries", "1")
-        .text("http.connect_timeout", "1s")
+        // More than a busy machine needs to reach the proxy, which would be another fault.
+        .text("http.connect_timeout", "3s")
         .text("http.timeout", "1m");
     let late = "the proxy has not connected to the endpoint within http.connect_timeout";
     let table = [

@@ -12,6 +12,7 @@ use outhook_core::{
 use super::{Assignment, Tried};
 use crate::{
     actors::EVENT_LOG,
+    config::reply::ReplyTo,
     store::{CallOutcome, CallRecord, NewReply, Service, now},
     zulip::Destination,
 };
@@ -114,7 +115,7 @@ impl Assignment {
     }
 
     fn outgoing(&self, reply: Reply) -> Option<NewReply> {
-        self.tools.has_outbox.then(|| NewReply {
+        (self.tools.reply_to != ReplyTo::None).then(|| NewReply {
             bot: self.turn.key.bot,
             conversation: self.turn.conversation,
             destination: Destination::of_event(&self.event.payload).to_json(),

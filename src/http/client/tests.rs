@@ -223,7 +223,7 @@ async fn connections_of_bots_that_no_longer_call_are_let_go_and_no_others() {
     assert_eq!(status(&client.post(peer.outbound()).await), Some(200));
     let still_calls = Instant::now();
     assert_eq!(status(&client.post(Outbound { bot: BOT + 1, ..peer.outbound() }).await), Some(200));
-    client.keep_used_since(still_calls);
+    client.let_go_of_unused_since(still_calls);
     let idle = peer.idle.borrow_mut().remove(0);
     is_let_go(idle).await;
     assert_eq!(client.connections.count(), 1);

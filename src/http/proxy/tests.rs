@@ -29,6 +29,7 @@ fn each_answer_of_a_proxy_has_its_meaning() {
         ("HTTP/1.1 504 Gateway Timeout\n\n", Fault::Timeout),
         ("HTTP/1.1 503 Service Unavailable\nX-Squid-Error: ERR_CONNECT_FAIL 111\n\n", Fault::Refused),
         ("HTTP/1.1 503 Service Unavailable\nX-Smokescreen-Error: busy\n\n", Fault::Proxy),
+        ("HTTP/1.1 503 Service Unavailable\nRetry-After: 5\n\n", Fault::Proxy),
         ("HTTP/1.1 429 Too Many Requests\n\n", Fault::Proxy),
         ("HTTP/1.1 500 Internal Server Error\n\n", Fault::Proxy),
         ("HTTP/1.1 301 Moved\nlocation: http://elsewhere/\n\n", Fault::Proxy),
@@ -69,6 +70,12 @@ fn a_user_without_a_password_is_a_key_that_is_not_shown() {
         assert_eq!(proxy.secrets().collect::<Vec<_>>(), [pair.as_str(), "hunt/er2"]);
         assert_eq!(proxy.fault("failed").detail, "the proxy http://***@proxy (egress.proxy) failed");
     }
+    let short = BASE64_STANDARD.encode("hunter2:");
+    assert_eq!(
+        proxy("http://hunter2@proxy").secrets().collect::<Vec<_>>(),
+        [short.as_str()],
+        "it may be a word"
+    );
     assert_eq!(proxy("http://user:hunter2@proxy").secrets().last(), Some("hunter2"));
     assert_eq!(proxy("http://proxy").secrets().count(), 0);
 }
