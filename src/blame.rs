@@ -1,7 +1,7 @@
 //! Which events make actors panic.
 //!
-//! A panic is charged to the event whose turn it was, not to those that waited. The count lives as long as the
-//! process: an event that ends the whole process is recognised by its row (see `crate::trial`).
+//! A panic is charged to the event whose turn it was, not to those that waited. The count lives as long as
+//! the process: an event that ends the whole process is recognised by its row (see `crate::trial`).
 
 use std::{
     collections::HashMap,

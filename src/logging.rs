@@ -6,9 +6,9 @@ use log::{LevelFilter, Log, Metadata, Record};
 /// What libraries say at the level of information is of no use to an operator.
 const QUIET: &str = "sqlx=warn,sea_orm_migration=warn,actix_server=warn,lapin=warn,tracing=warn";
 
-/// The most that libraries may say, whatever the filter asks for, by how their targets begin. Below that they show what
-/// passes through them: the heads of requests with signatures and API keys, deliveries, SQL; or what they read of a
-/// database's URL and of `~/.pgpass`.
+/// The most that libraries may say, whatever the filter asks for, by how their targets begin. Below that they
+/// show what passes through them: the heads of requests with signatures and API keys, deliveries, SQL; or
+/// what they read of a database's URL and of `~/.pgpass`.
 const CAPS: [(&str, LevelFilter); 7] = [
     ("actix_http", LevelFilter::Info),
     ("awc", LevelFilter::Info),

@@ -186,7 +186,8 @@ async fn daemons_that_are_killed_at_random_lose_nothing_and_keep_the_order() {
     let configs = [fleet.config.sibling(), fleet.config.sibling(), fleet.config.sibling()];
     let mut daemons: Vec<Outhook> = configs.iter().map(Outhook::run).collect();
     fleet.share(3).await;
-    // Neighbours on the queue are of one conversation, so that two consumers would store them in either order.
+    // Neighbours on the queue are of one conversation, so that two consumers would store them in either
+    // order.
     let events: Vec<Value> =
         (1..=EVENTS).map(|n| channel_event(n / 5 % BOTS + 1, n, 1, "topic", "x")).collect();
     let mut dice = cast_dice();
@@ -344,8 +345,8 @@ async fn a_database_that_restarts_makes_daemons_neither_bury_each_other_nor_repe
     for daemon in &daemons {
         daemon.misses("database").await;
     }
-    // How long the outage lasts is what is tried here: all leases run out, and one of the two comes back later than
-    // the other.
+    // How long the outage lasts is what is tried here: all leases run out, and one of the two comes back
+    // later than the other.
     daemons[1].signal("STOP").await;
     tokio::time::sleep(LEASE).await;
     postgres.start_again().await;

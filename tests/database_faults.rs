@@ -1,5 +1,5 @@
-//! The database is killed, cut off, read-only, locked, full or given odd values, under load: no event is lost or
-//! called twice, others go on where they can, and work resumes by itself.
+//! The database is killed, cut off, read-only, locked, full or given odd values, under load: no event is lost
+//! or called twice, others go on where they can, and work resumes by itself.
 
 use rlimit::{INFINITY, Resource, prlimit};
 use serde_json::{Value, json};
@@ -276,7 +276,8 @@ async fn an_sqlite_file_that_another_process_has_locked_is_waited_for() {
 /// Lets the daemon write to files up to this size.
 ///
 /// That is how the disk is full for it alone, at once and without the right to mount one of its own. Writes
-/// fail with EFBIG then, which SQLite calls an I/O error; like a full disk, it ends the transaction by itself.
+/// fail with EFBIG then, which SQLite calls an I/O error; like a full disk, it ends the transaction by
+/// itself.
 fn limit_files(outhook: &Outhook, bytes: u64) {
     let pid = i32::try_from(outhook.pid()).unwrap();
     let (_, hard) = Resource::FSIZE.get().unwrap();

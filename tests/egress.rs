@@ -1,5 +1,5 @@
-//! No call reaches an address that the operator has not allowed, whatever the URL's spelling or a redirect do.
-//! What becomes of every other spelling is in the core's own table (`core/src/egress/spellings.rs`).
+//! No call reaches an address that the operator has not allowed, whatever the URL's spelling or a redirect
+//! do. What becomes of every other spelling is in the core's own table (`core/src/egress/spellings.rs`).
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;

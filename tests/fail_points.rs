@@ -168,7 +168,8 @@ impl Stage {
         first.kill().await;
     }
 
-    /// Everything that passes the steps: a start after a kill, deliveries, an event over HTTP, another daemon.
+    /// Everything that passes the steps: a start after a kill, deliveries, an event over HTTP, another
+    /// daemon.
     async fn give_work(&self, outhook: &Outhook, storage: Storage) -> Option<(Config, Outhook)> {
         self.publish(&[FLAKY, 3]).await;
         within(PATIENCE, || async {

@@ -1,5 +1,5 @@
-//! The gate of a service: an endpoint that fails, asks for it or is gone is left alone, and so is one that an operator
-//! pauses. What waits for it loses nothing, and no other service notices.
+//! The gate of a service: an endpoint that fails, asks for it or is gone is left alone, and so is one that an
+//! operator pauses. What waits for it loses nothing, and no other service notices.
 
 mod handover;
 mod pace;

@@ -26,8 +26,8 @@ const CALLS_PER_BOT: usize = 4;
 const RESPONSE_BYTES_MAX: usize = 262_144;
 /// Rounds of the cases that end by themselves, behind the first one, of all cases.
 const ROUNDS: i64 = 2;
-/// The daemon may grow by so much in each round: an eighth of the largest answer for each call, for all that is
-/// kept of a call, and for pages of the database.
+/// The daemon may grow by so much in each round: an eighth of the largest answer for each call, for all that
+/// is kept of a call, and for pages of the database.
 const GROWTH_MAX: u64 = 4 << 20;
 /// So many bytes of a large request are read before the connection is reset.
 const PART_OF_REQUEST: usize = 100_000;
@@ -152,8 +152,8 @@ async fn front(identity: &Identity, peer: &Peer, ending: Ending) -> TlsFront {
     TlsFront::with(identity, peer.address(), Manners { ending, ..Manners::default() }).await
 }
 
-/// Has the allocator give back at once what is freed, large blocks at least, so that what is in use can be seen. Only
-/// glibc's knows these variables: with another one, memory may look as if it were not given back.
+/// Has the allocator give back at once what is freed, large blocks at least, so that what is in use can be
+/// seen. Only glibc's knows these variables: with another one, memory may look as if it were not given back.
 fn returning_memory(config: Config) -> Config {
     config.environment("MALLOC_MMAP_THRESHOLD_", "65536").environment("MALLOC_TRIM_THRESHOLD_", "65536")
 }

@@ -1,5 +1,6 @@
-//! A bot can only hurt itself: whatever some do, the others get on. Nothing here is measured in seconds: events of the
-//! others that are held up by bots that hang would be so for ever, and a flood is measured in its own calls and rows.
+//! A bot can only hurt itself: whatever some do, the others get on. Nothing here is measured in seconds:
+//! events of the others that are held up by bots that hang would be so for ever, and a flood is measured in
+//! its own calls and rows.
 
 mod cycle;
 
@@ -66,8 +67,8 @@ impl Bots {
         (0..events_each).flat_map(|_| [self.event(HUNG), self.event(GOOD)]).collect()
     }
 
-    /// Waits until all that was sent to good bots is finished, and everything else is a row. All calls that hang go on
-    /// hanging meanwhile, and there are no more of them than there may be.
+    /// Waits until all that was sent to good bots is finished, and everything else is a row. All calls that
+    /// hang go on hanging meanwhile, and there are no more of them than there may be.
     async fn only_the_hung_wait(&self, scene: &Scene, hanging_max: usize) {
         reaches("calls of good bots", self.sent_to_good, || async { self.good.count() }).await;
         reaches("stored events", self.sent(), || rows(scene, "outhook_event")).await;
@@ -139,8 +140,8 @@ hung_bots_change_nothing! {
         Sqlite, [("actors.calls_per_bot", "1"), ("actors.in_memory_events", "1")], 1;
 }
 
-/// Each hung bot has all the calls in flight and the events in memory that it may have, and rows beyond. When more
-/// rows come, nothing else grows, and nobody looks at them again and again.
+/// Each hung bot has all the calls in flight and the events in memory that it may have, and rows beyond. When
+/// more rows come, nothing else grows, and nobody looks at them again and again.
 async fn a_backlog_of_hung_bots_changes_nothing_for_the_others(storage: Storage) {
     const CALLS_PER_BOT: usize = 2;
     const BACKLOG: usize = HUNG_BOTS * 6;
@@ -282,16 +283,16 @@ async fn flood_rows(scene: &Scene, of: &str) -> usize {
     rows(scene, &format!("outhook_event WHERE bot_id = {FLOODING} AND due IS {of}")).await
 }
 
-/// Waits until an endpoint has had so many calls. By then most of the flood, which was there first, is still to be handed
-/// out. First come, first served would leave nothing of it.
+/// Waits until an endpoint has had so many calls. By then most of the flood, which was there first, is still
+/// to be handed out. First come, first served would leave nothing of it.
 async fn are_called_before_the_flood(scene: &Scene, endpoint: &Endpoint, calls: usize) {
     endpoint.wait_for(calls).await;
     let left = flood_rows(scene, "NOT NULL").await;
     assert!(left * 4 >= usize::try_from(FLOOD).unwrap(), "of the flood, only {left} were left");
 }
 
-/// The flood is in the inbox before a daemon looks at it: when it starts first, and when it starts again and everything
-/// that is not finished is due at the same moment.
+/// The flood is in the inbox before a daemon looks at it: when it starts first, and when it starts again and
+/// everything that is not finished is due at the same moment.
 async fn a_flood_that_came_first_is_handed_out_in_turns(storage: Storage) {
     let gate = Gate::new();
     let (flooded, hanging) = (gated_endpoint(&gate).await, gated_endpoint(&gate).await);

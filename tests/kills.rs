@@ -20,8 +20,8 @@ use super::support::*;
 
 /// How many events are published together.
 const PORTION: usize = 50;
-/// How many calls of published events may not have begun when more are published: few, so that events are taken
-/// in at every kill.
+/// How many calls of published events may not have begun when more are published: few, so that events are
+/// taken in at every kill.
 const CALLS_AHEAD: usize = 400;
 
 const CALLS_PER_BOT: usize = 4;

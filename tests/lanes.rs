@@ -1,4 +1,5 @@
-//! A lane that becomes free goes on at once, and one that waits for a retry keeps its order whatever ends the daemon.
+//! A lane that becomes free goes on at once, and one that waits for a retry keeps its order whatever ends the
+//! daemon.
 
 mod freed;
 
@@ -10,8 +11,8 @@ use serde_json::Value;
 
 use super::support::*;
 
-/// Less than the 5 s after which the database is looked at even if nobody says that there is something new: whoever
-/// waits for that look waits for nearly 5 s each time.
+/// Less than the 5 s after which the database is looked at even if nobody says that there is something new:
+/// whoever waits for that look waits for nearly 5 s each time.
 const AT_ONCE: Duration = Duration::from_secs(4);
 
 const BOT: i64 = 1;
@@ -28,16 +29,16 @@ async fn looks(scene: &Scene) -> f64 {
     scene.outhook.metric("outhook_inbox_job_seconds_count{job=\"due\"").await
 }
 
-/// Asserts that most of so many lanes that became free, one after the other, went on without such a look: who waits for
-/// one sees one each time, whatever it is that looks, and however often.
+/// Asserts that most of so many lanes that became free, one after the other, went on without such a look: who
+/// waits for one sees one each time, whatever it is that looks, and however often.
 async fn assert_unlooked_for(scene: &Scene, looks_before: f64, lanes: usize) {
     assert!(looks_before > 0.0, "nobody looks when the daemon starts: the test shows nothing");
     let looked = looks(scene).await - looks_before;
     assert!(looked * 4.0 <= lanes as f64, "{looked} looks for {lanes} lanes that became free");
 }
 
-/// Lets one call of a bot end after the other. Each time another one begins, and not only when somebody looks: of the
-/// same lane if it can, else of another.
+/// Lets one call of a bot end after the other. Each time another one begins, and not only when somebody
+/// looks: of the same lane if it can, else of another.
 async fn goes_on_at_once(inlet: Inlet, storage: Storage, calls: usize, memory: usize) {
     let gate = Gate::new();
     let endpoint = gated_endpoint(&gate).await;

@@ -1,5 +1,5 @@
-//! Calls are as many as the open files allow, and leave some to everything else. A daemon that can open no further file
-//! all the same makes its calls later, and no bot pays for it.
+//! Calls are as many as the open files allow, and leave some to everything else. A daemon that can open no
+//! further file all the same makes its calls later, and no bot pays for it.
 
 use std::time::{Duration, Instant};
 
@@ -18,7 +18,8 @@ const TOLD_EVERY: u64 = 10;
 async fn calls_that_find_no_file_left_are_put_off_and_neither_fail_nor_close_a_gate() {
     let gate = Gate::new();
     let endpoint = gated_endpoint(&gate).await;
-    // An attempt that is spent is the last, and a failure that is held against the endpoint closes its gate for good.
+    // An attempt that is spent is the last, and a failure that is held against the endpoint closes its gate
+    // for good.
     let config = Config::sqlite()
         .set("actors.event_pool", "1")
         .set("actors.calls_per_bot", &CALLS.to_string())

@@ -1,4 +1,5 @@
-//! The outbox: bots take turns, so that one with many replies, or one that Zulip has told to wait, delays no other.
+//! The outbox: bots take turns, so that one with many replies, or one that Zulip has told to wait, delays no
+//! other.
 
 use std::collections::BTreeMap;
 use std::time::{SystemTime, UNIX_EPOCH};

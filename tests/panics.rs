@@ -1,5 +1,6 @@
-//! Panics: at every handler of every actor, in timers, at a start, in a drain and in a webhook handler's code,
-//! with nothing waiting and with much. A panic costs a restart; it loses nothing and repeats nothing that was finished.
+//! Panics: at every handler of every actor, in timers, at a start, in a drain and in a webhook handler's
+//! code, with nothing waiting and with much. A panic costs a restart; it loses nothing and repeats nothing
+//! that was finished.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::{Duration, Instant};
@@ -112,7 +113,8 @@ impl Case {
         let stage = Stage::set().await;
         let mut config = stage.config.sibling().fail_points(&self.fail_point());
         if self.place == "FlagActor.timer" {
-            // It waits for the age of what came during a commit, which must be younger than that when the commit ends.
+            // It waits for the age of what came during a commit, which must be younger than that when the
+            // commit ends.
             config = config.text("flag.batch_age", "1s");
         }
         let mut outhook = Outhook::run(&config);
@@ -219,7 +221,8 @@ impl Stage {
             *times.entry((webhook_id(&request), attempt)).or_default() += 1;
         }
         let repeated = times.values().filter(|times| **times > 1).count();
-        // At most a call for each bot is under way at a time, and the outcome of another may not be committed.
+        // At most a call for each bot is under way at a time, and the outcome of another may not be
+        // committed.
         assert!(repeated <= 6, "{case:?}: {repeated} calls were repeated");
         let calls: BTreeSet<&String> = times.keys().map(|(id, _)| id).collect();
         let with_services = |event: &&Value| event["user_profile_id"] != BARE;

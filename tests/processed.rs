@@ -118,8 +118,9 @@ async fn a_bot_whose_messages_are_all_locked_holds_back_no_other() {
     assert_eq!(endpoint.requests().len(), 60);
 }
 
-/// One failure closes a gate for a moment. Messages are sent one after the other and answered so, and the row of one of
-/// them is locked until all others are finished. Returns how many gates are written down as closed then and later.
+/// One failure closes a gate for a moment. Messages are sent one after the other and answered so, and the row
+/// of one of them is locked until all others are finished. Returns how many gates are written down as closed
+/// then and later.
 async fn gates_around_a_late_outcome(succeeds: &'static [bool], locked: i64) -> [i64; 2] {
     let endpoint = Endpoint::start(move |_, number| match succeeds[number] {
         true => Answer::Json(json!({})),

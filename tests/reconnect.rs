@@ -1,4 +1,5 @@
-//! Work goes on by itself: when others have written, and with what the database would not give or take at first.
+//! Work goes on by itself: when others have written, and with what the database would not give or take at
+//! first.
 
 use std::{collections::HashSet, time::Duration};
 

@@ -1,5 +1,5 @@
-//! Tokens, API keys, passwords and signatures are shown nowhere. The harness looks for them in everything that any
-//! test has the product show (`support/secrets.rs`); here they are tempted out.
+//! Tokens, API keys, passwords and signatures are shown nowhere. The harness looks for them in everything
+//! that any test has the product show (`support/secrets.rs`); here they are tempted out.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -223,7 +223,8 @@ async fn a_reply_that_quotes_what_its_endpoint_was_sent_is_posted_to_zulip_whole
 #[tokio::test(flavor = "multi_thread")]
 async fn an_endpoint_behind_a_proxy_that_passes_its_credentials_on_gives_none_of_them_away() {
     for user_info in [format!("user:{}", secret("proxy")), secret("key"), format!("{}:", secret("key"))] {
-        // As such a proxy and an endpoint behind it, of which one answers with a failure and one with a reply.
+        // As such a proxy and an endpoint behind it, of which one answers with a failure and one with a
+        // reply.
         let proxy = Endpoint::start(|request, _| {
             let sent = request.header("proxy-authorization").unwrap_or_default().to_owned();
             let is_bad = request.path.contains("bad.invalid");
@@ -296,8 +297,8 @@ async fn look_around(outhook: &Outhook, config: &Config) {
 const LOOKED_AT_BYTES: usize = 8 << 10;
 const EXCERPT_BYTES: usize = 1 << 10;
 
-/// Of an answer's token on either side of a limit: how many more of it stand before it, how many other bytes between
-/// them and it, and what is kept of it.
+/// Of an answer's token on either side of a limit: how many more of it stand before it, how many other bytes
+/// between them and it, and what is kept of it.
 const EDGES: [(usize, usize, &str); 5] = [
     (15, 0, "[hidden]"),
     (15, TOKEN_BYTES - 1, "[hidden]"),

@@ -1,5 +1,5 @@
-//! A bot whose services are all closed waits as a whole: however many conversations it has, they cost next to nothing,
-//! and what can't wait so long ends in time.
+//! A bot whose services are all closed waits as a whole: however many conversations it has, they cost next to
+//! nothing, and what can't wait so long ends in time.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -88,7 +88,8 @@ async fn a_backlog_of_a_dead_bot_costs_a_few_writes_each_time_and_ends_when_it_i
     assert_eq!(count(&scene, early).await, 0, "another call could still have been made");
 }
 
-/// The gate closes for 0.4, 0.8, 1.6 and 3.2 s. The first events can't wait so long as the last time, and the others can.
+/// The gate closes for 0.4, 0.8, 1.6 and 3.2 s. The first events can't wait so long as the last time, and the
+/// others can.
 async fn what_cant_wait_ends_first(storage: Storage) {
     const EACH: i64 = 100;
     let dead = dead().await;

@@ -183,8 +183,8 @@ impl Egress {
     }
 }
 
-/// Whether this may be the name of a host: labels of letters, digits, `-` (neither first nor last) and `_` that DNS can
-/// carry, with or without a last dot.
+/// Whether this may be the name of a host: labels of letters, digits, `-` (neither first nor last) and `_`
+/// that DNS can carry, with or without a last dot.
 pub fn is_name(text: &str) -> bool {
     let name = text.strip_suffix('.').unwrap_or(text);
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_".contains(&byte);

@@ -19,18 +19,19 @@ const SIGNATURES: [&[u8]; 3] = [b"v1,", b"v1%2C", b"v1%2c"];
 
 /// An HMAC-SHA256 in base64 has 43 characters and a filler.
 const SIGNATURE_BYTES_MIN: usize = 43;
-/// With each of them escaped. What is longer is hidden up to there: whoever looks at every byte of an answer must
-/// not look at all others each time.
+/// With each of them escaped. What is longer is hidden up to there: whoever looks at every byte of an answer
+/// must not look at all others each time.
 const SIGNATURE_BYTES_MAX: usize = 3 * (SIGNATURE_BYTES_MIN + 1);
 
 /// How much of an answer is looked at: more than can be kept, however much of it is hidden.
 const LOOKED_AT_BYTES_MAX: usize = 8 * EXCERPT_BYTES_MAX;
 
-/// The first bytes of `body`, at most [`EXCERPT_BYTES_MAX`] and out of its first 8 KiB, with every occurrence of a secret, and every
-/// signature, replaced: first replaced, then cut, so none survives in halves.
+/// The first bytes of `body`, at most [`EXCERPT_BYTES_MAX`] and out of its first 8 KiB, with every occurrence
+/// of a secret, and every signature, replaced: first replaced, then cut, so none survives in halves.
 ///
 /// A secret is also known in the forms in which an endpoint may give it back: as part of a JSON text, of a
-/// URL or a form, and in base64. A signature is known by its version before it, and alone by its length and filler.
+/// URL or a form, and in base64. A signature is known by its version before it, and alone by its length and
+/// filler.
 pub fn excerpt(body: &[u8], secrets: &[&str]) -> Vec<u8> {
     let mut kept = hide(body, secrets, LOOKED_AT_BYTES_MAX, EXCERPT_BYTES_MAX);
     kept.truncate(EXCERPT_BYTES_MAX);
@@ -62,7 +63,8 @@ fn hide(text: &[u8], secrets: &[&str], looked_at_max: usize, enough: usize) -> V
     kept
 }
 
-/// A sentence that quotes what others have written: on one line, its beginning only, every secret hidden as in [`excerpt`].
+/// A sentence that quotes what others have written: on one line, its beginning only, every secret hidden as
+/// in [`excerpt`].
 pub fn sentence(text: &str, secrets: &[&str]) -> String {
     let kept = excerpt(text.as_bytes(), secrets);
     let beginning: String = String::from_utf8_lossy(&kept).chars().take(SENTENCE_CHARS_MAX).collect();
@@ -76,7 +78,8 @@ pub fn on_one_line(text: &str) -> String {
     line.trim().to_owned()
 }
 
-/// Whether the beginning of a text, as much as is looked at for [`excerpt`], holds one of these secrets in any form.
+/// Whether the beginning of a text, as much as is looked at for [`excerpt`], holds one of these secrets in
+/// any form.
 pub fn tells(text: &str, secrets: &[&str]) -> bool {
     let (forms, bytes) = (Forms::of(secrets), text.as_bytes());
     (0..bytes.len().min(LOOKED_AT_BYTES_MAX)).any(|at| forms.known_bytes(&bytes[at..]) > 0)
@@ -124,7 +127,8 @@ fn signature_bytes(text: &[u8]) -> usize {
     }
 }
 
-/// How many bytes of a signature without its version begin there: so many of base64, none more before them, and a filler.
+/// How many bytes of a signature without its version begin there: so many of base64, none more before them,
+/// and a filler.
 fn bare_signature_bytes(text: &[u8], at: usize) -> usize {
     if at > 0 && is_base64(&text[at - 1]) {
         return 0;

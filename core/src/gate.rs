@@ -1,8 +1,9 @@
 //! Whether a service may be called now: its gate is closed until a moment, then one probe decides.
 //!
-//! A *breaker* closes the gate after so many failures in a row, and for twice as long after each probe that failed;
-//! an endpoint closes it itself by answering 429 or 503 with `Retry-After`. Any complete answer that does not ask for
-//! another attempt opens it, unless what was asked for has been heard since that call was made.
+//! A *breaker* closes the gate after so many failures in a row, and for twice as long after each probe that
+//! failed; an endpoint closes it itself by answering 429 or 503 with `Retry-After`. Any complete answer that
+//! does not ask for another attempt opens it, unless what was asked for has been heard since that call was
+//! made.
 
 use std::time::Duration;
 

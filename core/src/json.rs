@@ -8,8 +8,8 @@ use serde::{
 };
 use serde_json::{Map, Value};
 
-/// A JSON value as it was written. `Value` reads itself otherwise: it takes an object with a certain key for serde_json's
-/// own raw text, and parses that anew, as deep as the limit allows once more for each of them.
+/// A JSON value as it was written. `Value` reads itself otherwise: it takes an object with a certain key for
+/// serde_json's own raw text, and parses that anew, as deep as the limit allows once more for each of them.
 pub(crate) struct Plain(pub(crate) Value);
 
 impl<'de> Deserialize<'de> for Plain {

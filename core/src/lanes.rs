@@ -13,8 +13,8 @@
 //!   stay free for those that come later (the dynamic thresholds of Choudhury and Hahne, 1998).
 //! - Bots whose last call failed hold nothing that waits, and share a part of what may be under way.
 //!
-//! A bot of which nothing can be called for a while is *shut* ([`Lanes::shut`]): its events stay rows, but for those that
-//! can't wait so long.
+//! A bot of which nothing can be called for a while is *shut* ([`Lanes::shut`]): its events stay rows, but
+//! for those that can't wait so long.
 //!
 //! Three facts keep rows and memory in step:
 //!
@@ -22,8 +22,8 @@
 //!   a lane is served from memory until it is empty, then from rows if there are any (`more`).
 //! - A lane that is not in memory is looked up in the database before it is used, unless the
 //!   database has just said that the event has no predecessor.
-//! - What is told of an event may come later than what the database does with it. One that is offered while it runs may
-//!   have been parked and handed out again, so its lane is read when its park is told.
+//! - What is told of an event may come later than what the database does with it. One that is offered while
+//!   it runs may have been parked and handed out again, so its lane is read when its park is told.
 
 mod bot;
 mod failing;
@@ -265,8 +265,8 @@ impl Lanes {
         None
     }
 
-    /// A call of `bot` is no longer in flight. `failed` says whether it got no usable answer; `None` if nothing
-    /// was asked of the endpoint.
+    /// A call of `bot` is no longer in flight. `failed` says whether it got no usable answer; `None` if
+    /// nothing was asked of the endpoint.
     pub fn call_ended(&mut self, id: BotId, failed: Option<bool>) {
         let Some(bot) = self.bots.get_mut(&id) else { return };
         if bot.calls > 0 {
@@ -282,8 +282,8 @@ impl Lanes {
         self.forget_if_idle(id);
     }
 
-    /// Calls that were given out by [`Lanes::next_call`] and, reported as no longer in flight, had to wait: they are the
-    /// next of their bots, in this order.
+    /// Calls that were given out by [`Lanes::next_call`] and, reported as no longer in flight, had to wait:
+    /// they are the next of their bots, in this order.
     pub fn ready_again(&mut self, calls: &[(EventId, ServiceId)]) {
         for (event, service) in calls.iter().rev() {
             let Some(ticket) = self.held.get(event).copied() else { continue };
@@ -312,9 +312,9 @@ impl Lanes {
         self.after_release(ticket.bot);
     }
 
-    /// An event waits for a retry, as a row. Its lane waits with it: what was queued behind it is only rows again
-    /// (returned). What is earlier, and was stored too late to go before, goes on, and so does the event itself if it was
-    /// offered again before this was told.
+    /// An event waits for a retry, as a row. Its lane waits with it: what was queued behind it is only rows
+    /// again (returned). What is earlier, and was stored too late to go before, goes on, and so does the
+    /// event itself if it was offered again before this was told.
     pub fn parked(&mut self, event: EventId) -> Vec<EventId> {
         let Some(ticket) = self.close(event) else { return Vec::new() };
         let mut dropped = Vec::new();
@@ -339,8 +339,8 @@ impl Lanes {
         dropped
     }
 
-    /// Forgets what waits of these bots, which others will work for; what has begun goes on. Returns what is only
-    /// rows again.
+    /// Forgets what waits of these bots, which others will work for; what has begun goes on. Returns what is
+    /// only rows again.
     pub fn let_go(&mut self, is_leaving: impl Fn(BotId) -> bool) -> Vec<EventId> {
         self.lane_wants.retain(|(bot, _)| !is_leaving(*bot));
         self.event_turns.retain(|bot| !is_leaving(bot));

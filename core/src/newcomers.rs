@@ -1,5 +1,5 @@
-//! What was stored while rows were being read. A later row of the same lane was read without knowing of it, and must not
-//! be taken for the next of its lane any more.
+//! What was stored while rows were being read. A later row of the same lane was read without knowing of it,
+//! and must not be taken for the next of its lane any more.
 
 use std::collections::HashMap;
 

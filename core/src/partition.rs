@@ -128,8 +128,8 @@ pub struct Shares {
     pub intake: Intake,
 }
 
-/// What a daemon should do about the broker's deliveries. One daemon takes them, so that they are stored in the
-/// order of the queue; it keeps doing so for as long as it can.
+/// What a daemon should do about the broker's deliveries. One daemon takes them, so that they are stored in
+/// the order of the queue; it keeps doing so for as long as it can.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Intake {
     /// Take them.

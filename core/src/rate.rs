@@ -1,7 +1,8 @@
 //! How many calls of a bot may be made in a second (`actors.rate_per_bot`).
 //!
-//! The generic cell rate algorithm: each call reserves its share of a second, and the reservations of a bot run ahead of
-//! the present by less than a second. So one second's worth may come at once, and what follows is spread evenly.
+//! The generic cell rate algorithm: each call reserves its share of a second, and the reservations of a bot
+//! run ahead of the present by less than a second. So one second's worth may come at once, and what follows
+//! is spread evenly.
 
 use std::time::Duration;
 
@@ -77,7 +78,8 @@ mod tests {
     }
 
     proptest! {
-        /// However the calls come, any second has at most twice its number, and a call that waits as it is told is made.
+        /// However the calls come, any second has at most twice its number, and a call that waits as it is
+        /// told is made.
         #[test]
         fn no_time_has_more_calls_than_its_share_and_one_second_more(
             calls in 1u32..50,

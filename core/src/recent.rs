@@ -1,7 +1,8 @@
-//! The last events whose turn ended: whether one of them is offered as it was before, and whether another comes late.
+//! The last events whose turn ended: whether one of them is offered as it was before, and whether another
+//! comes late.
 //!
-//! An event may be offered long after its row was read. What ended since then is known here, unless so much has ended
-//! meanwhile that some of it was forgotten ([`Recent::may_have_ended`]).
+//! An event may be offered long after its row was read. What ended since then is known here, unless so much
+//! has ended meanwhile that some of it was forgotten ([`Recent::may_have_ended`]).
 
 use std::collections::{HashMap, HashSet, VecDeque};
 
@@ -58,8 +59,8 @@ impl<M: Copy + PartialOrd> Recent<M> {
         self.finished.contains(&event)
     }
 
-    /// Whether an event may have been finished or parked after its row was read at this moment, so that the row may be
-    /// another now.
+    /// Whether an event may have been finished or parked after its row was read at this moment, so that the
+    /// row may be another now.
     pub fn may_have_ended(&self, event: EventId, read_at: M) -> bool {
         let since = |at: &M| *at >= read_at;
         self.parked.get(&event).is_some_and(since) || self.forgotten.as_ref().is_some_and(since)

@@ -46,7 +46,8 @@ impl RetryPolicy {
         self.put_off(taken, now.saturating_add(delay).max(not_before.unwrap_or(Millis::MIN)))
     }
 
-    /// What becomes of a call, for an event taken at `taken`, that may not be made before `due`. It spends no attempt.
+    /// What becomes of a call, for an event taken at `taken`, that may not be made before `due`. It spends no
+    /// attempt.
     pub fn put_off(&self, taken: Millis, due: Millis) -> Next {
         if taken < self.given_up_before(due) { Next::TooLate } else { Next::At(due) }
     }
@@ -56,8 +57,8 @@ impl RetryPolicy {
         due.saturating_sub(millis(self.give_up_after))
     }
 
-    /// The same, rounded down to a sixteenth of `give_up_after`. Whoever looks through many events for those that are to be
-    /// given up need not look again before this moves; so they end so much later at most.
+    /// The same, rounded down to a sixteenth of `give_up_after`. Whoever looks through many events for those
+    /// that are to be given up need not look again before this moves; so they end so much later at most.
     pub fn looked_for_before(&self, due: Millis) -> Millis {
         let moment = self.given_up_before(due);
         moment - moment.rem_euclid((millis(self.give_up_after) / 16).max(1))

@@ -1,4 +1,5 @@
-//! Bots take turns in the inbox and in the outbox: what finds the next bot with due rows, and the next of its rows.
+//! Bots take turns in the inbox and in the outbox: what finds the next bot with due rows, and the next of its
+//! rows.
 
 use sea_orm_migration::prelude::*;
 
@@ -6,9 +7,9 @@ use sea_orm_migration::prelude::*;
 #[derive(DeriveMigrationName)]
 pub(crate) struct Migration;
 
-/// Of expressions, so that only they serve what asks for turns. With columns there is a choice, and PostgreSQL makes it by
-/// statistics that don't know of what has just come: it may walk from end to end through an index of the moments, for each
-/// bot.
+/// Of expressions, so that only they serve what asks for turns. With columns there is a choice, and
+/// PostgreSQL makes it by statistics that don't know of what has just come: it may walk from end to end
+/// through an index of the moments, for each bot.
 ///
 /// Replies come before events, as in a settlement: on PostgreSQL each waits for locks of the other.
 const INDEXES: [&str; 3] = [

@@ -61,8 +61,8 @@ impl<M: Moment> DueTimer<M> {
 }
 
 impl DueTimer {
-    /// The same as [`DueTimer::arm`] at the end of a slot of so many milliseconds: what is due within one is looked for
-    /// together.
+    /// The same as [`DueTimer::arm`] at the end of a slot of so many milliseconds: what is due within one is
+    /// looked for together.
     pub(super) fn arm_in_slots<A: Actor<Context = Context<A>>>(
         &mut self,
         due: Millis,

@@ -45,8 +45,8 @@ use crate::{
     tenure::Tenure,
 };
 
-/// How many finished events are remembered, and how many parked ones: for the moment between reading a row and
-/// being offered it, and to notice late events.
+/// How many finished events are remembered, and how many parked ones: for the moment between reading a row
+/// and being offered it, and to notice late events.
 const RECENT_MAX: usize = 4096;
 /// The wait before another try to take over a shard.
 const RETRY_DELAY: Duration = Duration::from_millis(50);

@@ -243,7 +243,8 @@ impl FlagActor {
         }
     }
 
-    /// Commits the others now, and those whose message row is locked later. What they do to gates is committed already.
+    /// Commits the others now, and those whose message row is locked later. What they do to gates is
+    /// committed already.
     fn put_off(&mut self, mut batch: Vec<Entry>, locked: &[EventId], context: &mut Context<Self>) {
         metrics::counter!("outhook_flags_put_off_total").increment(locked.len() as u64);
         for call in batch.iter_mut().filter_map(|entry| entry.call.as_mut()) {

@@ -1,9 +1,9 @@
-//! The gates of the services of one shard of bots, and the paces of these bots. EventActor and its calls share them;
-//! all of these live in one thread.
+//! The gates of the services of one shard of bots, and the paces of these bots. EventActor and its calls
+//! share them; all of these live in one thread.
 //!
-//! What is remembered is bounded: a gate that is open and has seen no failure takes no memory for long, and neither does
-//! one of which nothing was heard for long. What closed a gate is committed with the outcome of the call that did it, so a new
-//! generation, or another daemon, takes it from there ([`Gates::adopt`]).
+//! What is remembered is bounded: a gate that is open and has seen no failure takes no memory for long, and
+//! neither does one of which nothing was heard for long. What closed a gate is committed with the outcome of
+//! the call that did it, so a new generation, or another daemon, takes it from there ([`Gates::adopt`]).
 
 mod known;
 
@@ -46,7 +46,8 @@ pub(crate) enum Wait {
     Pace(Instant),
 }
 
-/// A call's way through its gate. Given back when dropped, so that a probe that came to nothing makes way for another.
+/// A call's way through its gate. Given back when dropped, so that a probe that came to nothing makes way for
+/// another.
 pub(crate) struct Pass {
     gates: Gates,
     bot: BotId,
@@ -78,8 +79,8 @@ impl Gates {
         Self(Rc::new(RefCell::new(state)))
     }
 
-    /// Goes on from what is written down of the services of a bot: where nothing is remembered of them, and where an
-    /// operator has resumed them since.
+    /// Goes on from what is written down of the services of a bot: where nothing is remembered of them, and
+    /// where an operator has resumed them since.
     pub(crate) fn adopt(&self, bot: &Bot) {
         let mut state = self.0.borrow_mut();
         for service in &bot.services {
@@ -103,7 +104,8 @@ impl Gates {
         self.0.borrow().memory.get(service).is_some_and(|known| known.gate.is_probing())
     }
 
-    /// When the first of these services opens, if all of them are closed until a moment that has still to come.
+    /// When the first of these services opens, if all of them are closed until a moment that has still to
+    /// come.
     pub(crate) fn all_closed_until(&self, services: &[ServiceId]) -> Option<Millis> {
         let mut state = self.0.borrow_mut();
         let moments: Option<Vec<Millis>> =
@@ -111,8 +113,8 @@ impl Gates {
         moments?.into_iter().min()
     }
 
-    /// Whether the endpoint has said that it is gone, so short a time ago that the directory may not know. After that
-    /// the directory's word counts: a service may have been resumed.
+    /// Whether the endpoint has said that it is gone, so short a time ago that the directory may not know.
+    /// After that the directory's word counts: a service may have been resumed.
     pub(crate) fn is_gone(&self, service: ServiceId) -> bool {
         self.0.borrow().memory.get(service).is_some_and(Known::is_gone)
     }
@@ -253,8 +255,8 @@ impl Pass {
         self.refusal.as_ref()
     }
 
-    /// The call has ended with this sign of its endpoint; `failure` says in words what it failed with. Returns what is
-    /// to be committed of it.
+    /// The call has ended with this sign of its endpoint; `failure` says in words what it failed with.
+    /// Returns what is to be committed of it.
     pub(crate) fn ended(&self, signal: Signal, failure: &str) -> Option<DatedChange> {
         self.gates.0.borrow_mut().ended(self, signal, failure)
     }

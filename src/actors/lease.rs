@@ -162,8 +162,8 @@ impl LeaseActor {
         }
         let Shares { claim, release, intake } = self.roster(sighting).shares(self.tenure.daemon());
         self.set_intake(intake == Intake::Take);
-        // Also what a predecessor had begun to give up or was granted without hearing of it, and what is not this
-        // daemon's any more, should it think so.
+        // Also what a predecessor had begun to give up or was granted without hearing of it, and what is not
+        // this daemon's any more, should it think so.
         let mine = self.tenure.partitions();
         let mistaken = sighting.owned.without(mine).or(mine.without(sighting.owned));
         self.let_go(release.or(mistaken));

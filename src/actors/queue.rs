@@ -1,8 +1,8 @@
 //! QueueActor: owns the inbox's intake. It stores deliveries and only then acknowledges them, and it
 //! hands out the rows that may be worked on.
 //!
-//! Storing does not wait for reading, nor reading for storing ([`jobs`]). What was stored may so have been read, worked on
-//! and settled before it is handed out; EventActors recognise it ([`outhook_core::recent`]).
+//! Storing does not wait for reading, nor reading for storing ([`jobs`]). What was stored may so have been
+//! read, worked on and settled before it is handed out; EventActors recognise it ([`outhook_core::recent`]).
 
 mod intake;
 mod jobs;

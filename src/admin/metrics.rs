@@ -78,7 +78,8 @@ pub(super) async fn keep_small(exporter: PrometheusHandle) {
 /// How often the services that are paused are counted.
 const COUNT_EVERY: Duration = Duration::from_secs(5);
 
-/// Counts the services that are paused, which commands do too. The number stays as it was while the database is away.
+/// Counts the services that are paused, which commands do too. The number stays as it was while the database
+/// is away.
 pub(super) async fn count_paused_services(store: Store) {
     loop {
         match store.count_paused_services().await {

@@ -205,8 +205,8 @@ async fn within_time<T>(attempt: impl Future<Output = Result<T, Error>>) -> Resu
     }
 }
 
-/// Consumers that are not this daemon: RabbitMQ deals the deliveries out among all, so each gets only some, and
-/// what the others take is not called by outhook, or by a daemon that knows nothing of this one.
+/// Consumers that are not this daemon: RabbitMQ deals the deliveries out among all, so each gets only some,
+/// and what the others take is not called by outhook, or by a daemon that knows nothing of this one.
 #[derive(Default)]
 struct Others(u32);
 

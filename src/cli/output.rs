@@ -19,13 +19,14 @@ pub(super) fn say(line: impl AsRef<str>) -> Result<(), Failed> {
     }
 }
 
-/// Prints one record as JSON on a line of its own. JSON's escapes keep its texts as they are, and the terminal too.
+/// Prints one record as JSON on a line of its own. JSON's escapes keep its texts as they are, and the
+/// terminal too.
 pub(super) fn say_json(record: &impl Serialize) -> Result<(), Failed> {
     say(json(record).map_err(|error| Failed::new(Exit::Internal, error))?)
 }
 
-/// Also escapes the disruptive characters that JSON allows as they are. They are in its strings only, and each is one
-/// unit of UTF-16.
+/// Also escapes the disruptive characters that JSON allows as they are. They are in its strings only, and
+/// each is one unit of UTF-16.
 fn json(record: &impl Serialize) -> serde_json::Result<String> {
     let json = serde_json::to_string(record)?;
     Ok(replaced(&json, is_disruptive, |c| format!("\\u{:04x}", u32::from(c))))
@@ -69,8 +70,8 @@ impl fmt::Display for Lines {
     }
 }
 
-/// A text that stays on its line: what would end the line, steer the terminal or turn the direction of reading is shown
-/// by its number, as in Rust.
+/// A text that stays on its line: what would end the line, steer the terminal or turn the direction of
+/// reading is shown by its number, as in Rust.
 pub(super) fn escaped(text: &str) -> String {
     replaced(text, is_disruptive, |c| c.escape_default().to_string())
 }

@@ -40,8 +40,8 @@ pub(super) enum Services {
         /// Its id.
         id: i64,
     },
-    /// Calls a service again, whatever kept it from being called: a pause, an endpoint that said that it is gone or
-    /// asked for no calls, or failures. What waits for it goes on at once.
+    /// Calls a service again, whatever kept it from being called: a pause, an endpoint that said that it is
+    /// gone or asked for no calls, or failures. What waits for it goes on at once.
     Resume {
         /// Its id.
         id: i64,

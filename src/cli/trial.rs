@@ -1,5 +1,5 @@
-//! `outhook trial`: not for people. Does the work that comes on standard input, one job a line, and answers each with an
-//! empty line: see `crate::trial`.
+//! `outhook trial`: not for people. Does the work that comes on standard input, one job a line, and answers
+//! each with an empty line: see `crate::trial`.
 
 use std::{
     io::{self, BufRead, Write},

@@ -48,8 +48,8 @@ impl fmt::Debug for ConnectionUrl {
     }
 }
 
-/// `text` with every password in it replaced by `***`, also when it is no URL at all. In an http URL, a user without a
-/// password is one, and so in a text without a scheme.
+/// `text` with every password in it replaced by `***`, also when it is no URL at all. In an http URL, a user
+/// without a password is one, and so in a text without a scheme.
 ///
 /// It looks at the text and not at a parsed URL: a password with an unescaped `/`, `?` or `#` is not where a
 /// parser looks for it, and that is just when a fault is shown.
@@ -92,7 +92,8 @@ fn is_scheme(text: &str) -> bool {
     text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte))
 }
 
-/// Hides parameters such as `password=`, `sslpassword=` and the misspelt `passwd=`, which PostgreSQL URLs may have.
+/// Hides parameters such as `password=`, `sslpassword=` and the misspelt `passwd=`, which PostgreSQL URLs may
+/// have.
 fn mask_query(text: &str) -> String {
     const PART_OF_NAME: &str = "pass";
     // Lower case in ASCII only, so that offsets stay the same.

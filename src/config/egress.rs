@@ -123,8 +123,8 @@ fn with_port(text: &str) -> Option<Result<Target, String>> {
     without_port(target, Some(port(port_text)?))
 }
 
-/// `None` if this is neither a network, an address nor a name; an error if it is a network that must be written
-/// otherwise.
+/// `None` if this is neither a network, an address nor a name; an error if it is a network that must be
+/// written otherwise.
 fn without_port(text: &str, port: Option<u16>) -> Option<Result<Target, String>> {
     let text = without_brackets(text);
     let address = || text.parse::<IpAddr>().map(IpNet::from);

@@ -162,8 +162,8 @@ impl Section {
         accepted
     }
 
-    /// Two durations, each with its key and default, of which the second is not shorter than the first. A default gives
-    /// way to the other key, so that one of the two can be changed alone.
+    /// Two durations, each with its key and default, of which the second is not shorter than the first. A
+    /// default gives way to the other key, so that one of the two can be changed alone.
     pub(super) fn ordered(
         &mut self,
         (first_key, first_default): (&'static str, Duration),

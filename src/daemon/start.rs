@@ -89,7 +89,8 @@ pub(super) async fn join(config: &Config, store: &Store, health: &Health) -> Res
     }
 }
 
-/// Every call in flight needs open files: there are to be as many as may be, and no more calls than they allow.
+/// Every call in flight needs open files: there are to be as many as may be, and no more calls than they
+/// allow.
 pub(super) fn share_files_out(max_calls: usize) -> FileShares {
     let limit = rlimit::increase_nofile_limit(u64::MAX).or_else(|error| {
         log::warn!("the limit on open files can't be raised: {error}");

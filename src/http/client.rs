@@ -39,11 +39,12 @@ use super::{
 };
 use crate::{config::http::Http, store::now};
 
-/// How long a connection may have been unused and be used again; and how often those of bots that were not called for
-/// as long are let go.
+/// How long a connection may have been unused and be used again; and how often those of bots that were not
+/// called for as long are let go.
 pub(crate) const KEEP_ALIVE: Duration = Duration::from_secs(30);
 
-/// How long no call begins after one found no file: each that tried would be put off, and make way for the next.
+/// How long no call begins after one found no file: each that tried would be put off, and make way for the
+/// next.
 pub(crate) const NO_FILES_PAUSE: Duration = Duration::from_secs(1);
 /// How often, at most, it is said that no file is left.
 const NO_FILES_INTERVAL: Duration = Duration::from_secs(10);
@@ -97,8 +98,8 @@ pub(crate) struct Outbound<'a> {
 }
 
 impl WebhookClient {
-    /// A client of the current thread. It keeps so many connections at most beside those of calls in flight, for as
-    /// many hosts at most, each counted for each bot.
+    /// A client of the current thread. It keeps so many connections at most beside those of calls in flight,
+    /// for as many hosts at most, each counted for each bot.
     pub(crate) fn new(
         config: &Http,
         route: Route,
@@ -122,9 +123,9 @@ impl WebhookClient {
         }
     }
 
-    /// Lets go of the connections of bots that have not called for [`KEEP_ALIVE`]: awc looks at those of a host only
-    /// when the same bot calls it again. The others keep theirs: if all connected anew in the same moment, each would
-    /// wait for all.
+    /// Lets go of the connections of bots that have not called for [`KEEP_ALIVE`]: awc looks at those of a
+    /// host only when the same bot calls it again. The others keep theirs: if all connected anew in the same
+    /// moment, each would wait for all.
     pub(crate) fn let_go_of_unused(&self) {
         if let Some(moment) = Instant::now().checked_sub(KEEP_ALIVE) {
             self.let_go_of_unused_since(moment);
@@ -149,8 +150,8 @@ impl WebhookClient {
         }
     }
 
-    /// No file was left for a call. The connections that nobody uses are files too, so they make way each time; an
-    /// operator is told now and then.
+    /// No file was left for a call. The connections that nobody uses are files too, so they make way each
+    /// time; an operator is told now and then.
     pub(crate) fn ran_out_of_files(&self) {
         self.no_files_at.set(Some(Instant::now()));
         self.let_go_of_all();
@@ -204,8 +205,8 @@ impl WebhookClient {
         };
         let sending = async {
             match send().await {
-                // It was certainly not received, so it is sent again within the same attempt; once, because a new
-                // connection is a good one.
+                // It was certainly not received, so it is sent again within the same attempt; once, because a
+                // new connection is a good one.
                 Err(SendRequestError::Send(error)) if is_unsent(&error) => {
                     self.let_go_of(&pool);
                     send().await

@@ -1,7 +1,7 @@
 //! The connector of one endpoint: straight or through the proxy, with TLS over it for https.
 //!
-//! TLS is made here and not by awc, whose connector takes no IPv6 address for a server's name and does not tell
-//! the phases of a failure apart. So awc is asked for http whatever the URL's scheme is.
+//! TLS is made here and not by awc, whose connector takes no IPv6 address for a server's name and does not
+//! tell the phases of a failure apart. So awc is asked for http whatever the URL's scheme is.
 
 use std::{
     io,
@@ -76,8 +76,8 @@ impl Route {
             .map_err(|error| format!("the URL can't be requested: {error}"))
     }
 
-    /// The proxy that reads the requests for this URL and passes them on, if there is one. Through a tunnel it passes
-    /// what it can't read.
+    /// The proxy that reads the requests for this URL and passes them on, if there is one. Through a tunnel
+    /// it passes what it can't read.
     pub(super) fn forwarder(&self, url: &Url) -> Option<&Proxy> {
         self.proxy.as_deref().filter(|_| url.scheme() == "http")
     }
@@ -116,8 +116,8 @@ struct Target {
 }
 
 impl EndpointConnector {
-    /// A connector to the host of a URL. Connecting, TLS and all, may take so long; on its connections so many bytes
-    /// may be read after each request; each of them is counted while it is open.
+    /// A connector to the host of a URL. Connecting, TLS and all, may take so long; on its connections so
+    /// many bytes may be read after each request; each of them is counted while it is open.
     pub(super) fn new(
         route: &Route,
         dialler: Dialler,

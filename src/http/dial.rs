@@ -125,9 +125,9 @@ impl Dialler {
         }
     }
 
-    /// Tries the addresses in their order and takes the first that answers: each has a head start alone or beside the
-    /// one before it, and another beside the one behind it, until it makes way for a third; the last two have all
-    /// the time that is left, and what fails makes way at once.
+    /// Tries the addresses in their order and takes the first that answers: each has a head start alone or
+    /// beside the one before it, and another beside the one behind it, until it makes way for a third; the
+    /// last two have all the time that is left, and what fails makes way at once.
     async fn dial_any(&self, addresses: &[SocketAddr]) -> io::Result<TcpStream> {
         let mut rest = addresses.iter().take(ADDRESSES_MAX);
         let mut open: VecDeque<(Instant, Connecting)> = VecDeque::with_capacity(OPEN_MAX);
@@ -148,7 +148,8 @@ impl Dialler {
             let ended = timeout(patience, select_all(attempts)).await;
             match ended.map(|(result, index, _)| (result, index)) {
                 Ok((Ok(stream), _)) => return Ok(stream),
-                // Another one could not be opened either; that is no fault of the host, whatever the others do.
+                // Another one could not be opened either; that is no fault of the host, whatever the others
+                // do.
                 Ok((Err(error), _)) if files::are_used_up(&error) => return Err(error),
                 Ok((Err(error), index)) => {
                     open.remove(index);

@@ -1,24 +1,26 @@
 //! Open files, of which each socket is one: a process may have only so many, and this shares them out.
 //!
-//! A new file gets the lowest number that is free, and the limit is one on numbers. So what is kept for somebody is
-//! the numbers above those that everybody else may take.
+//! A new file gets the lowest number that is free, and the limit is one on numbers. So what is kept for
+//! somebody is the numbers above those that everybody else may take.
 
 use std::{io, os::fd::AsRawFd, sync::OnceLock};
 
 use super::dial;
 
-/// Files for everything but calls: the database, the broker, replies, the admin server and those who ask it, threads.
+/// Files for everything but calls: the database, the broker, replies, the admin server and those who ask it,
+/// threads.
 pub(crate) const BESIDE: u64 = 100;
-/// Files that a call has open at most: its connection, or the attempts to make one. Only its look-up has more, mostly for
-/// a moment.
+/// Files that a call has open at most: its connection, or the attempts to make one. Only its look-up has
+/// more, mostly for a moment.
 const PER_CALL: u64 = dial::OPEN_MAX as u64;
 /// Calls that may be in flight however small the limit is.
 const CALLS_MIN: usize = 4;
-/// The part of [`BESIDE`] that is not open from the start on, and stays free for the database and the admin server.
+/// The part of [`BESIDE`] that is not open from the start on, and stays free for the database and the admin
+/// server.
 const SPARE: u64 = BESIDE / 2;
 
-/// `EMFILE` and `ENFILE` of Linux (errno-base.h, the same on every architecture): this process, or the machine, has as
-/// many files open as it may. `io::ErrorKind` tells neither.
+/// `EMFILE` and `ENFILE` of Linux (errno-base.h, the same on every architecture): this process, or the
+/// machine, has as many files open as it may. `io::ErrorKind` tells neither.
 const USED_UP: [i32; 2] = [24, 23];
 
 /// The shares of this process, of which there is one limit. Before they are known, calls may take everything.

@@ -1,17 +1,20 @@
-//! A stream, above TLS, on which the heads of answers come to awc so that it reads what follows them as HTTP means it.
+//! A stream, above TLS, on which the heads of answers come to awc so that it reads what follows them as HTTP
+//! means it.
 //!
 //! **Interim answers are passed over** (RFC 9110, 15.2). awc takes the first of them for the answer.
 //!
-//! **An answer that ends with its connection says HTTP/1.0** (RFC 9112, 6.3). awc reads such an answer to its end, but
-//! one of HTTP/1.1 it takes to have no body.
+//! **An answer that ends with its connection says HTTP/1.0** (RFC 9112, 6.3). awc reads such an answer to its
+//! end, but one of HTTP/1.1 it takes to have no body.
 //!
-//! **An offer to change the protocol is passed over** (RFC 9110, 7.8). awc takes an answer that offers WebSocket to have no
-//! body, whatever length it tells; the name of that field is misspelt for it.
+//! **An offer to change the protocol is passed over** (RFC 9110, 7.8). awc takes an answer that offers
+//! WebSocket to have no body, whatever length it tells; the name of that field is misspelt for it.
 //!
-//! **Behind more than an answer no other request is written.** awc throws away what has come with an answer and does not
-//! belong to it, and the rest of that would be taken for the next answer. Where chunks end is not known here.
+//! **Behind more than an answer no other request is written.** awc throws away what has come with an answer
+//! and does not belong to it, and the rest of that would be taken for the next answer. Where chunks end is
+//! not known here.
 //!
-//! A head is held back until it is whole, so awc parses it once. What can't be one is passed on: awc says what is wrong.
+//! A head is held back until it is whole, so awc parses it once. What can't be one is passed on: awc says
+//! what is wrong.
 
 use std::{
     io,
@@ -33,8 +36,9 @@ use super::{
 pub(super) const HEAD_BYTES_MAX: usize = 131_072;
 /// awc takes no head with more headers.
 const HEADERS_MAX: usize = 96;
-/// A head that is not larger is parsed whenever something of it arrives, so that what is none is soon known. A larger one
-/// is parsed when it has doubled or may be whole: parsing it for each byte would take the time of its square.
+/// A head that is not larger is parsed whenever something of it arrives, so that what is none is soon known.
+/// A larger one is parsed when it has doubled or may be whole: parsing it for each byte would take the time
+/// of its square.
 const SMALL_HEAD_BYTES: usize = 4096;
 /// So many interim answers to a request are passed over; the next one is taken for the answer.
 const INTERIM_ANSWERS_MAX: usize = 16;
@@ -214,7 +218,8 @@ impl<S: AsyncRead + Unpin> AsyncRead for Heads<S> {
 }
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for Heads<S> {
-    /// awc reads nothing before it has written a whole request, so what comes after a write is another answer.
+    /// awc reads nothing before it has written a whole request, so what comes after a write is another
+    /// answer.
     fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let Self { stream, head } = self.get_mut();
         if head.has_excess {

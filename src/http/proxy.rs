@@ -1,8 +1,8 @@
 //! The operator's own proxy (`egress.proxy`): CONNECT for https, absolute-form for http.
 //!
-//! Smokescreen, which Zulip uses, puts `X-Smokescreen-Error` on every answer of its own and takes it from every
-//! answer of an endpoint. By it, and because every answer to CONNECT but a 2xx is the proxy's, a refusal is
-//! told from an answer of the bot.
+//! Smokescreen, which Zulip uses, puts `X-Smokescreen-Error` on every answer of its own and takes it from
+//! every answer of an endpoint. By it, and because every answer to CONNECT but a 2xx is the proxy's, a
+//! refusal is told from an answer of the bot.
 
 use std::{borrow::Cow, io, time::Duration};
 
@@ -33,14 +33,16 @@ use crate::config::connection_url::ConnectionUrl;
 const ROLE: (&str, &str) = ("x-smokescreen-role", "webhook");
 /// The header of an answer that the proxy itself has given.
 const ERROR: &str = "x-smokescreen-error";
-/// What Squid puts on a 503 if it could not connect; one without it is told of the proxy, or of a balancer before it.
+/// What Squid puts on a 503 if it could not connect; one without it is told of the proxy, or of a balancer
+/// before it.
 const SQUID_ERROR: &str = "x-squid-error";
 const AUTHORIZATION: &str = "proxy-authorization";
 
 /// A name that is nobody's for ever (RFC 6761, 6.4): whoever is asked to connect to it calls nobody.
 const NOBODY: &str = "check.outhook.invalid";
 
-/// A shorter user without a password may be a name that stands in any text, and is then not looked for in one.
+/// A shorter user without a password may be a name that stands in any text, and is then not looked for in
+/// one.
 const KEY_BYTES_MIN: usize = 8;
 
 /// The most that is read of the head of an answer to CONNECT.
@@ -162,8 +164,8 @@ impl Proxy {
         [Some(role), authorization].into_iter().flatten().collect()
     }
 
-    /// What the answer to an http request means if the proxy itself has given it: it has Smokescreen's header, or
-    /// asks for what only a proxy asks for.
+    /// What the answer to an http request means if the proxy itself has given it: it has Smokescreen's
+    /// header, or asks for what only a proxy asks for.
     pub(super) fn own_answer(&self, status: u16, headers: &HeaderMap) -> Option<Attempt> {
         let header = |name: &str| headers.get(name).map(|value| String::from_utf8_lossy(value.as_bytes()));
         let answer = Head::new(status, "", header);

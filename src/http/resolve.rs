@@ -1,7 +1,7 @@
 //! The addresses of a host.
 //!
-//! Look-ups wait for name servers without threads: `getaddrinfo` holds a thread of a pool until it knows, so a
-//! few names whose servers never answer would hold up all others. Each thread has a resolver of its own,
+//! Look-ups wait for name servers without threads: `getaddrinfo` holds a thread of a pool until it knows, so
+//! a few names whose servers never answer would hold up all others. Each thread has a resolver of its own,
 //! because sockets belong to the runtime of their thread.
 
 mod answers;
@@ -141,8 +141,8 @@ impl Resolver {
         servers.addresses(name, self.0.connect_timeout * 4 / 5).await
     }
 
-    /// Whom to ask now. Files that have changed are read again, and what was cached is forgotten; while they can't be
-    /// opened because too many are open, what is known of them holds.
+    /// Whom to ask now. Files that have changed are read again, and what was cached is forgotten; while they
+    /// can't be opened because too many are open, what is known of them holds.
     fn sources(&self) -> Rc<Sources> {
         let mut known = self.0.known.borrow_mut();
         if let Some(files) = &self.0.files

@@ -21,8 +21,8 @@ impl Signature {
         Ok(Self { timestamp, header })
     }
 
-    /// What nobody may be shown of it: what a verifier compares, without the version before it, nor the filler behind
-    /// it, which not everybody writes.
+    /// What nobody may be shown of it: what a verifier compares, without the version before it, nor the
+    /// filler behind it, which not everybody writes.
     pub(crate) fn secret(&self) -> &str {
         self.header.split_once(',').map_or("", |(_, signature)| signature.trim_end_matches('='))
     }

@@ -12,10 +12,10 @@
 //! **A request that never left is known.** If nothing of a request could be written on a connection that has
 //! carried an answer before, it was certainly not received ([`is_unsent`]).
 //!
-//! **An answer is read though its request was cut off.** An endpoint that answers a large request before it has read it,
-//! and closes the connection, resets it; the answer has come before that, and the system still gives it out. awc reads
-//! nothing if it can't write. So what can't be written is passed over, and the reason is told when there is nothing more
-//! to read.
+//! **An answer is read though its request was cut off.** An endpoint that answers a large request before it
+//! has read it, and closes the connection, resets it; the answer has come before that, and the system still
+//! gives it out. awc reads nothing if it can't write. So what can't be written is passed over, and the reason
+//! is told when there is nothing more to read.
 
 use std::{
     io,
@@ -110,8 +110,8 @@ impl Socket {
         }
     }
 
-    /// A connection that is in a pause can't be seen to be idle, and one that was cut off is over: neither carries
-    /// another request.
+    /// A connection that is in a pause can't be seen to be idle, and one that was cut off is over: neither
+    /// carries another request.
     fn is_usable(&self) -> io::Result<()> {
         match (&self.cut_off, &self.pause) {
             (Some(error), _) => Err(same(error)),

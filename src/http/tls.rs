@@ -188,8 +188,8 @@ fn moment(time: UnixTime) -> String {
     }
 }
 
-/// A text from outside. One that is too long is not cut: what knows the secrets of a call comes later, and would not know
-/// a half of one.
+/// A text from outside. One that is too long is not cut: what knows the secrets of a call comes later, and
+/// would not know a half of one.
 fn quoted(text: &str) -> String {
     match text.chars().count() {
         0..=QUOTED_CHARS_MAX => on_one_line(text),

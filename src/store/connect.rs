@@ -80,9 +80,9 @@ fn session(options: PgConnectOptions, lease: Duration) -> PgConnectOptions {
     options.application_name("outhook").options([("idle_in_transaction_session_timeout", idle)])
 }
 
-/// Whether a connection can be used again. A `COMMIT` that fails for want of space is undone by SQLite itself; the
-/// driver's own `ROLLBACK` fails then, and it would take the next transaction for one inside the last, whose
-/// commit writes nothing.
+/// Whether a connection can be used again. A `COMMIT` that fails for want of space is undone by SQLite
+/// itself; the driver's own `ROLLBACK` fails then, and it would take the next transaction for one inside the
+/// last, whose commit writes nothing.
 async fn is_clean(connection: &mut SqliteConnection) -> Result<bool, SqlxError> {
     // Behind whatever is still to be undone.
     connection.ping().await?;

@@ -1,8 +1,9 @@
 //! Who works on this database, and for which bots.
 //!
-//! A daemon is a row. It counts as alive while `alive_until`, which it keeps moving, is ahead of the database's clock, and
-//! it holds an advisory lock in a session of its own, by which the others see at once that its process is
-//! gone. To declare it dead, they delete its row; it can write nothing after that ([`Store::begin`] looks).
+//! A daemon is a row. It counts as alive while `alive_until`, which it keeps moving, is ahead of the
+//! database's clock, and it holds an advisory lock in a session of its own, by which the others see at once
+//! that its process is gone. To declare it dead, they delete its row; it can write nothing after that
+//! ([`Store::begin`] looks).
 
 mod owners;
 mod session;
@@ -184,7 +185,8 @@ impl Store {
     pub(crate) async fn leave(&self, daemon: DaemonId) -> Result<(), StoreError> {
         self.on_main(move |store| async move {
             let transaction = store.begin_change().await?;
-            // First, because this waits for what this daemon still writes, which may be rows that are freed next.
+            // First, because this waits for what this daemon still writes, which may be rows that are freed
+            // next.
             let sql = "DELETE FROM outhook_daemon WHERE id = $1";
             transaction.execute_raw(statement(store.backend(), sql, [daemon.into()])).await?;
             disown(&transaction, daemon, Partitions::ALL).await?;
@@ -240,8 +242,8 @@ async fn insert_daemon(
     Ok((row.try_get("", "id")?, row.try_get("", "clock")?))
 }
 
-/// Deletes the rows of daemons, or of all, and frees what they owned and held. Anything that they held may have
-/// been what ended them. Returns how many there were.
+/// Deletes the rows of daemons, or of all, and frees what they owned and held. Anything that they held may
+/// have been what ended them. Returns how many there were.
 async fn bury(transaction: &DatabaseTransaction, dead: Option<&[DaemonId]>) -> Result<usize, DbErr> {
     let backend = transaction.get_database_backend();
     let rows = match dead {

@@ -17,12 +17,12 @@ use super::{
 };
 use crate::fail_points::Step;
 
-/// The most events of one bot that are read at a time while there is more than a page: not many, as those of other bots
-/// that come meanwhile wait for the page.
+/// The most events of one bot that are read at a time while there is more than a page: not many, as those of
+/// other bots that come meanwhile wait for the page.
 const ROWS_OF_BOT_MAX: usize = 100;
 
-/// A condition: the event of this row is unfinished. Only the primary key serves it, whatever a planner believes of the
-/// others.
+/// A condition: the event of this row is unfinished. Only the primary key serves it, whatever a planner
+/// believes of the others.
 fn is_unfinished(row: &str) -> String {
     format!("{row}.state + 0 = 0")
 }
@@ -46,9 +46,9 @@ struct Page {
 }
 
 impl Store {
-    /// The events of this daemon's bots whose time has come by `due_by`, at most `rows_max`. If there are more, bots take
-    /// turns, the first behind `after`, and have equal shares. They are not claimed yet: whatever fails here has changed
-    /// nothing.
+    /// The events of this daemon's bots whose time has come by `due_by`, at most `rows_max`. If there are
+    /// more, bots take turns, the first behind `after`, and have equal shares. They are not claimed yet:
+    /// whatever fails here has changed nothing.
     pub(crate) async fn due_events(
         &self,
         due_by: Millis,
@@ -68,9 +68,9 @@ impl Store {
         .await
     }
 
-    /// Claims events that were due by a moment to be worked on from memory, and returns which of them still are:
-    /// not those that were finished since, or wait for another attempt. Doing it again after an error of unknown
-    /// outcome does no harm.
+    /// Claims events that were due by a moment to be worked on from memory, and returns which of them still
+    /// are: not those that were finished since, or wait for another attempt. Doing it again after an error of
+    /// unknown outcome does no harm.
     pub(crate) async fn claim_events(
         &self,
         events: Vec<EventId>,
@@ -91,8 +91,9 @@ impl Store {
         .await
     }
 
-    /// All due events, if they are no more than a page, else a share of each bot's. Those of other daemons' bots count for
-    /// the page too and are left out afterwards: a query that left them out might have to read any number of them.
+    /// All due events, if they are no more than a page, else a share of each bot's. Those of other daemons'
+    /// bots count for the page too and are left out afterwards: a query that left them out might have to read
+    /// any number of them.
     async fn due_page(&self, due_by: Millis, after: BotId, rows_max: usize) -> Result<Page, DbErr> {
         let first = self.earliest_of_all(due_by, rows_max.saturating_add(1)).await?;
         let partitions = self.partitions();

@@ -52,9 +52,10 @@ struct Page {
 }
 
 impl Store {
-    /// Takes replies of this daemon's bots whose time has come. A place goes to the bot that has the fewest posts
-    /// under way, and among several to the first behind the one that was served last. Replies that are met behind an
-    /// older one of their conversation are put back until [`Store::settle_replies`] calls them forward.
+    /// Takes replies of this daemon's bots whose time has come. A place goes to the bot that has the fewest
+    /// posts under way, and among several to the first behind the one that was served last. Replies that are
+    /// met behind an older one of their conversation are put back until [`Store::settle_replies`] calls them
+    /// forward.
     ///
     /// However many replies a bot has, only the first few are looked at, each is put back at most once, and
     /// those of bots that wait are not touched.
@@ -109,8 +110,8 @@ fn distinct(bots: &[BotId]) -> usize {
     bots.len()
 }
 
-/// The first due replies of each bot, at most `rows_max`: in one statement where that can be written, else in one
-/// for each.
+/// The first due replies of each bot, at most `rows_max`: in one statement where that can be written, else in
+/// one for each.
 async fn first_rows(
     transaction: &DatabaseTransaction,
     bots: &[BotId],

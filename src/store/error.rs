@@ -66,10 +66,10 @@ enum Weight {
     Refused,
 }
 
-/// SQLSTATE classes and codes that pass by themselves: connection trouble (08), no resources (53,
-/// which includes a full disk), an operator's intervention such as a shutdown (57), system errors (58),
-/// read-only for now (25006), a transaction that lasted too long (25P03, 25P04), serialisation failure and deadlock (40001, 40P01), lock not available
-/// (55P03).
+/// SQLSTATE classes and codes that pass by themselves: connection trouble (08), no resources (53, which
+/// includes a full disk), an operator's intervention such as a shutdown (57), system errors (58), read-only
+/// for now (25006), a transaction that lasted too long (25P03, 25P04), serialisation failure and deadlock
+/// (40001, 40P01), lock not available (55P03).
 const PASSING_SQLSTATES: [&str; 10] =
     ["08", "53", "57", "58", "25006", "25P03", "25P04", "40001", "40P01", "55P03"];
 

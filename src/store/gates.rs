@@ -1,5 +1,6 @@
-//! What keeps services from being called, as it is written down. Services that may be called have no row, unless an
-//! operator has resumed them: the daemon that remembers a closed gate has to read of it ([`StoredGate::resumed_at`]).
+//! What keeps services from being called, as it is written down. Services that may be called have no row,
+//! unless an operator has resumed them: the daemon that remembers a closed gate has to read of it
+//! ([`StoredGate::resumed_at`]).
 
 use std::collections::{BTreeMap, btree_map::Entry};
 
@@ -119,9 +120,9 @@ pub(super) fn merge(changes: &mut BTreeMap<ServiceId, DatedChange>, service: Ser
     }
 }
 
-/// A condition: the row outlasts a change of the moment in one parameter, the present being in another. Only an operator
-/// ends a pause, and a resume takes back what was before it; but one of a moment that is still to come, since the clock was
-/// put back, would take back all that happens until then.
+/// A condition: the row outlasts a change of the moment in one parameter, the present being in another. Only
+/// an operator ends a pause, and a resume takes back what was before it; but one of a moment that is still to
+/// come, since the clock was put back, would take back all that happens until then.
 fn stays(at: usize, now: usize) -> String {
     let [paused, gone, resumed] =
         [Reason::Paused, Reason::Gone, Reason::Resumed].map(|reason| reason.to_value());
@@ -188,7 +189,8 @@ async fn exists(transaction: &DatabaseTransaction, service: ServiceId) -> Result
 
 /// Returns how many gates were opened: none if nothing keeps the service from being called.
 ///
-/// Locks rows in the order of a settlement, calls before gates before events: each waits for rows of the other.
+/// Locks rows in the order of a settlement, calls before gates before events: each waits for rows of the
+/// other.
 async fn resume(transaction: &DatabaseTransaction, service: ServiceId) -> Result<u64, DbErr> {
     let moment = now();
     call_forward(transaction, service, moment).await?;
@@ -202,8 +204,8 @@ async fn resume(transaction: &DatabaseTransaction, service: ServiceId) -> Result
     Ok(opened)
 }
 
-/// The row stays, so that the daemon reads of it. Its moment is no earlier than what it takes back, whatever this machine's
-/// clock says.
+/// The row stays, so that the daemon reads of it. Its moment is no earlier than what it takes back, whatever
+/// this machine's clock says.
 async fn open(transaction: &DatabaseTransaction, service: ServiceId, moment: Millis) -> Result<u64, DbErr> {
     let sql = "UPDATE outhook_gate SET reason = $2, closed_until = NULL, detail = 'resumed by command',
             since = CASE WHEN since < $3 THEN $3 ELSE since END, failures = 0, openings = 0
@@ -213,8 +215,8 @@ async fn open(transaction: &DatabaseTransaction, service: ServiceId, moment: Mil
     Ok(transaction.execute_raw(update).await?.rows_affected())
 }
 
-/// A condition: the bot is that of the service `$1`. There is an index for the unfinished events of a bot, and none for the
-/// calls of a service.
+/// A condition: the bot is that of the service `$1`. There is an index for the unfinished events of a bot,
+/// and none for the calls of a service.
 const OF_ITS_BOT: &str = "bot_id = (SELECT s.user_profile_id FROM zerver_service s WHERE s.id = $1)";
 
 /// Makes the calls due that wait for a service.
@@ -232,8 +234,8 @@ async fn call_forward(
     Ok(())
 }
 
-/// Makes the events due whose calls of a service are; and one event of its bot in any case, so that the daemon looks at a
-/// bot that it holds back as a whole.
+/// Makes the events due whose calls of a service are; and one event of its bot in any case, so that the
+/// daemon looks at a bot that it holds back as a whole.
 async fn go_on(transaction: &DatabaseTransaction, service: ServiceId, moment: Millis) -> Result<(), DbErr> {
     let backend = transaction.get_database_backend();
     for sql in [
@@ -308,8 +310,8 @@ struct Row<'a> {
     detail: &'a str,
 }
 
-/// Writes down what keeps a service from being called. Returns how many rows were written: none if the service is paused
-/// or was resumed after `at`.
+/// Writes down what keeps a service from being called. Returns how many rows were written: none if the
+/// service is paused or was resumed after `at`.
 async fn write(
     transaction: &DatabaseTransaction,
     (service, at): (ServiceId, Millis),

@@ -14,8 +14,8 @@ use super::{
 use crate::fail_points::Step;
 
 /// One transaction at a time works on what is done with, so that nothing is deleted while it is being
-/// replayed, and no two replays get the same number. Any number will do, as long as it is only outhook's ("outhook" in
-/// ASCII, then a number).
+/// replayed, and no two replays get the same number. Any number will do, as long as it is only outhook's
+/// ("outhook" in ASCII, then a number).
 const HISTORY_LOCK: i64 = 0x6f75_7468_6f6f_6b02;
 
 /// Up to where the history was looked through, in the order in which events were done with.
@@ -51,8 +51,8 @@ impl Store {
     }
 
     /// Looks at the next events that were done with before a moment, at most `rows_max`, and deletes those
-    /// that nobody needs any more with everything that belongs to them. Behind the last one, it deletes as many gates of
-    /// services that are there no more.
+    /// that nobody needs any more with everything that belongs to them. Behind the last one, it deletes as
+    /// many gates of services that are there no more.
     pub(crate) async fn prune_history(
         &self,
         before: Millis,

@@ -59,8 +59,8 @@ pub(crate) struct CallRow {
     pub(crate) ended_at: Option<i64>,
 }
 
-/// The service for whose gate a call of the ledger waits, if it is closed: its own, or of an event that has not begun
-/// the first that opens, if all of its bot are closed.
+/// The service for whose gate a call of the ledger waits, if it is closed: its own, or of an event that has
+/// not begun the first that opens, if all of its bot are closed.
 const WAITS_FOR: &str = "CASE WHEN e.state = 0 AND c.state = 0 THEN c.service_id
     WHEN e.state = 0 AND c.event_id IS NULL AND NOT EXISTS (
         SELECT 1 FROM zerver_service s WHERE s.user_profile_id = e.bot_id AND NOT EXISTS (

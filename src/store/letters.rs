@@ -171,7 +171,8 @@ pub(super) async fn insert_dead_letters(
     Ok(())
 }
 
-/// Sets an event aside with its body, unless it is already, for this reason: a commit of unknown outcome is made again.
+/// Sets an event aside with its body, unless it is already, for this reason: a commit of unknown outcome is
+/// made again.
 pub(super) async fn set_event_aside(
     transaction: &DatabaseTransaction,
     event: EventId,

@@ -1,4 +1,5 @@
-//! One daemon for each SQLite file: an OS lock beside it, which is released with the process, however it ends.
+//! One daemon for each SQLite file: an OS lock beside it, which is released with the process, however it
+//! ends.
 
 use std::{fs::File, io, path::Path};
 

@@ -18,8 +18,8 @@
 //! | `turns` | whose turn it is |
 //! | `wake` | hearing of rows that others inserted |
 //!
-//! A store that is [`Store::under`] a tenure writes only while the daemon counts as alive, and reads what is due in
-//! its own partitions. Every commit names its [`Step`].
+//! A store that is [`Store::under`] a tenure writes only while the daemon counts as alive, and reads what is
+//! due in its own partitions. Every commit names its [`Step`].
 //!
 //! Functions run on the runtime that opened the pool, whoever calls them: a connection opened from an
 //! EventActor's arbiter would die with it.

@@ -226,9 +226,10 @@ fn lanes_at_once(wants: &[LaneWant]) -> Statement {
     statement(DbBackend::Postgres, sql, values)
 }
 
-/// The first unfinished event of each conversation in a range, if it is wanted and does not wait for its time.
-/// The recursion jumps from one conversation to the next, whatever stands in between. `CROSS JOIN` says to SQLite that
-/// it goes before, so that it ends when enough rows are found and not with the last conversation.
+/// The first unfinished event of each conversation in a range, if it is wanted and does not wait for its
+/// time. The recursion jumps from one conversation to the next, whatever stands in between. `CROSS JOIN` says
+/// to SQLite that it goes before, so that it ends when enough rows are found and not with the last
+/// conversation.
 fn heads(bot: &str, range: (&str, &str), is_wanted: &str) -> String {
     let (above, up_to) = range;
     format!(

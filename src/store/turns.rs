@@ -1,7 +1,7 @@
 //! Whose turn it is: bots with due rows take turns, so that one with many holds up nobody.
 //!
-//! Bots and moments are asked for as the expressions of which the index `…_turn` of a table is made, so that no other
-//! index serves. A planner would else choose by statistics that don't know of what has just come.
+//! Bots and moments are asked for as the expressions of which the index `…_turn` of a table is made, so that
+//! no other index serves. A planner would else choose by statistics that don't know of what has just come.
 
 use outhook_core::{
     identity::{BotId, Millis},
@@ -28,7 +28,8 @@ pub(super) struct Round<'a> {
     pub(super) partitions: Partitions,
 }
 
-/// The next bots with due rows, in turn. The recursion jumps from one bot to the next, however many rows each has.
+/// The next bots with due rows, in turn. The recursion jumps from one bot to the next, however many rows each
+/// has.
 pub(super) async fn bots_in_turn(
     connection: &impl ConnectionTrait,
     round: Round<'_>,
@@ -70,8 +71,8 @@ pub(super) async fn bots_in_turn(
     Ok(bots)
 }
 
-/// A query for the first due rows of a bot, each with its `moment`. The moments are looked at last, so that a planner that
-/// expects few of them does not sort all rows of the bot.
+/// A query for the first due rows of a bot, each with its `moment`. The moments are looked at last, so that a
+/// planner that expects few of them does not sort all rows of the bot.
 pub(super) fn first_due_rows(table: &str, bot: &str, due_by: &str, rows_max: &str) -> String {
     let (its, moment) = (bot_of("d"), moment_of("d"));
     format!(

@@ -1,9 +1,9 @@
 //! Trials of events that may have ended a process.
 //!
-//! Everything that a daemon held when it ended uncleanly is suspected. Before the daemon does a suspect's own work
-//! (building its request, reading its answer), a process of its own does it, alone: if that one dies three times of
-//! it, the event is poison. So the daemon dies of an event once at most, a kill from outside convicts nobody, and
-//! nobody else waits.
+//! Everything that a daemon held when it ended uncleanly is suspected. Before the daemon does a suspect's own
+//! work (building its request, reading its answer), a process of its own does it, alone: if that one dies
+//! three times of it, the event is poison. So the daemon dies of an event once at most, a kill from outside
+//! convicts nobody, and nobody else waits.
 
 pub(crate) mod work;
 

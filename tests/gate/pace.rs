@@ -20,7 +20,8 @@ fn of_others() -> Vec<Value> {
     bots.zip(messages).map(|(bot, message)| event(bot, message)).collect()
 }
 
-/// One actor has all bots. What the others make would take twice as long as it may, were all calls counted together.
+/// One actor has all bots. What the others make would take twice as long as it may, were all calls counted
+/// together.
 #[tokio::test(flavor = "multi_thread")]
 async fn each_bot_makes_as_many_calls_in_a_second_as_it_may_however_many_others_make() {
     let (endpoint, others) = (Endpoint::json(json!({})).await, Endpoint::json(json!({})).await);
@@ -47,7 +48,8 @@ async fn each_bot_makes_as_many_calls_in_a_second_as_it_may_however_many_others_
     assert_eq!(count(&scene, "outhook_call WHERE state = 1 AND attempts = 1").await, made);
 }
 
-/// After a second's worth, no call comes before its turn; and they come one by one, but for what a busy machine held up.
+/// After a second's worth, no call comes before its turn; and they come one by one, but for what a busy
+/// machine held up.
 fn keeps_its_pace(began: Instant, requests: &[Request]) {
     let mut at: Vec<Duration> = requests.iter().map(|request| request.at - began).collect();
     at.sort_unstable();

@@ -1,5 +1,5 @@
-//! `outhook services resume`: whatever closed the gate of a service, it is called again at once, and what waited for it
-//! goes on.
+//! `outhook services resume`: whatever closed the gate of a service, it is called again at once, and what
+//! waited for it goes on.
 
 use super::*;
 
@@ -100,7 +100,8 @@ async fn a_bot_whose_only_service_is_left_alone_goes_on_when_that_is_resumed_on_
     a_whole_bot_goes_on(Storage::Postgres).await;
 }
 
-/// What the daemon remembers of the bot is from before the resume, and says of its only service that it is closed.
+/// What the daemon remembers of the bot is from before the resume, and says of its only service that it is
+/// closed.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_only_event_of_a_bot_goes_on_when_the_only_service_of_the_bot_is_resumed() {
     let endpoint = Endpoint::start(|request, number| match number {
@@ -191,7 +192,8 @@ async fn a_service_that_is_resumed_and_fails_again_is_left_alone_again() {
     assert_eq!(endpoint.count(), 2);
 }
 
-/// Two calls are in flight: the first that ends closes the gate, and the other says that the endpoint is gone.
+/// Two calls are in flight: the first that ends closes the gate, and the other says that the endpoint is
+/// gone.
 async fn resumed_right_after_a_410(storage: Storage) {
     let (failing, going) = (Gate::new(), Gate::new());
     let gates = [failing.clone(), going.clone()];

@@ -65,7 +65,8 @@ async fn an_endpoint_that_names_a_date_is_probed_then_and_is_left_alone_again_if
     assert_eq!(listed(&scene.config, service).await["state"], "open");
 }
 
-/// A probe has just begun. The one actor calls the healthy bot after it has let others of those begin that may.
+/// A probe has just begun. The one actor calls the healthy bot after it has let others of those begin that
+/// may.
 async fn there_is_one_probe(scene: &Scene, endpoint: &Endpoint, healthy: i64, other: &Endpoint) {
     let (probes, calls) = (endpoint.count(), other.count());
     scene.send(&[event(healthy, 100 + i64::try_from(calls).unwrap())]).await;

@@ -1,4 +1,5 @@
-//! Why a service is not called, since when and until when: `services list`, `deliveries` and the metrics say so.
+//! Why a service is not called, since when and until when: `services list`, `deliveries` and the metrics say
+//! so.
 
 use std::time::SystemTime;
 
@@ -70,7 +71,8 @@ async fn is_waited_for(
     assert!(told.contains(&format!("next try at {}", text(waiting, "due"))), "{told}");
 }
 
-/// One bot has a sibling beside the service that fails, so that its next event begins; of the other all is closed.
+/// One bot has a sibling beside the service that fails, so that its next event begins; of the other all is
+/// closed.
 async fn why_and_until_when(storage: Storage) {
     const OPEN: Duration = Duration::from_secs(60);
     const PAUSE: Duration = Duration::from_secs(100);

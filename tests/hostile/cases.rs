@@ -345,7 +345,8 @@ fn bodies() -> Vec<Case> {
     ]
 }
 
-/// An array as deep as may be around what serde_json by itself takes for JSON to be parsed anew, as often as `times`.
+/// An array as deep as may be around what serde_json by itself takes for JSON to be parsed anew, as often as
+/// `times`.
 fn private_json(times: usize) -> String {
     let wrap = |inner: String| {
         let raw = json!({ "$serde_json::private::RawValue": inner });

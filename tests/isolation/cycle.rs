@@ -1,5 +1,6 @@
-//! Bots that never answer go through all that becomes of such: their calls time out and are tried again, their gates close
-//! and are probed, and in the end their events are given up, while more keep coming. The others get on all the while.
+//! Bots that never answer go through all that becomes of such: their calls time out and are tried again,
+//! their gates close and are probed, and in the end their events are given up, while more keep coming. The
+//! others get on all the while.
 
 use std::time::Instant;
 
@@ -16,8 +17,8 @@ const BACKLOG: usize = 240;
 /// The least events that the good bots get, one behind the other.
 const ROUNDS_MIN: usize = 60;
 
-/// How many attempts of hung bots may begin while an event for a good one is on its way from its sender to its call: mostly,
-/// and at worst.
+/// How many attempts of hung bots may begin while an event for a good one is on its way from its sender to
+/// its call: mostly, and at worst.
 const MEANWHILE: usize = 50;
 const MEANWHILE_MAX: usize = 160;
 
@@ -60,9 +61,9 @@ impl Traffic {
         channel_event(bots.start + turn % all, message, turn / all % CONVERSATIONS, "Kitchen", "soup?")
     }
 
-    /// Sends an event to a good bot and another to a hung one, again and again, until hung ones have been given up; the
-    /// one for the good bot must be called before the next two come. Returns how many attempts of hung bots began
-    /// meanwhile, each time.
+    /// Sends an event to a good bot and another to a hung one, again and again, until hung ones have been
+    /// given up; the one for the good bot must be called before the next two come. Returns how many attempts
+    /// of hung bots began meanwhile, each time.
     async fn goes_on_until_hung_bots_are_given_up(&mut self, scene: &Scene) -> Vec<usize> {
         let (began, mut meanwhile) = (Instant::now(), vec![]);
         while meanwhile.len() < ROUNDS_MIN || rows(scene, GIVEN_UP).await == 0 {
@@ -83,7 +84,8 @@ impl Traffic {
         assert!(unfinished > 0, "the hung bots have nothing left: the test shows nothing");
     }
 
-    /// Waits until all hung calls have failed for good, for the reasons there are, and nothing of them is left.
+    /// Waits until all hung calls have failed for good, for the reasons there are, and nothing of them is
+    /// left.
     async fn all_ends(&self, scene: &Scene) {
         reaches("finished events", self.sent(), || rows(scene, FINISHED)).await;
         let passed = "detail LIKE '%only when retry.give_up_after has passed'";

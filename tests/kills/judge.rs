@@ -5,8 +5,8 @@ use std::collections::{HashMap, HashSet};
 
 use crate::support::{Attempt, Call, Request, form_field};
 
-/// A reply: where it is posted, and what it says. The lines that tell of failures may be alike; then there are
-/// several of them.
+/// A reply: where it is posted, and what it says. The lines that tell of failures may be alike; then there
+/// are several of them.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Said {
     pub(super) stream: i64,

@@ -1,5 +1,5 @@
-//! What else frees a lane than the end of the call before: a gate that opens, the pace of its bot, a place in the share of
-//! bots that fail. Nobody looks for it, and where nothing is freed nobody reads anything.
+//! What else frees a lane than the end of the call before: a gate that opens, the pace of its bot, a place in
+//! the share of bots that fail. Nobody looks for it, and where nothing is freed nobody reads anything.
 
 use std::time::Instant;
 
@@ -51,8 +51,8 @@ async fn a_lane_goes_on_at_once_when_a_gate_opens() {
     }
 }
 
-/// Another service of the bot can be called. So each event begins, and is then due when the gate opens; whoever waited for
-/// the regular look would wait for it each time.
+/// Another service of the bot can be called. So each event begins, and is then due when the gate opens;
+/// whoever waited for the regular look would wait for it each time.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lane_goes_on_when_the_gate_of_one_service_opens_and_not_at_the_next_regular_look() {
     const LOOK_EVERY: Duration = Duration::from_secs(5);
@@ -119,15 +119,16 @@ async fn a_lane_goes_on_at_once_when_there_is_a_place_for_a_bot_that_fails() {
     scene.finished(all.len()).await;
 }
 
-/// How often the inbox is read or written in 3 s while nothing can go on, at most: for the regular look, and for what was
-/// under way when that began.
+/// How often the inbox is read or written in 3 s while nothing can go on, at most: for the regular look, and
+/// for what was under way when that began.
 const READS_MAX: f64 = 4.0;
 
 const HUNG: i64 = 1;
 const ASKING: i64 = 2;
 const FAILING: i64 = 3;
 
-/// A bot has calls that hang, and rows behind them; another is held back; the calls of a third wait for a retry.
+/// A bot has calls that hang, and rows behind them; another is held back; the calls of a third wait for a
+/// retry.
 #[tokio::test(flavor = "multi_thread")]
 async fn nobody_reads_rows_while_all_lanes_wait() {
     const EVENTS: i64 = 20;

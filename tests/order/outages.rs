@@ -1,5 +1,5 @@
-//! Order where much else happens: bots of two services, of which one has outages that close its gate again and again, and
-//! a daemon that is killed in the midst of its work.
+//! Order where much else happens: bots of two services, of which one has outages that close its gate again
+//! and again, and a daemon that is killed in the midst of its work.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex};
@@ -13,7 +13,8 @@ const TALK: Talk = Talk { bots: 5, conversations: 10, messages: 40 };
 const STEADY: &str = "/steady";
 const BRITTLE: &str = "/brittle";
 
-/// Of so many requests that a bot's brittle endpoint gets, the last few fail, which is more than its gate bears.
+/// Of so many requests that a bot's brittle endpoint gets, the last few fail, which is more than its gate
+/// bears.
 const PERIOD: usize = 40;
 const OUTAGE: usize = 6;
 const FAILURES: usize = 3;
@@ -120,8 +121,8 @@ struct Judged<'a> {
 }
 
 impl Judged<'_> {
-    /// In each conversation a message is called only after every call of the one before it has ended, whichever service
-    /// it is for.
+    /// In each conversation a message is called only after every call of the one before it has ended,
+    /// whichever service it is for.
     fn conversations_are_in_order(&self) {
         let mut conversations: HashMap<String, (i64, Vec<usize>)> = HashMap::new();
         for (number, request) in self.requests.iter().enumerate() {
@@ -150,8 +151,8 @@ impl Judged<'_> {
         if number < self.cut.number { end.min(self.cut.at) } else { end }
     }
 
-    /// Each attempt is made once, in order, up to the first that succeeds; only the one that was the last of its call at
-    /// the kill may be made again. Returns how many there are.
+    /// Each attempt is made once, in order, up to the first that succeeds; only the one that was the last of
+    /// its call at the kill may be made again. Returns how many there are.
     fn each_call_goes_on_to_its_success(&self) -> usize {
         let mut calls: BTreeMap<(i64, i64), Vec<(usize, i64)>> = BTreeMap::new();
         for (number, request) in self.requests.iter().enumerate() {

@@ -1,4 +1,5 @@
-//! Conversations with endpoints that answer sooner or later and now and then fail, and how their order is judged.
+//! Conversations with endpoints that answer sooner or later and now and then fail, and how their order is
+//! judged.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -100,8 +101,9 @@ fn conversation_of(event: &Value) -> String {
     event["message"]["content"].as_str().unwrap().to_owned()
 }
 
-/// In each conversation an attempt begins only after the one before it has ended, and each message is tried until it
-/// succeeds, one behind the other; and none is left out, or tried again. The ledger tells of as many attempts.
+/// In each conversation an attempt begins only after the one before it has ended, and each message is tried
+/// until it succeeds, one behind the other; and none is left out, or tried again. The ledger tells of as many
+/// attempts.
 pub(crate) async fn assert_in_order(scene: &Scene, requests: &[Request], events: &[Value]) {
     let mut expected: BTreeMap<String, Vec<Tried>> = BTreeMap::new();
     for event in events {

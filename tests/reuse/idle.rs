@@ -1,5 +1,5 @@
-//! What happens to a connection while nobody uses it: it ends, over TLS and at a proxy too, or something comes
-//! that nobody asked for.
+//! What happens to a connection while nobody uses it: it ends, over TLS and at a proxy too, or something
+//! comes that nobody asked for.
 
 use serde_json::{Value, json};
 use tokio_rustls::rustls::{

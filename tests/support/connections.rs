@@ -31,7 +31,8 @@ impl Connections {
         Arc::new(Self { accepted, open, endings: broadcast::Sender::new(1) })
     }
 
-    /// Counts a connection as open for as long as what is returned lives, which must be longer than its stream.
+    /// Counts a connection as open for as long as what is returned lives, which must be longer than its
+    /// stream.
     pub(super) fn enter(self: &Arc<Self>) -> Entered {
         self.accepted.fetch_add(1, Ordering::SeqCst);
         self.open.fetch_add(1, Ordering::SeqCst);

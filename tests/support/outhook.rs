@@ -14,8 +14,8 @@ use super::{Config, PATIENCE, eventually, http, process, secrets};
 
 type Lines = Arc<Mutex<Vec<String>>>;
 
-/// A running `outhook`; killed when dropped, and when the test process ends. A test that fails shows its log; one
-/// whose log shows a secret fails.
+/// A running `outhook`; killed when dropped, and when the test process ends. A test that fails shows its log;
+/// one whose log shows a secret fails.
 pub struct Outhook {
     child: Child,
     leash: Option<Leash>,

@@ -186,8 +186,8 @@ pub async fn gated_endpoint(gate: &Gate) -> Endpoint {
     Endpoint::start(move |request, _| echo_behind(&gate, request)).await
 }
 
-/// An endpoint that echoes at once, but whose `/hung` fails the first attempt, so that its bot is known as failing, and
-/// holds all others until the gate is open.
+/// An endpoint that echoes at once, but whose `/hung` fails the first attempt, so that its bot is known as
+/// failing, and holds all others until the gate is open.
 pub async fn partly_hung_endpoint(gate: &Gate) -> Endpoint {
     let gate = gate.clone();
     Endpoint::start(move |request, _| match request.path.as_str() {

@@ -1,4 +1,5 @@
-//! No secret may be shown: not in a log, not by a command, not by the admin server, not in what is kept of a failure.
+//! No secret may be shown: not in a log, not by a command, not by the admin server, not in what is kept of a
+//! failure.
 //!
 //! The secrets of the tests hold a mark, those that the product makes have a shape of their own, and so have
 //! signatures. What the product shows goes through [`assert_none`], whatever a test is about.
@@ -8,7 +9,8 @@ use std::sync::LazyLock;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD_NO_PAD;
 
-/// A part of every secret that a test hands out. It stays the same in JSON, in URLs, in forms and in host names.
+/// A part of every secret that a test hands out. It stays the same in JSON, in URLs, in forms and in host
+/// names.
 pub const MARK: &str = "s3cr3tm4rk";
 
 /// A random key of the product, or of Zulip, has so many letters and digits.
@@ -66,7 +68,8 @@ fn has_key(line: &str) -> bool {
     })
 }
 
-/// Behind its version, or before its filler: whoever verifies one takes its parts apart, and some escape its slashes.
+/// Behind its version, or before its filler: whoever verifies one takes its parts apart, and some escape its
+/// slashes.
 fn has_signature(line: &str) -> bool {
     let bytes = line.as_bytes();
     let is_versioned = |(at, start): (usize, &str)| is_signature(bytes[at + start.len()..].iter());

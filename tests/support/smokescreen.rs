@@ -45,8 +45,8 @@ struct State {
 }
 
 impl Smokescreen {
-    /// Rules by what the closure returns for a request and its number, counted from 0. The request's path is its
-    /// target: `host:port` for CONNECT, else the whole URL.
+    /// Rules by what the closure returns for a request and its number, counted from 0. The request's path is
+    /// its target: `host:port` for CONNECT, else the whole URL.
     pub async fn start<F>(rule: F) -> Self
     where
         F: Fn(&Request, usize) -> Ruling + Send + Sync + 'static,

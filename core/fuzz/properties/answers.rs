@@ -29,7 +29,8 @@ pub fn hold(bytes: &[u8]) {
     }
 }
 
-/// Whether serde_json's own reading of an entry is another, because a key in it means something to that alone.
+/// Whether serde_json's own reading of an entry is another, because a key in it means something to that
+/// alone.
 fn is_private((key, value): (&String, &Value)) -> bool {
     key.starts_with("$serde_json::private::")
         || match value {

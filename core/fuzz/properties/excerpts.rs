@@ -1,4 +1,5 @@
-//! What is kept of an answer. An input is a secret, a line break, another secret, a line break, and the answer.
+//! What is kept of an answer. An input is a secret, a line break, another secret, a line break, and the
+//! answer.
 
 use outhook_core::excerpt::{EXCERPT_BYTES_MAX, excerpt};
 use serde_json::json;

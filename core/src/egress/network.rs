@@ -34,8 +34,8 @@ pub enum NetworkFault {
 }
 
 impl Allowed<IpNet> {
-    /// What this network opens. An IPv4-mapped one is the network of IPv4, as its addresses are those of IPv4 to
-    /// [`permit`](super::Egress::permit); all others of IPv6, `::/0` too, open no address of IPv4.
+    /// What this network opens. An IPv4-mapped one is the network of IPv4, as its addresses are those of IPv4
+    /// to [`permit`](super::Egress::permit); all others of IPv6, `::/0` too, open no address of IPv4.
     ///
     /// # Errors
     /// [`NetworkFault`] if it may be meant otherwise than it is written.

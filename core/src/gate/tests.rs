@@ -134,8 +134,8 @@ fn a_probe_that_is_asked_to_wait_again_closes_it_again() {
     assert_eq!(gate.closed().map(|closed| closed.reason), Some(Reason::Breaker), "it is the third failure");
 }
 
-/// A gate that the breaker has closed at 0, and whose probe (3) has begun at 100; then a call that began before it closed
-/// is answered that no other is wanted before 700.
+/// A gate that the breaker has closed at 0, and whose probe (3) has begun at 100; then a call that began
+/// before it closed is answered that no other is wanted before 700.
 fn asked_during_a_probe() -> Gate {
     let mut gate = tripped();
     assert_eq!(gate.admit(3, 100, &POLICY), Admission::Probe);
@@ -288,9 +288,10 @@ fn wish(gate: Gate) -> Option<Millis> {
 }
 
 proptest! {
-    /// Calls come, and those admitted end in any order, while the clock goes on or is put back. Never are there two
-    /// probes, never is a call made while the gate is closed, an answer opens it, but to what was asked before a wish for
-    /// peace, no end of a call cuts such a wish short, and whoever asks finds it closed for no longer than its limits.
+    /// Calls come, and those admitted end in any order, while the clock goes on or is put back. Never are
+    /// there two probes, never is a call made while the gate is closed, an answer opens it, but to what was
+    /// asked before a wish for peace, no end of a call cuts such a wish short, and whoever asks finds it
+    /// closed for no longer than its limits.
     #[test]
     fn a_gate_lets_one_probe_through_and_nothing_while_it_is_closed(acts in acts()) {
         let (mut gate, mut now, mut number) = (Gate::default(), 0, 0);

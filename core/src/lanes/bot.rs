@@ -19,7 +19,8 @@ pub(super) struct Bot {
     pub(super) waiting: usize,
     /// The call that ended last got no usable answer.
     pub(super) is_failing: bool,
-    /// Nothing of it can be called; only events that were taken before this moment may begin, to end without a call.
+    /// Nothing of it can be called; only events that were taken before this moment may begin, to end without
+    /// a call.
     pub(super) shut: Option<Millis>,
     /// Rows were left that may begin now, for want of room.
     pub(super) more: bool,
@@ -54,8 +55,8 @@ pub(super) struct Lane {
     pub(super) queue: BTreeSet<Place>,
     /// There are rows later than all of the queue that are not held.
     pub(super) more: bool,
-    /// There is a row that may run when what runs is parked: an earlier one, which was stored too late to go before, or
-    /// that of the same event.
+    /// There is a row that may run when what runs is parked: an earlier one, which was stored too late to go
+    /// before, or that of the same event.
     pub(super) awaits_park: bool,
     pub(super) pulling: bool,
     /// Something was left while the rows were being read.
@@ -138,8 +139,8 @@ impl Bot {
         self.shut.is_some_and(|taken_before| ticket.taken_at >= taken_before)
     }
 
-    /// Keeps only what has begun and lanes that are being read. Everything else is left. Rows are not looked through for
-    /// what was looked for before.
+    /// Keeps only what has begun and lanes that are being read. Everything else is left. Rows are not looked
+    /// through for what was looked for before.
     pub(super) fn shut(&mut self, taken_before: Millis) -> Vec<EventId> {
         self.shut = Some(taken_before);
         self.more = self.searched.is_none_or(|searched| searched < taken_before);

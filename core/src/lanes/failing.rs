@@ -1,5 +1,5 @@
-//! Bots whose last call failed. That is remembered of them also while they hold nothing, as when all their events wait
-//! for a retry.
+//! Bots whose last call failed. That is remembered of them also while they hold nothing, as when all their
+//! events wait for a retry.
 
 use std::collections::{BTreeMap, HashMap};
 

@@ -55,8 +55,8 @@ impl Wants {
         self.bots.extend(others.bots);
     }
 
-    /// Takes what is read at a time, of what has waited longest. Lanes and bots have half a page each, and what the
-    /// others don't need. The last want that fits may be cut short: it says then that there is more.
+    /// Takes what is read at a time, of what has waited longest. Lanes and bots have half a page each, and
+    /// what the others don't need. The last want that fits may be cut short: it says then that there is more.
     pub fn take_page(&mut self) -> Self {
         let of_bots: usize = self.bots.iter().map(|want| want.rows_max).sum();
         let of_lanes = PAGE_ROWS_MAX - of_bots.min(PAGE_ROWS_MAX / 2);
@@ -110,14 +110,15 @@ impl Lanes {
         wants
     }
 
-    /// Whether bots whose last call failed wait to ask for rows that could begin: see [`Lanes::let_patient_ask`].
+    /// Whether bots whose last call failed wait to ask for rows that could begin: see
+    /// [`Lanes::let_patient_ask`].
     pub fn has_patient(&self) -> bool {
         self.starving.has_aside() && self.failing_spare() > 0
     }
 
-    /// Lets bots whose last call failed ask for rows, with the next wants: in turn, and only as many as can begin some, for
-    /// what can't would be read in vain. Called now and then, so that they ask together: each of their calls that fails
-    /// would else be a reason to read.
+    /// Lets bots whose last call failed ask for rows, with the next wants: in turn, and only as many as can
+    /// begin some, for what can't would be read in vain. Called now and then, so that they ask together: each
+    /// of their calls that fails would else be a reason to read.
     pub fn let_patient_ask(&mut self) {
         let mut places = self.failing_spare();
         while places > 0
@@ -264,8 +265,8 @@ impl Lanes {
         }
     }
 
-    /// A bot asks for rows when it could run one and holds none, or when at least half of its room is free, so
-    /// that it reads pages.
+    /// A bot asks for rows when it could run one and holds none, or when at least half of its room is free,
+    /// so that it reads pages.
     pub(super) fn note_hunger(&mut self, id: BotId) {
         let Some(bot) = self.bots.get_mut(&id) else { return };
         if !bot.more || bot.refilling {

@@ -1,13 +1,14 @@
-//! Bots of which nothing can be called for a while. Their events stay rows, so that a backlog costs nothing. By whatever
-//! way a row comes, it is let in only if it can't wait so long, to end; or to go before one in memory that can't.
+//! Bots of which nothing can be called for a while. Their events stay rows, so that a backlog costs nothing.
+//! By whatever way a row comes, it is let in only if it can't wait so long, to end; or to go before one in
+//! memory that can't.
 
 use super::{Lanes, Ticket};
 use crate::identity::{BotId, EventId, Millis};
 
 impl Lanes {
-    /// An event that has begun can't be called, and neither can any other of its bot until [`Lanes::reopen`]. It is only
-    /// a row again, and so is what waited of the bot (returned). Meanwhile only heads of lanes are handed out that were
-    /// taken before `taken_before`: they are to end without a call.
+    /// An event that has begun can't be called, and neither can any other of its bot until [`Lanes::reopen`].
+    /// It is only a row again, and so is what waited of the bot (returned). Meanwhile only heads of lanes are
+    /// handed out that were taken before `taken_before`: they are to end without a call.
     pub fn shut(&mut self, event: EventId, taken_before: Millis) -> Vec<EventId> {
         let Some(ticket) = self.close(event) else { return Vec::new() };
         let Some(bot) = self.bots.get_mut(&ticket.bot) else { return Vec::new() };

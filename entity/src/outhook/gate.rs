@@ -1,5 +1,5 @@
-//! `outhook_gate`: services that may not be called as they come, and those that an operator has resumed. Others have
-//! no row.
+//! `outhook_gate`: services that may not be called as they come, and those that an operator has resumed.
+//! Others have no row.
 
 use sea_orm::entity::prelude::*;
 

@@ -42,8 +42,8 @@ impl EventActor {
         }));
     }
 
-    /// Decides which services an event calls now, if any may be called. The set is fixed the first time; later only
-    /// those are called that have not finished.
+    /// Decides which services an event calls now, if any may be called. The set is fixed the first time;
+    /// later only those are called that have not finished.
     fn open(
         &mut self,
         event: EventId,

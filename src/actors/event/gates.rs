@@ -1,6 +1,6 @@
-//! Calls that wait in memory, without a permit, for the end of a probe or for their bot's pace; and bots that wait as a
-//! whole, with nothing in memory, until a gate of theirs opens. Nothing polls: the end of a call, a resume, or a timer, lets
-//! them go on.
+//! Calls that wait in memory, without a permit, for the end of a probe or for their bot's pace; and bots that
+//! wait as a whole, with nothing in memory, until a gate of theirs opens. Nothing polls: the end of a call, a
+//! resume, or a timer, lets them go on.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -19,8 +19,8 @@ use crate::{
     store::{Bot, InboxEvent, StoredGate},
 };
 
-/// How soon after a bot, or a call of it that waits for a probe, is held back, or an event of it has come then, it is read
-/// anew whether somebody has resumed a service.
+/// How soon after a bot, or a call of it that waits for a probe, is held back, or an event of it has come
+/// then, it is read anew whether somebody has resumed a service.
 const LOOK_DELAY: Duration = Duration::from_millis(200);
 
 /// Bots are reopened together, so often at most: there may be many, and all are looked at. In milliseconds.
@@ -28,7 +28,8 @@ const REOPEN_SLOT_MS: Millis = 50;
 
 type Call = (EventId, ServiceId);
 
-/// See the module. Each call is of an event that has begun, so there are no more than `calls_per_bot` events of a bot.
+/// See the module. Each call is of an event that has begun, so there are no more than `calls_per_bot` events
+/// of a bot.
 #[derive(Default)]
 pub(super) struct HeldBack {
     probed: HashMap<BotId, Vec<Call>>,
@@ -76,8 +77,8 @@ impl EventActor {
         }
     }
 
-    /// Whether an event that is to begin has to wait with its whole bot. It need not if it ends without a call: what it
-    /// still has to call is paused or gone, or opens too late.
+    /// Whether an event that is to begin has to wait with its whole bot. It need not if it ends without a
+    /// call: what it still has to call is paused or gone, or opens too late.
     pub(super) fn shut(&self, event: &InboxEvent, bot: &Bot) -> Option<Shut> {
         let mut gates = bot.services.iter().filter_map(|service| service.gate.as_ref());
         // What has begun of a bot that is being given up goes on, so that its events are parked or done.
@@ -93,7 +94,8 @@ impl EventActor {
         can_wait.then_some(Shut { until, services })
     }
 
-    /// The bot of an event that was to begin waits as rows until a gate opens, but for what can't wait so long.
+    /// The bot of an event that was to begin waits as rows until a gate opens, but for what can't wait so
+    /// long.
     pub(super) fn hold_bot_back(&mut self, event: &InboxEvent, shut: Shut, context: &mut Context<Self>) {
         let bot = event.key.bot;
         log::debug!("bot {bot} is held back: all its services are closed");
@@ -142,7 +144,8 @@ impl EventActor {
         }));
     }
 
-    /// Calls of a bot ask again that waited for probes which are over: they have ended, or their services were resumed.
+    /// Calls of a bot ask again that waited for probes which are over: they have ended, or their services
+    /// were resumed.
     pub(super) fn go_on_after_probes(&mut self, bot: BotId) {
         let Some(calls) = self.held_back.probed.get_mut(&bot) else { return };
         let gates = &self.tools.gates;
@@ -165,7 +168,8 @@ impl EventActor {
         self.pump(context);
     }
 
-    /// All are looked at, also those whose time has not come: a clock that was put back would keep them for longer.
+    /// All are looked at, also those whose time has not come: a clock that was put back would keep them for
+    /// longer.
     fn reopen_bots(&mut self, context: &mut Context<Self>) {
         self.held_back.shut_timer.fired();
         let shut: Vec<BotId> = self.held_back.shut.keys().copied().collect();

@@ -41,7 +41,8 @@ impl EventActor {
         }
     }
 
-    /// An event that was stored after a later one of its conversation had begun can't come before it any more.
+    /// An event that was stored after a later one of its conversation had begun can't come before it any
+    /// more.
     pub(super) fn count_if_late(&self, event: &InboxEvent) {
         let ticket = event.ticket();
         let is_new = event.key.replay == 0 && event.calls.is_empty();

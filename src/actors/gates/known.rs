@@ -84,10 +84,12 @@ impl Known {
         self.gone_at.is_some_and(|at| at.elapsed() < KNOWN_BETTER)
     }
 
-    /// An operator has resumed it at this moment. Returns whether that opens its gate: not if it was closed since.
+    /// An operator has resumed it at this moment. Returns whether that opens its gate: not if it was closed
+    /// since.
     pub(super) fn resume(&mut self, at: Millis) -> bool {
         let is_shut = self.gate.closed().is_some() || self.gone_at.is_some();
-        // If the clock was put back, what closes it from now on is dated before that, and is nevertheless later.
+        // If the clock was put back, what closes it from now on is dated before that, and is nevertheless
+        // later.
         if !is_shut || self.closed_at > at || self.resumed_at == Some(at) {
             return false;
         }
@@ -103,7 +105,8 @@ impl Known {
     }
 }
 
-/// All that is known, by service. Every change of it passes one place, so that closed gates need not be counted anew.
+/// All that is known, by service. Every change of it passes one place, so that closed gates need not be
+/// counted anew.
 pub(super) struct Memory {
     actor: String,
     known: HashMap<ServiceId, Known>,

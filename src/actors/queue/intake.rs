@@ -101,8 +101,8 @@ impl QueueActor {
         }));
     }
 
-    /// Puts a batch back where it was, unless its session has ended: then it comes again by itself. In
-    /// front, because an acknowledgement of a later delivery would be one of these too; as redelivered ones, because
+    /// Puts a batch back where it was, unless its session has ended: then it comes again by itself. In front,
+    /// because an acknowledgement of a later delivery would be one of these too; as redelivered ones, because
     /// they may have been stored without our hearing of it. Says whether they are there again.
     fn put_back(&mut self, batch: Batch) -> bool {
         let is_current = batch.number() == self.session.as_ref().map(|session| session.number);

@@ -1,8 +1,9 @@
-//! What QueueActor does with the database, in two lines beside each other: deliveries are stored in one, rows are read and
-//! claimed in the other. Within a line there is one job at a time, and what came of it is sent before the next begins.
+//! What QueueActor does with the database, in two lines beside each other: deliveries are stored in one, rows
+//! are read and claimed in the other. Within a line there is one job at a time, and what came of it is sent
+//! before the next begins.
 //!
-//! Freeing a shard and letting go of partitions need both lines at rest: nothing may be on its way to an EventActor then
-//! that was taken before.
+//! Freeing a shard and letting go of partitions need both lines at rest: nothing may be on its way to an
+//! EventActor then that was taken before.
 
 use std::time::{Duration, Instant};
 

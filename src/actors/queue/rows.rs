@@ -1,4 +1,5 @@
-//! Rows that may be worked on: reading them, claiming them, and handing them to the EventActors of their bots.
+//! Rows that may be worked on: reading them, claiming them, and handing them to the EventActors of their
+//! bots.
 
 use std::{collections::HashSet, time::Instant};
 

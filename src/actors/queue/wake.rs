@@ -14,7 +14,8 @@ use crate::{
 /// The database is looked at this often even if nobody says that there is something new.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 
-/// Retries are looked for together, so often at most: many of them are hardly more work than a few. In milliseconds.
+/// Retries are looked for together, so often at most: many of them are hardly more work than a few. In
+/// milliseconds.
 const DUE_SLOT_MS: Millis = 100;
 
 /// Whose complaint it is if nothing can be heard.

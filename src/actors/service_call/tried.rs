@@ -26,8 +26,8 @@ impl Tried {
     }
 }
 
-/// Reads what an endpoint answered, by the outcome table and the handler. What is told of a failure may quote others: the
-/// endpoint, its certificate, a proxy.
+/// Reads what an endpoint answered, by the outcome table and the handler. What is told of a failure may quote
+/// others: the endpoint, its certificate, a proxy.
 pub(crate) fn read_attempt(attempt: Attempt, handler: &dyn Handler, secrets: &[&str]) -> Tried {
     let mut tried = judge_attempt(attempt, handler, secrets);
     if let Verdict::Retry { failure, .. } | Verdict::Final(failure) = &mut tried.verdict {

@@ -1,5 +1,5 @@
-//! Calls that are not made: the service is gone or paused, its gate is closed, or no file is left for a connection. They
-//! spend no attempt.
+//! Calls that are not made: the service is gone or paused, its gate is closed, or no file is left for a
+//! connection. They spend no attempt.
 
 use std::sync::Arc;
 
@@ -26,7 +26,8 @@ const GONE_DELAY_MS: Millis = 1000;
 const NO_FILES_DELAY_MS: Millis = NO_FILES_PAUSE.as_millis() as Millis;
 
 impl Assignment {
-    /// The bot that the call is for. Nothing is put off before it is certain that nobody has resumed the service.
+    /// The bot that the call is for. Nothing is put off before it is certain that nobody has resumed the
+    /// service.
     pub(super) async fn find_bot(&self) -> Result<Arc<Bot>, NotCallable> {
         let (tools, bot) = (&self.tools, self.turn.key.bot);
         if self.pass.refusal().is_none() && !tools.gates.is_gone(self.service) {
@@ -37,8 +38,8 @@ impl Assignment {
         Ok(bot)
     }
 
-    /// A call that has failed has to wait for its gate too, if that is closed: as those that meet it, not before it is
-    /// certain that nobody has resumed the service.
+    /// A call that has failed has to wait for its gate too, if that is closed: as those that meet it, not
+    /// before it is certain that nobody has resumed the service.
     pub(super) async fn look_for_resume(&self, verdict: &Verdict) {
         if matches!(verdict, Verdict::Retry { .. })
             && self.pass.closed_until().is_some()
@@ -79,7 +80,8 @@ impl Assignment {
         self.unattempted(service, CallOutcome::Failed, Fault::Paused, detail)
     }
 
-    /// That the endpoint is gone is being written down, or the service was resumed since: the database will tell.
+    /// That the endpoint is gone is being written down, or the service was resumed since: the database will
+    /// tell.
     fn put_off_while_gone(&self, service: &Service) -> CallRecord {
         count("put_off");
         let detail = "the endpoint has just said that it is gone".to_owned();

@@ -19,7 +19,8 @@ use super::{LookupError, fault};
 const KEPT_MAX: Duration = Duration::from_secs(3600);
 /// The same for the answer that there is nothing.
 const KEPT_NOTHING_MAX: Duration = Duration::from_secs(10);
-/// When a name with addresses of one kind is asked for again: those of the other may just not have been found.
+/// When a name with addresses of one kind is asked for again: those of the other may just not have been
+/// found.
 const HALF_FRESH_MAX: Duration = Duration::from_secs(10);
 /// What a name holds beside its letters and addresses, in round figures.
 const NAME_BYTES: usize = 512;
@@ -27,8 +28,8 @@ const NAME_BYTES: usize = 512;
 /// The addresses of a name, at least one, or why there are none.
 pub(super) type Answer = Result<Vec<IpAddr>, LookupError>;
 
-/// The answers that are remembered, each with all its addresses: which of them may be dialled is not for a cache to
-/// know. If there is no more room, those that were not asked for the longest are forgotten.
+/// The answers that are remembered, each with all its addresses: which of them may be dialled is not for a
+/// cache to know. If there is no more room, those that were not asked for the longest are forgotten.
 pub(super) struct Answers(Cache<Name, Kept>);
 
 #[derive(Clone)]

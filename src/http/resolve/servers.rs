@@ -23,8 +23,8 @@ use super::{
 
 /// Name servers that are asked beside each other, each with a socket for either kind of address.
 const SERVERS_BESIDE: usize = 2;
-/// What a thread remembers of names at most: some thousand of them with a few addresses, or a few dozen of which each
-/// has as many as fit into an answer of 64 KiB.
+/// What a thread remembers of names at most: some thousand of them with a few addresses, or a few dozen of
+/// which each has as many as fit into an answer of 64 KiB.
 const REMEMBERED_BYTES_MAX: u64 = 4 << 20;
 
 /// Name servers, and what they have said.
@@ -40,8 +40,8 @@ impl Servers {
         Self::new(config, ResolverOpts::default(), connect_timeout)
     }
 
-    /// Two rounds over the servers, each of a quarter of the time for connecting, so that one kind of address is
-    /// found in time although the other is never answered. `None` if nothing can be asked so.
+    /// Two rounds over the servers, each of a quarter of the time for connecting, so that one kind of address
+    /// is found in time although the other is never answered. `None` if nothing can be asked so.
     pub(super) fn new(
         config: ResolverConfig,
         mut options: ResolverOpts,

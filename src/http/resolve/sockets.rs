@@ -1,4 +1,5 @@
-//! The sockets that look-ups are sent from: those of tokio, kept to the share of the open files that calls may have.
+//! The sockets that look-ups are sent from: those of tokio, kept to the share of the open files that calls
+//! may have.
 
 use std::{io, net::SocketAddr, pin::Pin, time::Duration};
 

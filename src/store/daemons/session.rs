@@ -13,8 +13,8 @@ use sea_orm::{
 
 use crate::store::{Store, StoreError, error::from_sqlx};
 
-/// The first half of a daemon's advisory lock; the second is its row id. Any number will do, as long as it is only
-/// outhook's ("outh" in ASCII).
+/// The first half of a daemon's advisory lock; the second is its row id. Any number will do, as long as it is
+/// only outhook's ("outh" in ASCII).
 const DAEMON_LOCKS: i32 = 0x6f75_7468;
 
 /// A condition: somebody holds the lock of daemon `d`. The number is [`DAEMON_LOCKS`].

@@ -94,8 +94,8 @@ pub(super) async fn fix_services(
 const CALL_COLUMNS: &str = "event_id, service_id, service_name, state, attempts, due, fault, status, detail,
     excerpt, duration_ms, ended_at";
 
-/// The first committed outcome of a call wins. That it waits is not written down twice, after a commit of unknown outcome:
-/// a resume may have called it forward in between.
+/// The first committed outcome of a call wins. That it waits is not written down twice, after a commit of
+/// unknown outcome: a resume may have called it forward in between.
 const UNLESS_ENDED: &str = "ON CONFLICT (event_id, service_id) DO UPDATE SET
         service_name = excluded.service_name, state = excluded.state, attempts = excluded.attempts,
         due = excluded.due, fault = excluded.fault, status = excluded.status, detail = excluded.detail,

@@ -22,8 +22,8 @@ pub enum Answer {
     Raw(Vec<u8>),
     /// These bytes as they are; the connection can carry another answer.
     Bytes(Vec<u8>),
-    /// These bytes as they are, and more of them unasked: once the test lets them through the gate, or the client is
-    /// heard of again.
+    /// These bytes as they are, and more of them unasked: once the test lets them through the gate, or the
+    /// client is heard of again.
     Unasked { bytes: Vec<u8>, gate: Gate, more: Vec<u8> },
     /// 200 with this JSON; after a while, unannounced, the end of the connection, or its reset.
     Leave { json: serde_json::Value, after: Duration, resets: bool },

@@ -1,4 +1,5 @@
-//! The lanes against a model of the rows: whatever comes in whatever order, each event runs once, in its turn.
+//! The lanes against a model of the rows: whatever comes in whatever order, each event runs once, in its
+//! turn.
 
 use proptest::prelude::*;
 
@@ -30,8 +31,8 @@ enum Mail {
     Refilled(BotId, Vec<Ticket>, bool),
 }
 
-/// The lanes together with an inbox that stores and reads beside each other. What was stored or read is sent later, and
-/// arrives later still. What became of an event is committed first and told later.
+/// The lanes together with an inbox that stores and reads beside each other. What was stored or read is sent
+/// later, and arrives later still. What became of an event is committed first and told later.
 struct Simulation {
     lanes: Lanes,
     rows: Vec<Row>,
@@ -284,8 +285,8 @@ impl Simulation {
         self.jobs.extend(wants.bots.into_iter().map(Job::Refill));
     }
 
-    /// An event that has begun can't be called. If its bot is shut already, it was only let through to go before one that
-    /// can't wait.
+    /// An event that has begun can't be called. If its bot is shut already, it was only let through to go
+    /// before one that can't wait.
     fn shut(&mut self, ticket: Ticket) {
         let is_shut = self.lanes.bots[&ticket.bot].shut.is_some();
         let goes_before = self
@@ -339,8 +340,8 @@ impl Simulation {
         true
     }
 
-    /// A bot goes to another daemon and comes back. What had been read or committed is delivered before, and its rows are
-    /// due afterwards.
+    /// A bot goes to another daemon and comes back. What had been read or committed is delivered before, and
+    /// its rows are due afterwards.
     fn go_away_and_back(&mut self, bot: BotId) {
         for _ in 0..5000 {
             if !self.go_on() {
@@ -380,9 +381,9 @@ impl Simulation {
 proptest! {
     #![proptest_config(ProptestConfig { ..ProptestConfig::default() })]
 
-    /// Events of few lanes arrive, out of order at times, run, park, come back; jobs of the inbox are
-    /// served, and what was committed is told, at random moments; bots go to another daemon and come back, or can't be called for a while. Each runs in order
-    /// and alone in its lane, and every one finishes.
+    /// Events of few lanes arrive, out of order at times, run, park, come back; jobs of the inbox are served,
+    /// and what was committed is told, at random moments; bots go to another daemon and come back, or can't
+    /// be called for a while. Each runs in order and alone in its lane, and every one finishes.
     #[test]
     fn every_event_runs_once_in_order_and_none_is_forgotten(
         calls_per_bot in 1usize..4,
