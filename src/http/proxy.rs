@@ -33,9 +33,10 @@ use crate::config::connection_url::ConnectionUrl;
 const ROLE: (&str, &str) = ("x-smokescreen-role", "webhook");
 /// The header of an answer that the proxy itself has given.
 const ERROR: &str = "x-smokescreen-error";
-/// What Squid puts on a 503 if it could not connect; one without it is told of the proxy, or of a balancer
-/// before it.
+/// What Squid puts on an answer of its own, and what that begins with if it could not reach the endpoint: another
+/// 503 is told of the proxy, or of a balancer before it.
 const SQUID_ERROR: &str = "x-squid-error";
+const SQUID_UNREACHED: [&str; 2] = ["ERR_CONNECT_FAIL", "ERR_DNS_FAIL"];
 const AUTHORIZATION: &str = "proxy-authorization";
 
 /// A name that is nobody's for ever (RFC 6761, 6.4): whoever is asked to connect to it calls nobody.
@@ -177,11 +178,11 @@ impl Proxy {
         if answer.wants_credentials {
             return self.fault("wants a user name and password, or others; egress.proxy can hold them");
         }
-        let Head { status, words, is_of_squid, retry_after, .. } = answer;
+        let Head { status, words, is_unreached, retry_after, .. } = answer;
         let (fault, means) = match status {
             403 | 407 => (Fault::Blocked, "does not let the endpoint be called"),
             502 => (Fault::Refused, "could not connect to the endpoint"),
-            503 if *is_of_squid => (Fault::Refused, "could not connect to the endpoint"),
+            503 if *is_unreached => (Fault::Refused, "could not connect to the endpoint"),
             504 => (Fault::Timeout, "could not connect to the endpoint in time"),
             _ => (Fault::Proxy, "failed"),
         };
@@ -268,8 +269,8 @@ struct Head {
     words: String,
     /// Whether it carries Smokescreen's header.
     is_marked: bool,
-    /// Whether it carries Squid's.
-    is_of_squid: bool,
+    /// Whether it says in Squid's words that the endpoint could not be reached.
+    is_unreached: bool,
     /// Whether it asks for credentials, or for others than it got; tinyproxy answers 401 to wrong ones.
     wants_credentials: bool,
     retry_after: Option<Millis>,
@@ -299,7 +300,8 @@ impl Head {
             status,
             words: error.as_deref().unwrap_or(reason).trim().to_owned(),
             is_marked: error.is_some(),
-            is_of_squid: header(SQUID_ERROR).is_some(),
+            is_unreached: header(SQUID_ERROR)
+                .is_some_and(|why| SQUID_UNREACHED.iter().any(|unreached| why.starts_with(unreached))),
             wants_credentials: asks && error.is_none(),
             retry_after: header("retry-after").and_then(|value| retry_after_value(&value)),
         }

@@ -113,11 +113,15 @@ pub(super) fn merge(changes: &mut BTreeMap<ServiceId, DatedChange>, service: Ser
         Entry::Vacant(free) => {
             free.insert(change);
         }
-        Entry::Occupied(known) if matches!(known.get().change, GateChange::Gone { .. }) => {}
+        Entry::Occupied(known) if is_gone(known.get()) && !is_gone(&change) => {}
         Entry::Occupied(mut known) => {
             known.insert(change);
         }
     }
+}
+
+fn is_gone(change: &DatedChange) -> bool {
+    matches!(change.change, GateChange::Gone { .. })
 }
 
 /// A condition: the row outlasts a change of the moment in one parameter, the present being in another. Only

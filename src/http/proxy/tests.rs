@@ -28,6 +28,7 @@ fn each_answer_of_a_proxy_has_its_meaning() {
         ("HTTP/1.1 502 Bad Gateway\nX-Smokescreen-Error: no such host\n\n", Fault::Refused),
         ("HTTP/1.1 504 Gateway Timeout\n\n", Fault::Timeout),
         ("HTTP/1.1 503 Service Unavailable\nX-Squid-Error: ERR_CONNECT_FAIL 111\n\n", Fault::Refused),
+        ("HTTP/1.1 503 Service Unavailable\nX-Squid-Error: ERR_CANNOT_FORWARD 0\n\n", Fault::Proxy),
         ("HTTP/1.1 503 Service Unavailable\nX-Smokescreen-Error: busy\n\n", Fault::Proxy),
         ("HTTP/1.1 503 Service Unavailable\nRetry-After: 5\n\n", Fault::Proxy),
         ("HTTP/1.1 429 Too Many Requests\n\n", Fault::Proxy),

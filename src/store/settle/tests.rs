@@ -180,3 +180,20 @@ async fn a_resume_of_a_moment_to_come_outlasts_nothing() {
     inbox.store.settle(changing(event, GateChange::Opened, now())).await.expect("an answer since");
     assert_eq!(inbox.count("outhook_gate").await, 0);
 }
+
+#[tokio::test]
+async fn an_endpoint_that_says_again_after_a_resume_that_it_is_gone_is_paused_again() {
+    let inbox = Inbox::new().await;
+    let event = inbox.take(1, "one").await;
+    let gone = || GateChange::Gone { detail: "a test".into() };
+    inbox.store.settle(closing(event, 1)).await.expect("a commit");
+    inbox.store.resume_service(SERVICE).await.expect("a resume");
+
+    let mut settlement = changing(event, gone(), 2);
+    settlement.add_call(CallRecord {
+        gate: Some(DatedChange { change: gone(), at: now() + 1_000 }),
+        ..call(event, CallOutcome::Failed, now())
+    });
+    inbox.store.settle(settlement).await.expect("a commit");
+    assert_eq!(inbox.count("outhook_gate WHERE reason = 3").await, 1);
+}
