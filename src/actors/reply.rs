@@ -113,7 +113,7 @@ impl ReplyActor {
 
     fn rows_max(&self) -> usize {
         match self.links.outlet {
-            Outlet::Log => LOGGED_ROWS_MAX,
+            Outlet::Log | Outlet::Nowhere => LOGGED_ROWS_MAX,
             Outlet::Zulip { .. } => self.links.in_flight_max,
         }
     }

@@ -190,7 +190,8 @@ impl Parts {
                 rest: Box::new(RestClient::new(site.clone(), client_config())),
                 site: Arc::clone(&self.site),
             },
-            ReplyTo::Log | ReplyTo::None => Outlet::Log,
+            ReplyTo::Log => Outlet::Log,
+            ReplyTo::None => Outlet::Nowhere,
         };
         let tenure = self.current.get();
         ReplyActor::new(reply::Links {

@@ -16,6 +16,9 @@ use crate::{
 pub(crate) enum Outlet {
     /// To the log. What may not be shown was hidden when they were put into the outbox.
     Log,
+    /// Nowhere. What is in the outbox was to be posted, so nothing was hidden in it, and only its being there is
+    /// logged.
+    Nowhere,
     /// To Zulip.
     Zulip {
         /// Its REST API.
@@ -32,6 +35,11 @@ impl Outlet {
             Self::Log => {
                 let said = Value::from(String::from_utf8_lossy(&reply.content));
                 log::info!(target: EVENT_LOG, "reply of bot {} to {}: {said}", reply.bot_id, reply.destination);
+                Posted::Done
+            }
+            Self::Nowhere => {
+                let Outgoing { bot_id, destination, .. } = reply;
+                log::info!(target: EVENT_LOG, "a reply of bot {bot_id} to {destination} is dropped: reply.to is none");
                 Posted::Done
             }
             Self::Zulip { rest, site } => match directory.find(reply.bot_id).await {
