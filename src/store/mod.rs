@@ -32,6 +32,8 @@ mod due_replies;
 mod error;
 mod gates;
 mod history;
+#[cfg(test)]
+mod in_memory;
 mod inbox;
 mod ledger;
 mod letters;

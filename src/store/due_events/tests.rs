@@ -1,11 +1,10 @@
 use std::{collections::BTreeMap, time::Instant};
 
-use migration::Migrator;
 use outhook_core::{lanes::BotWant, partition::Partitions};
-use sea_orm::{ConnectOptions, Database, DatabaseConnection};
+use sea_orm::DatabaseConnection;
 
 use super::*;
-use crate::tenure::Tenure;
+use crate::{store::in_memory::in_memory, tenure::Tenure};
 
 const PAGE: usize = 500;
 /// When everything here is due.
@@ -19,11 +18,8 @@ struct Inbox {
 
 impl Inbox {
     async fn new() -> Self {
-        let mut options = ConnectOptions::new("sqlite::memory:");
-        options.max_connections(1).sqlx_logging(false);
-        let db = Database::connect(options).await.expect("a database");
-        Migrator { own_tables: false }.migrate(&db).await.expect("tables");
-        Self { store: Store::new(db.clone()), db }
+        let (db, store) = in_memory(false).await;
+        Self { db, store }
     }
 
     /// Adds due events of a bot, dealt to so many conversations.

@@ -1,10 +1,12 @@
 use std::collections::BTreeMap;
 
-use migration::Migrator;
-use sea_orm::{ConnectOptions, Database, DatabaseConnection};
+use sea_orm::DatabaseConnection;
 
 use super::*;
-use crate::store::PostResult;
+use crate::store::{
+    PostResult,
+    in_memory::{count, in_memory},
+};
 
 /// An outbox on a database of its own.
 struct Outbox {
@@ -14,11 +16,8 @@ struct Outbox {
 
 impl Outbox {
     async fn new() -> Self {
-        let mut options = ConnectOptions::new("sqlite::memory:");
-        options.max_connections(1).sqlx_logging(false);
-        let db = Database::connect(options).await.expect("a database");
-        Migrator { own_tables: false }.migrate(&db).await.expect("tables");
-        Self { store: Store::new(db.clone()), db }
+        let (db, store) = in_memory(false).await;
+        Self { db, store }
     }
 
     /// Adds due replies of a bot, dealt to so many conversations.
@@ -37,9 +36,7 @@ impl Outbox {
     }
 
     async fn count(&self, what: &str) -> i64 {
-        let sql = format!("SELECT count(*) AS n FROM outhook_reply WHERE {what}");
-        let row = self.db.query_one_raw(statement(DbBackend::Sqlite, sql, [])).await.expect("a count");
-        row.expect("a row").try_get("", "n").expect("a number")
+        count(&self.db, &format!("outhook_reply WHERE {what}")).await
     }
 }
 

@@ -1,12 +1,14 @@
-use migration::Migrator;
 use outhook_core::{
     event::Header,
     gate::{Closed, Gate, Reason},
 };
-use sea_orm::{ConnectOptions, Database, DatabaseConnection, DbBackend};
+use sea_orm::DatabaseConnection;
 
 use super::*;
-use crate::store::{DeadLetterRow, GateChange, Intake, NewEvent, Pausing};
+use crate::store::{
+    DeadLetterRow, GateChange, Intake, NewEvent, Pausing,
+    in_memory::{count, in_memory},
+};
 
 const BOT: i64 = 1;
 const SERVICE: ServiceId = 1;
@@ -19,16 +21,13 @@ struct Inbox {
 
 impl Inbox {
     async fn new() -> Self {
-        let mut options = ConnectOptions::new("sqlite::memory:");
-        options.max_connections(1).sqlx_logging(false);
-        let db = Database::connect(options).await.expect("a database");
-        Migrator { own_tables: true }.migrate(&db).await.expect("tables");
+        let (db, store) = in_memory(true).await;
         let service = format!(
             "INSERT INTO zerver_service (id, name, user_profile_id, base_url, token)
              VALUES ({SERVICE}, 'main', {BOT}, '', '')"
         );
         db.execute_unprepared(&service).await.expect("a service");
-        Self { store: Store::new(db.clone()), db }
+        Self { db, store }
     }
 
     /// Stores an event with this body, and returns its row.
@@ -52,9 +51,7 @@ impl Inbox {
     }
 
     async fn count(&self, rows: &str) -> i64 {
-        let query = statement(DbBackend::Sqlite, format!("SELECT count(*) AS n FROM {rows}"), []);
-        let row = self.db.query_one_raw(query).await.expect("a count");
-        row.expect("a row").try_get("", "n").expect("a number")
+        count(&self.db, rows).await
     }
 }
 
