@@ -1,29 +1,43 @@
 //! Bots and their services, as they were at most five seconds ago.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::SeqCst},
+    },
+    time::{Duration, Instant},
+};
 
 use moka::future::Cache;
 use outhook_core::identity::BotId;
 
 use crate::{
+    backoff::Backoff,
     health::Health,
-    store::{Bot, NotCallable, Service, Store, StoredGate},
+    store::{Bot, NotCallable, Service, Store, StoreError, StoredGate},
 };
 
 /// An edited URL takes effect within this time, without a restart.
 const TIME_TO_LIVE: Duration = Duration::from_secs(5);
-/// How long to wait for a database that is away.
-const RETRY_DELAY: Duration = Duration::from_secs(1);
-
 /// Under which it complains of the database.
-const NAME: &str = "directory";
+const NAME: &str = "lookup";
 
-/// Stands until the bot was found, or nobody wants it any more.
-struct Complaint<'a>(&'a Health);
+/// Counts those whose lookup failed and who wait for the next. When the last one is gone, nobody is left to
+/// find out whether the database answers.
+struct Waiting<'a>(&'a Directory);
 
-impl Drop for Complaint<'_> {
+impl<'a> Waiting<'a> {
+    fn new(directory: &'a Directory) -> Self {
+        directory.waiting.fetch_add(1, SeqCst);
+        Self(directory)
+    }
+}
+
+impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        self.0.withdraw(NAME);
+        if self.0.waiting.fetch_sub(1, SeqCst) == 1 {
+            self.0.health.withdraw(NAME);
+        }
     }
 }
 
@@ -33,13 +47,14 @@ pub(crate) struct Directory {
     store: Store,
     health: Health,
     bots: Cache<BotId, Result<Arc<Bot>, NotCallable>>,
+    waiting: Arc<AtomicUsize>,
 }
 
 impl Directory {
     /// A directory that remembers at most `bots_max` bots.
     pub(crate) fn new(store: Store, health: Health, bots_max: u64) -> Self {
         let bots = Cache::builder().max_capacity(bots_max).time_to_live(TIME_TO_LIVE).build();
-        Self { store, health, bots }
+        Self { store, health, bots, waiting: Arc::default() }
     }
 
     /// The same as [`Directory::find`], as it is now.
@@ -50,10 +65,9 @@ impl Directory {
 
     /// A bot with its services, or why it may not be called. While the database is away, this waits.
     pub(crate) async fn find(&self, bot: BotId) -> Result<Arc<Bot>, NotCallable> {
-        let mut complaint = None;
+        let (mut waiting, mut backoff) = (None, Backoff::for_servers());
         loop {
-            let load = async { self.store.find_bot(bot).await.map(|found| found.map(Arc::new)) };
-            match self.bots.try_get_with(bot, load).await {
+            match self.bots.try_get_with(bot, self.load(bot)).await {
                 Ok(found) => {
                     if !found.as_ref().is_ok_and(|bot| is_worth_keeping(bot)) {
                         // Whoever sets up a bot or resumes a service just now should not have to wait.
@@ -62,12 +76,19 @@ impl Directory {
                     return found;
                 }
                 Err(error) => {
+                    waiting.get_or_insert_with(|| Waiting::new(self));
                     self.health.database_is_away(NAME, &error);
-                    complaint.get_or_insert(Complaint(&self.health));
-                    tokio::time::sleep(RETRY_DELAY).await;
+                    tokio::time::sleep(backoff.after_failure(Instant::now())).await;
                 }
             }
         }
+    }
+
+    async fn load(&self, bot: BotId) -> Result<Result<Arc<Bot>, NotCallable>, StoreError> {
+        let _running = self.health.database_job(NAME);
+        let found = self.store.find_bot(bot).await?;
+        self.health.database_answers(NAME);
+        Ok(found.map(Arc::new))
     }
 }
 

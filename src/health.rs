@@ -1,15 +1,21 @@
-//! Whether the parts that outhook depends on are there.
+//! Whether the parts that outhook depends on are there, and whether work moves.
 
 use std::{
     collections::BTreeMap,
     fmt,
     sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering::Relaxed},
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
+    time::{Duration, Instant},
 };
 
+use parking_lot::Mutex;
+
 use crate::mailbox::MailboxStats;
+
+/// Work that has not moved for so long stands still.
+const STALL: Duration = Duration::from_secs(10);
 
 /// The health of the process, known to all its parts. Cheap to clone.
 #[derive(Clone, Default)]
@@ -27,43 +33,81 @@ struct Inner {
 
 /// A part outside the process, which several actors use: it is away for as long as one of them complains.
 #[derive(Default)]
-struct Part(Mutex<State>);
+struct Part {
+    state: Mutex<State>,
+    jobs: AtomicU64,
+}
 
 #[derive(Default)]
 struct State {
     has_answered: bool,
     /// By who complains, or about what.
-    complaints: BTreeMap<&'static str, String>,
+    complaints: BTreeMap<&'static str, Complaint>,
+    /// What is asked of the part now, since when, by the number of the job.
+    under_way: BTreeMap<u64, (&'static str, Instant)>,
+}
+
+struct Complaint {
+    reason: String,
+    /// Whoever complained is gone: whatever works next shows that the part is there.
+    is_orphan: bool,
+}
+
+/// A job under way, until dropped.
+pub(crate) struct Running {
+    health: Health,
+    part: fn(&Health) -> &Part,
+    number: u64,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        (self.part)(&self.health).state.lock().under_way.remove(&self.number);
+    }
 }
 
 impl Part {
     /// Whether this is news.
     fn answered(&self, to: &'static str) -> bool {
-        let mut state = self.state();
-        let had_complaint = state.complaints.remove(to).is_some();
+        let mut state = self.state.lock();
+        let before = state.complaints.len();
+        state.complaints.retain(|by, complaint| *by != to && !complaint.is_orphan);
+        let had_complaint = state.complaints.len() < before;
         let is_first = !std::mem::replace(&mut state.has_answered, true);
         state.complaints.is_empty() && (had_complaint || is_first)
     }
 
     /// Whether this is news.
-    fn is_away(&self, to: &'static str, complaint: String) -> bool {
-        let mut state = self.state();
+    fn is_away(&self, to: &'static str, reason: String) -> bool {
+        let mut state = self.state.lock();
         let is_news = state.complaints.is_empty();
-        state.complaints.insert(to, complaint);
+        state.complaints.insert(to, Complaint { reason, is_orphan: false });
         is_news
     }
 
-    fn fault(&self, name: &str) -> Option<String> {
-        let state = self.state();
-        match state.complaints.values().next() {
-            Some(complaint) => Some(format!("{name}: {complaint}")),
-            None if state.has_answered => None,
-            None => Some(format!("{name}: not connected yet")),
+    fn withdraw(&self, by: &'static str) {
+        if let Some(complaint) = self.state.lock().complaints.get_mut(by) {
+            complaint.is_orphan = true;
         }
     }
 
-    fn state(&self) -> std::sync::MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    fn begin(&self, name: &'static str) -> u64 {
+        let number = self.jobs.fetch_add(1, Relaxed);
+        self.state.lock().under_way.insert(number, (name, Instant::now()));
+        number
+    }
+
+    fn fault(&self, part: &str) -> Option<String> {
+        let state = self.state.lock();
+        let stalled = state.under_way.values().find(|(_, since)| since.elapsed() >= STALL);
+        match (state.complaints.values().next(), stalled) {
+            (Some(complaint), _) => Some(format!("{part}: {}", complaint.reason)),
+            (None, Some((name, since))) => {
+                Some(format!("{part}: job {name} has not ended for {} s", since.elapsed().as_secs()))
+            }
+            (None, None) if state.has_answered => None,
+            (None, None) => Some(format!("{part}: not connected yet")),
+        }
     }
 }
 
@@ -78,16 +122,22 @@ impl Health {
         }
     }
 
-    /// The database does not do what `whom` wants of it. The same has to say when it does.
+    /// The database does not do what `whom` wants of it. The process is not ready until it does.
     pub(crate) fn database_is_away(&self, whom: &'static str, error: &dyn fmt::Display) {
         if self.inner.database.is_away(whom, error.to_string()) {
             log::warn!("the database is away: {error}");
         }
     }
 
-    /// `whom` is gone, and with it what it complained of; its successor finds out by itself.
+    /// Something is asked of the database, until what this returns is dropped.
+    pub(crate) fn database_job(&self, name: &'static str) -> Running {
+        let number = self.inner.database.begin(name);
+        Running { health: self.clone(), part: |health| &health.inner.database, number }
+    }
+
+    /// `whom` is gone. What it complained of stands until anybody is answered.
     pub(crate) fn withdraw(&self, whom: &'static str) {
-        self.inner.database.state().complaints.remove(whom);
+        self.inner.database.withdraw(whom);
     }
 
     /// The broker has answered, or there is none.
@@ -104,7 +154,7 @@ impl Health {
 
     /// Whether the broker has ever answered this process.
     pub(crate) fn has_known_broker(&self) -> bool {
-        self.inner.broker.state().has_answered
+        self.inner.broker.state.lock().has_answered
     }
 
     /// The broker does not answer.
@@ -126,12 +176,12 @@ impl Health {
 
     /// The actors that have to be up.
     pub(crate) fn watch(&self, mailboxes: Vec<Arc<MailboxStats>>) {
-        *self.inner.mailboxes.lock().unwrap_or_else(PoisonError::into_inner) = mailboxes;
+        *self.inner.mailboxes.lock() = mailboxes;
     }
 
     /// The mailboxes of all actors.
     pub(crate) fn mailboxes(&self) -> Vec<Arc<MailboxStats>> {
-        self.inner.mailboxes.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.inner.mailboxes.lock().clone()
     }
 
     /// What keeps the process from working, each named; empty if it is ready.
@@ -144,6 +194,9 @@ impl Health {
         for stats in self.mailboxes() {
             if !stats.is_up() {
                 faults.push(format!("actor {}: down", stats.name()));
+            } else if let Some(stalled) = stats.stalled_for().filter(|stalled| *stalled >= STALL) {
+                let (name, depth, seconds) = (stats.name(), stats.depth(), stalled.as_secs());
+                faults.push(format!("actor {name}: has handled none of {depth} messages for {seconds} s"));
             }
         }
         if self.is_draining() {
@@ -167,8 +220,24 @@ mod tests {
         health.database_is_away("writer", &"it is full");
         health.database_answers("reader");
         assert_eq!(health.faults(), ["database: it is full"]);
-        health.database_answers("writer");
+        health.withdraw("writer");
+        assert_eq!(health.faults(), ["database: it is full"], "nothing has moved yet");
+        health.database_answers("reader");
         health.broker_is_away(&"connection refused");
         assert_eq!(health.faults(), ["broker: connection refused"]);
+    }
+
+    #[test]
+    fn a_job_that_does_not_end_is_named() {
+        let health = Health::default();
+        health.database_answers("reader");
+        health.broker_answers();
+        let running = health.database_job("settle");
+        assert!(health.faults().is_empty());
+        let began = Instant::now().checked_sub(STALL).expect("a time before");
+        health.inner.database.state.lock().under_way.insert(0, ("settle", began));
+        assert_eq!(health.faults(), ["database: job settle has not ended for 10 s"]);
+        drop(running);
+        assert!(health.faults().is_empty());
     }
 }

@@ -34,6 +34,8 @@ pub(crate) struct MailboxStats {
     wait_micros: AtomicU64,
     restarts: AtomicU64,
     is_up: AtomicBool,
+    /// When the last message was handled, or came into an empty mailbox; in microseconds of the mailbox's life.
+    moved_at: AtomicU64,
 }
 
 /// A message on its way through a [`Mailbox`].
@@ -66,6 +68,7 @@ impl<A: Actor<Context = Context<A>>> Mailbox<A> {
             wait_micros: AtomicU64::new(0),
             restarts: AtomicU64::new(0),
             is_up: AtomicBool::new(false),
+            moved_at: AtomicU64::new(0),
         };
         Self { inner: Arc::new(Inner { address: RwLock::new(None), stats: Arc::new(stats) }) }
     }
@@ -130,12 +133,16 @@ impl<M> Tracked<M> {
 impl Queued {
     fn new(stats: &Arc<MailboxStats>) -> Self {
         let depth = stats.depth.fetch_add(1, Relaxed) + 1;
+        if depth == 1 {
+            stats.moves();
+        }
         stats.peak.fetch_max(depth, Relaxed);
         Self { stats: Arc::clone(stats), since: Instant::now() }
     }
 
     fn handled(&self) {
         self.stats.handled.fetch_add(1, Relaxed);
+        self.stats.moves();
         let waited = u64::try_from(self.since.elapsed().as_micros()).unwrap_or(u64::MAX);
         self.stats.wait_micros.fetch_add(waited, Relaxed);
     }
@@ -166,6 +173,17 @@ impl MailboxStats {
     /// Messages handled since the start.
     pub(crate) fn handled(&self) -> u64 {
         self.handled.load(Relaxed)
+    }
+
+    /// For how long messages have waited while none was handled, if any wait.
+    pub(crate) fn stalled_for(&self) -> Option<Duration> {
+        let moved_at = Duration::from_micros(self.moved_at.load(Relaxed));
+        (self.depth() > 0).then(|| self.born.elapsed().saturating_sub(moved_at))
+    }
+
+    fn moves(&self) {
+        let now = u64::try_from(self.born.elapsed().as_micros()).unwrap_or(u64::MAX);
+        self.moved_at.store(now, Relaxed);
     }
 
     /// How often the actor was rebuilt after a failure.

@@ -2,11 +2,14 @@
 
 mod actors;
 mod admin;
+mod backoff;
 mod blame;
 mod broker;
 mod cli;
+mod clock;
 mod config;
 mod daemon;
+mod database_job;
 mod directory;
 mod exit;
 mod fail_points;

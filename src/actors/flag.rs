@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use actix::{Actor, ActorContext, ActorFutureExt, AsyncContext, Context, Handler, SpawnHandle, WrapFuture};
+use actix::{Actor, ActorContext, AsyncContext, Context, Handler, SpawnHandle};
 use outhook_core::{
     completion::{CallState, Completions, Progress},
     identity::{EventId, EventKey},
@@ -20,6 +20,7 @@ use tokio::sync::oneshot;
 use super::{count_letter, event::EventActor, queue::QueueActor, reply::ReplyActor};
 use crate::{
     blame::Blame,
+    database_job::{DatabaseJob, Ended},
     fail_points,
     health::Health,
     mailbox::{Mailbox, takes_mail},
@@ -31,18 +32,13 @@ use crate::{
     store::{CallOutcome, CallRecord, DeadLetter, EventEnd, Settled, Settlement, Store, StoreError},
 };
 
-/// The wait before a batch is tried again that failed because the database is away.
-const RETRY_DELAY: Duration = Duration::from_millis(500);
 /// The wait before an event is tried again whose message row was locked by somebody else.
 const LOCKED_DELAY: Duration = Duration::from_millis(200);
-
-/// Under which it complains of the database.
-const NAME: &str = "flag";
 
 /// See the module.
 pub(crate) struct FlagActor {
     store: Store,
-    health: Health,
+    job: DatabaseJob,
     batch_rows: usize,
     batch_age: Duration,
     events: Vec<Mailbox<EventActor>>,
@@ -52,7 +48,6 @@ pub(crate) struct FlagActor {
     waiting: VecDeque<Entry>,
     /// When the oldest of `waiting` came.
     oldest: Instant,
-    is_committing: bool,
     /// Completions arrived while the last batch was being committed: more are to be expected.
     is_busy: bool,
     age_timer: Option<SpawnHandle>,
@@ -111,14 +106,13 @@ impl FlagActor {
     /// A new generation.
     pub(crate) fn new(
         store: Store,
-        health: Health,
+        health: &Health,
         config: &crate::config::flag::Flag,
         links: Links,
     ) -> Self {
-        health.withdraw(NAME);
         Self {
             store,
-            health,
+            job: DatabaseJob::new("flag", health),
             batch_rows: config.batch_rows,
             batch_age: config.batch_age,
             events: links.events,
@@ -127,7 +121,6 @@ impl FlagActor {
             completions: Completions::default(),
             waiting: VecDeque::new(),
             oldest: Instant::now(),
-            is_committing: false,
             is_busy: false,
             age_timer: None,
             put_off: 0,
@@ -157,7 +150,7 @@ impl FlagActor {
 
     /// Looks at the age on every message too, because a full mailbox keeps timers from running.
     fn commit_if_cut(&mut self, context: &mut Context<Self>) {
-        if self.is_committing {
+        if self.job.is_under_way() {
             return;
         }
         match self.cut() {
@@ -186,32 +179,28 @@ impl FlagActor {
     }
 
     fn commit(&mut self, batch: Vec<Entry>, context: &mut Context<Self>) {
-        self.is_committing = true;
-        let store = self.store.clone();
-        let settlement = settlement(&batch);
-        let commit = async move { store.settle(settlement).await };
-        context.spawn(commit.into_actor(self).map(move |result, actor, context| {
-            actor.is_committing = false;
-            actor.committed(batch, result, context);
-        }));
+        let (store, settlement) = (self.store.clone(), settlement(&batch));
+        let job = async move { store.settle(settlement).await };
+        self.job.begin(
+            context,
+            |actor| &mut actor.job,
+            job,
+            |actor, ended, context| {
+                actor.committed(batch, ended, context);
+            },
+        );
     }
 
-    fn committed(
-        &mut self,
-        batch: Vec<Entry>,
-        result: Result<Settled, StoreError>,
-        context: &mut Context<Self>,
-    ) {
-        match result {
-            Ok(settled) if settled.locked.is_empty() => {
-                self.health.database_answers(NAME);
+    fn committed(&mut self, batch: Vec<Entry>, ended: Ended<Settled>, context: &mut Context<Self>) {
+        match ended {
+            Ended::Done(settled) if settled.locked.is_empty() => {
                 self.report(&batch, &settled);
                 self.is_busy = !self.waiting.is_empty();
                 self.commit_if_cut(context);
             }
-            Ok(settled) => self.put_off(batch, &settled.locked, context),
-            Err(error) if error.is_transient() => self.try_again_later(batch, &error, context),
-            Err(error) => self.isolate(batch, &error, context),
+            Ended::Done(settled) => self.put_off(batch, &settled.locked, context),
+            Ended::Again => self.commit(batch, context),
+            Ended::Failed(error) => self.isolate(batch, &error, context),
         }
     }
 
@@ -259,12 +248,6 @@ impl FlagActor {
             actor.commit_if_cut(context);
         });
         if now.is_empty() { self.commit_if_cut(context) } else { self.commit(now, context) }
-    }
-
-    fn try_again_later(&mut self, batch: Vec<Entry>, error: &StoreError, context: &mut Context<Self>) {
-        self.health.database_is_away(NAME, error);
-        self.is_committing = true;
-        context.run_later(RETRY_DELAY, move |actor, context| actor.commit(batch, context));
     }
 
     /// Halves a batch that the database refuses until the guilty event stands alone.

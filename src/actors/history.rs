@@ -6,48 +6,62 @@
 
 use std::time::{Duration, Instant};
 
-use actix::{Actor, ActorContext, ActorFutureExt, AsyncContext, Context, Handler, WrapFuture};
+use actix::{Actor, ActorContext, AsyncContext, Context, Handler};
 use outhook_core::identity::Millis;
 
 use crate::{
+    database_job::{DatabaseJob, Ended},
     fail_points,
     health::Health,
     mailbox::takes_mail,
     messages::drain::Stop,
-    store::{HistoryPlace, Pruned, Store, StoreError, now},
+    store::{HistoryPlace, Pruned, Store, now},
 };
 
 /// The most events that one transaction looks at.
 const BATCH_ROWS_MAX: usize = 200;
 /// The shortest pause between two transactions; it is as long as the last one took, if that was longer.
 const PAUSE_MIN: Duration = Duration::from_millis(50);
-/// The wait before a database that is away is asked again.
-const RETRY_DELAY: Duration = Duration::from_secs(1);
 /// Passes follow each other after this share of `history.keep`: rows stay so much longer at most …
 const REST_SHARE: u32 = 60;
 /// … within these limits.
 const REST_MIN: Duration = Duration::from_secs(1);
 const REST_MAX: Duration = Duration::from_secs(3600);
 
-/// Under which it complains of the database.
-const NAME: &str = "history";
-
 /// See the module.
 pub(crate) struct HistoryActor {
     store: Store,
     health: Health,
+    job: DatabaseJob,
     keep: Duration,
     /// How far the pass has come.
     place: HistoryPlace,
     /// Events that the pass has deleted.
     deleted: usize,
+    /// The role lacks the rights, and the operator knows.
+    is_forbidden: bool,
+}
+
+/// What came of a batch.
+enum Batch {
+    Pruned(Pruned),
+    /// The statements that grant the rights that are missing.
+    Forbidden(Vec<String>),
 }
 
 impl HistoryActor {
     /// A new generation.
     pub(crate) fn new(store: Store, health: Health, config: &crate::config::history::History) -> Self {
-        health.withdraw(NAME);
-        Self { store, health, keep: config.keep, place: HistoryPlace::default(), deleted: 0 }
+        let job = DatabaseJob::new("history", &health);
+        Self {
+            store,
+            health,
+            job,
+            keep: config.keep,
+            place: HistoryPlace::default(),
+            deleted: 0,
+            is_forbidden: false,
+        }
     }
 
     fn prune(&mut self, context: &mut Context<Self>) {
@@ -56,18 +70,30 @@ impl HistoryActor {
         }
         let (store, place, began) = (self.store.clone(), self.place, Instant::now());
         let before = now() - Millis::try_from(self.keep.as_millis()).unwrap_or(Millis::MAX);
-        let job = async move { store.prune_history(before, place, BATCH_ROWS_MAX).await };
-        context.spawn(job.into_actor(self).map(move |pruned, actor, context| {
-            let wait = actor.pruned(pruned, began.elapsed());
-            context.run_later(wait, Self::prune);
-        }));
+        let job = async move {
+            match store.prune_history(before, place, BATCH_ROWS_MAX).await {
+                Err(error) if error.is_missing_right() => {
+                    Ok(Batch::Forbidden(store.missing_history_grants().await?))
+                }
+                pruned => pruned.map(Batch::Pruned),
+            }
+        };
+        self.job.begin(
+            context,
+            |actor| &mut actor.job,
+            job,
+            move |actor, ended, context| {
+                let wait = actor.pruned(ended, began.elapsed());
+                context.run_later(wait, Self::prune);
+            },
+        );
     }
 
     /// Notes what came of a batch, and says how long to wait before the next.
-    fn pruned(&mut self, pruned: Result<Pruned, StoreError>, took: Duration) -> Duration {
-        match pruned {
-            Ok(Pruned { events, next }) => {
-                self.health.database_answers(NAME);
+    fn pruned(&mut self, ended: Ended<Batch>, took: Duration) -> Duration {
+        match ended {
+            Ended::Done(Batch::Pruned(Pruned { events, next })) => {
+                self.is_forbidden = false;
                 metrics::counter!("outhook_history_pruned_total").increment(events as u64);
                 self.deleted += events;
                 match next {
@@ -78,11 +104,17 @@ impl HistoryActor {
                     None => self.end_pass(),
                 }
             }
-            Err(error) if error.is_transient() => {
-                self.health.database_is_away(NAME, &error);
-                RETRY_DELAY
+            Ended::Done(Batch::Forbidden(grants)) => {
+                if !std::mem::replace(&mut self.is_forbidden, true) {
+                    log::warn!(
+                        "nothing is deleted after history.keep, as outhook's role may not; a superuser lets it by: {}",
+                        grants.join(" ")
+                    );
+                }
+                self.end_pass()
             }
-            Err(error) => {
+            Ended::Again => Duration::ZERO,
+            Ended::Failed(error) => {
                 log::error!("what is older than history.keep can't be deleted: {error}");
                 self.end_pass()
             }

@@ -1,16 +1,14 @@
 //! LeaseActor: keeps this daemon alive in the eyes of the others of its database, takes over from those that
 //! died, and sees to it that all have a fair share of the partitions.
 //!
-//! It does one thing at a time with the database. What it decides by is in `outhook_core::partition`.
+//! It looks at the others whenever it renews its lease, and changes one thing at a time. What it decides by is in
+//! `outhook_core::partition`.
 
 mod partitions;
-mod renewal;
 mod session;
+mod sightings;
 
-use std::{
-    collections::HashMap,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use actix::{Actor, ActorContext, ActorFutureExt, AsyncContext, Context, Handler, WrapFuture};
 use outhook_core::{
@@ -18,8 +16,10 @@ use outhook_core::{
     partition::{Intake, Partitions, Roster, Shares},
 };
 
+use self::sightings::Sightings;
 use super::{event::EventActor, flag::FlagActor, queue::QueueActor, reply::ReplyActor};
 use crate::{
+    database_job::{DatabaseJob, Ended},
     fail_points,
     health::Health,
     mailbox::{Mailbox, takes_mail},
@@ -28,23 +28,19 @@ use crate::{
         partitions::{BrokerChanged, LetGo, MayWork},
         settled::DueAt,
     },
-    store::{Sighting, Store, StoreError, now},
+    store::{SeenDaemon, Sighting, Store, StoreError, now},
     tenure::{CurrentTenure, Tenure},
 };
 
 /// The longest time between two looks at the other daemons.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// The wait before a database that is away is asked again.
-const RETRY_DELAY: Duration = Duration::from_millis(500);
-/// The wait before a session that could not be opened is tried again.
-const SESSION_RETRY_DELAY: Duration = Duration::from_millis(100);
 /// A daemon without a session for so long has ended: one that only lost its connection is back sooner.
 const SESSION_GRACE: Duration = Duration::from_millis(500);
 /// After the own session was lost, the others have probably lost theirs too, and get so long to come back.
 const RETURN_GRACE: Duration = Duration::from_secs(3);
 
-/// Under which it complains of the database.
-const NAME: &str = "lease";
+/// Under which it complains of a lease that has run out.
+const LEASE: &str = "lease";
 
 /// See the module.
 pub(crate) struct LeaseActor {
@@ -54,17 +50,16 @@ pub(crate) struct LeaseActor {
     session_since: Option<Instant>,
     /// The session was lost once.
     has_lost_session: bool,
-    /// Since when other daemons have been seen without a session.
-    missing: HashMap<DaemonId, Instant>,
+    sightings: Sightings,
     /// Given up, and not yet given back.
     leaving: Partitions,
     /// Those of them that are being given back.
     giving: Partitions,
-    is_busy: bool,
-    /// What it is busy with is a change.
-    is_changing: bool,
-    /// The lease is being renewed beside a change.
-    renews_beside: bool,
+    /// Renews the lease and looks at the others.
+    looking: DatabaseJob,
+    /// Changes what the last look showed to be wrong.
+    changing: DatabaseJob,
+    opening: DatabaseJob,
     /// A look soon is arranged.
     looks_soon: bool,
     /// Something has changed since the look that is under way began.
@@ -99,21 +94,20 @@ pub(crate) struct Links {
 impl LeaseActor {
     /// A new generation, which goes on with the tenure there is.
     pub(crate) fn new(links: Links) -> Self {
-        links.health.withdraw(NAME);
-        let tenure = links.current.get();
+        let job = |name| DatabaseJob::new(name, &links.health);
         Self {
-            tenure,
-            links,
+            tenure: links.current.get(),
             session_since: None,
             has_lost_session: false,
-            missing: HashMap::new(),
+            sightings: Sightings::default(),
             leaving: Partitions::NONE,
             giving: Partitions::NONE,
-            is_busy: false,
-            is_changing: false,
-            renews_beside: false,
+            looking: job("look"),
+            changing: job("change"),
+            opening: job("session"),
             looks_soon: false,
             looks_again: false,
+            links,
         }
     }
 
@@ -130,31 +124,67 @@ impl LeaseActor {
         });
     }
 
-    /// Renews the lease and looks at the others.
+    /// Renews the lease and looks at the others, also beside a change: burying a daemon with much work may take
+    /// longer than the lease.
     fn look(&mut self, context: &mut Context<Self>) {
-        if self.is_busy {
+        if self.looking.is_under_way() {
             self.looks_again = true;
-            return self.renew_beside(context);
+            return;
         }
-        self.is_busy = true;
+        if !self.tenure.holds() && !self.links.health.is_draining() {
+            self.links.health.database_is_away(LEASE, &"the lease has run out");
+        }
+        let (store, daemon, lease) = (self.links.store.clone(), self.tenure.daemon(), self.links.lease);
         let began = Instant::now();
-        context.spawn(self.renewal().into_actor(self).map(move |seen, actor, context| match seen {
-            Ok(sighting) => {
-                actor.renewed(began + actor.links.lease);
-                match actor.session_since {
-                    Some(_) => actor.act(&sighting, context),
-                    // The others may be about to declare this daemon dead.
-                    None => actor.done(context),
-                }
+        let job = async move {
+            match store.renew_lease(daemon, lease).await {
+                Err(StoreError::Fenced) => Ok(None),
+                renewed => renewed.map(Some),
             }
-            Err(error) => actor.failed(&error, context),
-        }));
+        };
+        self.looking.begin_stubbornly(
+            context,
+            |actor| &mut actor.looking,
+            job,
+            move |actor, seen, context| match seen {
+                Some(_) if daemon != actor.tenure.daemon() => {}
+                Some(Some(sighting)) => actor.seen(&sighting, began, context),
+                Some(None) => actor.join_again(context),
+                None => actor.look(context),
+            },
+        );
     }
 
-    fn act(&mut self, sighting: &Sighting, context: &mut Context<Self>) {
+    fn seen(&mut self, sighting: &Sighting, began: Instant, context: &mut Context<Self>) {
+        self.renewed(began + self.links.lease);
         let dead = self.find_dead(sighting);
+        if self.changing.is_under_way() {
+            // What it leaves to do is seen afterwards.
+            self.looks_again = true;
+        } else if self.session_since.is_some() {
+            self.act(sighting, dead, context);
+        } else {
+            // The others may be about to declare this daemon dead.
+            self.rest(context);
+        }
+    }
+
+    /// Without a session the others do not wait for the lease to run out.
+    fn renewed(&mut self, holds_until: Instant) {
+        let had_run_out = self.session_since.is_some() && self.tenure.renew(holds_until);
+        if self.tenure.holds() {
+            self.links.health.database_answers(LEASE);
+        }
+        if had_run_out {
+            log::info!("the lease holds again");
+            self.wake_all();
+        }
+    }
+
+    fn act(&mut self, sighting: &Sighting, dead: Vec<SeenDaemon>, context: &mut Context<Self>) {
         if !dead.is_empty() {
-            log::warn!("daemons {dead:?} have ended without leaving: their work is taken over");
+            let ids: Vec<DaemonId> = dead.iter().map(|daemon| daemon.id).collect();
+            log::warn!("daemons {ids:?} have ended without leaving: their work is taken over");
             let store = self.store();
             return self.change(async move { store.bury_daemons(dead).await }, context, |actor, (), _| {
                 actor.looks_again = true;
@@ -201,68 +231,63 @@ impl LeaseActor {
 
     /// Those whose process has ended, and those that have been silent for too long. After the database was
     /// away all seem to be so, and get time to come back: that of a lease to renew theirs.
-    fn find_dead(&mut self, sighting: &Sighting) -> Vec<DaemonId> {
-        let others = || sighting.daemons.iter().filter(|daemon| daemon.id != self.tenure.daemon());
-        let missing: HashMap<DaemonId, Instant> = others()
-            .filter(|daemon| !daemon.has_session)
-            .map(|daemon| (daemon.id, self.missing.get(&daemon.id).copied().unwrap_or_else(Instant::now)))
-            .collect();
+    fn find_dead(&mut self, sighting: &Sighting) -> Vec<SeenDaemon> {
+        let me = self.tenure.daemon();
+        let others: Vec<SeenDaemon> =
+            sighting.daemons.iter().filter(|daemon| daemon.id != me).copied().collect();
+        self.sightings.look(&others, Instant::now());
         let connected = self.session_since.map_or(Duration::ZERO, |since| since.elapsed());
         let has_returned = !self.has_lost_session || connected >= RETURN_GRACE;
-        let dead = others().filter(|daemon| {
-            let is_gone = missing.get(&daemon.id).is_some_and(|since| since.elapsed() >= SESSION_GRACE);
-            is_gone && has_returned || daemon.is_silent && connected >= self.links.lease
-        });
-        let dead = dead.map(|daemon| daemon.id).collect();
-        self.missing = missing;
-        dead
+        let is_dead = |daemon: &SeenDaemon| {
+            self.sightings.missing_for(daemon.id) >= Some(SESSION_GRACE) && has_returned
+                || self.sightings.silent_for(daemon.id) >= self.links.lease && connected >= self.links.lease
+        };
+        others.iter().filter(|daemon| is_dead(daemon)).copied().collect()
     }
 
-    /// Does one thing with the database.
+    /// Changes one thing in the database.
     fn change<T: 'static>(
         &mut self,
         job: impl Future<Output = Result<T, StoreError>> + 'static,
         context: &mut Context<Self>,
         then: impl FnOnce(&mut Self, T, &mut Context<Self>) + 'static,
     ) {
-        self.is_changing = true;
-        context.spawn(job.into_actor(self).map(|result, actor, context| match result {
-            Ok(value) => {
-                then(actor, value, context);
-                actor.done(context);
+        let job = async move {
+            match job.await {
+                // Another daemon changes something; the next look tells what is left to do.
+                Err(error) if error.is_lock_timeout() => Ok(None),
+                Err(StoreError::Fenced) => Ok(None),
+                done => done.map(Some),
             }
-            Err(error) => actor.failed(&error, context),
-        }));
+        };
+        self.changing.begin(
+            context,
+            |actor| &mut actor.changing,
+            job,
+            |actor, ended, context| {
+                match ended {
+                    Ended::Done(Some(value)) => then(actor, value, context),
+                    Ended::Done(None) => {}
+                    Ended::Again => actor.looks_again = true,
+                    Ended::Failed(error) => log::error!("daemons and partitions can't be changed: {error}"),
+                }
+                actor.rest(context);
+            },
+        );
     }
 
-    fn done(&mut self, context: &mut Context<Self>) {
-        self.links.health.database_answers(NAME);
-        (self.is_busy, self.is_changing) = (false, false);
+    /// Until the next look, which is due at once if something has happened meanwhile.
+    fn rest(&mut self, context: &mut Context<Self>) {
         if std::mem::take(&mut self.looks_again) {
             return self.look(context);
         }
         // Whether those that are missing are really gone is seen soon.
-        if !self.missing.is_empty() && !std::mem::replace(&mut self.looks_soon, true) {
+        if self.sightings.are_any_missing() && !std::mem::replace(&mut self.looks_soon, true) {
             context.run_later(SESSION_GRACE, |actor, context| {
                 actor.looks_soon = false;
                 actor.look(context);
             });
         }
-    }
-
-    fn failed(&mut self, error: &StoreError, context: &mut Context<Self>) {
-        if error.is_lock_timeout() {
-            // Another daemon changes something; the next look tells what is left to do.
-            return self.done(context);
-        }
-        if matches!(error, StoreError::Fenced) && !self.links.health.is_draining() {
-            return self.join_again(error, context);
-        }
-        self.links.health.database_is_away(NAME, error);
-        context.run_later(RETRY_DELAY, |actor, context| {
-            (actor.is_busy, actor.is_changing) = (false, false);
-            actor.look(context);
-        });
     }
 
     /// During a drain QueueActor ends the consumer, once what it has is stored.
@@ -279,22 +304,28 @@ impl LeaseActor {
     }
 
     /// The others have taken over. Every actor is built anew under another tenure: whatever the old ones
-    /// still hold can't be written any more.
-    fn join_again(&mut self, error: &StoreError, context: &mut Context<Self>) {
-        self.is_changing = false;
+    /// still hold can't be written any more. A daemon that drains has left.
+    fn join_again(&mut self, context: &mut Context<Self>) {
+        if self.links.health.is_draining() {
+            return;
+        }
+        log::warn!("{}", StoreError::Fenced);
         self.tenure.revoke();
-        self.links.health.database_is_away(NAME, error);
+        self.join(context);
+    }
+
+    fn join(&mut self, context: &mut Context<Self>) {
         let (store, name, lease) = (self.links.store.clone(), self.links.name.clone(), self.links.lease);
         let join = async move { store.join(name, lease).await };
-        context.spawn(join.into_actor(self).map(|joined, actor, context| match joined {
-            Ok(tenure) => actor.begin_again(tenure, context),
-            Err(error) => {
-                actor.links.health.database_is_away(NAME, &error);
-                context.run_later(RETRY_DELAY, |actor, context| {
-                    actor.join_again(&StoreError::Fenced, context);
-                });
-            }
-        }));
+        self.looking.begin_stubbornly(
+            context,
+            |actor| &mut actor.looking,
+            join,
+            |actor, joined, context| match joined {
+                Some(tenure) => actor.begin_again(tenure, context),
+                None => actor.join(context),
+            },
+        );
     }
 
     fn begin_again(&mut self, tenure: Tenure, context: &mut Context<Self>) {
@@ -308,7 +339,7 @@ impl LeaseActor {
         self.links.events.iter().for_each(|actor| actor.send(Stop));
         self.links.replies.send(Stop);
         self.open_session(context);
-        self.done(context);
+        self.rest(context);
     }
 }
 

@@ -28,10 +28,11 @@ use tokio::sync::oneshot;
 
 pub(crate) use intake::read_delivery;
 
-use self::jobs::{Kind, Lines};
+use self::jobs::Lines;
 use super::{due_timer::DueTimer, event::EventActor, lease::LeaseActor};
 use crate::{
     broker::{Broker, BrokerEvent, Delivery, Session},
+    database_job::DatabaseJob,
     fail_points,
     health::Health,
     mailbox::{Mailbox, takes_mail},
@@ -51,8 +52,6 @@ use crate::{
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 /// Lanes in which events may be stored while rows are being read.
 const NEWCOMERS_MAX: usize = 20_000;
-/// The longest wait before a database that is away is asked again.
-const RETRY_DELAY_MAX: Duration = Duration::from_secs(3);
 
 /// See the module.
 pub(crate) struct QueueActor {
@@ -82,6 +81,8 @@ pub(crate) struct QueueActor {
     claiming: Option<FoundDue>,
     due_timer: DueTimer,
     lines: Lines,
+    /// Looks whether another process has written to an SQLite file.
+    watching: DatabaseJob,
     /// Stored since the reading of rows began that is under way.
     newcomers: Newcomers,
     /// How many deliveries are stored at once; smaller for a while after a refusal.
@@ -138,7 +139,6 @@ pub(crate) struct Links {
 impl QueueActor {
     /// A new generation.
     pub(crate) fn new(config: &crate::config::Config, links: Links) -> Self {
-        Kind::ALL.iter().for_each(|kind| links.health.withdraw(kind.name()));
         let bots_max = usize::try_from(config.actors.bots_cached).unwrap_or(usize::MAX);
         Self {
             store: links.store,
@@ -162,7 +162,8 @@ impl QueueActor {
             due_after: 0,
             claiming: None,
             due_timer: DueTimer::default(),
-            lines: Lines::default(),
+            lines: Lines::new(&links.health),
+            watching: DatabaseJob::new("watching", &links.health),
             newcomers: Newcomers::new(NEWCOMERS_MAX),
             batch_rows: config.queue.prefetch.into(),
             awaits_room: false,
@@ -213,7 +214,7 @@ impl Actor for QueueActor {
             Some(broker) => drop(context.add_stream(broker.events())),
             None => self.health.broker_answers(),
         }
-        self.listen(context);
+        self.watch_file(context);
         Self::look_regularly(context);
     }
 }

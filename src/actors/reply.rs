@@ -9,7 +9,7 @@ mod post;
 
 use std::{collections::HashMap, time::Duration};
 
-use actix::{Actor, ActorContext, ActorFutureExt, AsyncContext, Context, Handler, WrapFuture};
+use actix::{Actor, ActorContext, AsyncContext, Context, Handler};
 use outhook_core::{
     identity::{BotId, Millis},
     partition::Partitions,
@@ -20,6 +20,7 @@ use tokio::sync::oneshot;
 pub(crate) use self::outlet::Outlet;
 use super::{due_timer::DueTimer, lease::LeaseActor};
 use crate::{
+    database_job::DatabaseJob,
     directory::Directory,
     fail_points,
     health::Health,
@@ -36,13 +37,8 @@ use crate::{
 
 /// The outbox is looked at this often even if nobody says that there is something new.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
-/// The wait before a database that is away is asked again.
-const RETRY_DELAY: Duration = Duration::from_secs(1);
 /// The most replies that are logged at a time.
 const LOGGED_ROWS_MAX: usize = 256;
-
-/// Under which it complains of the database.
-const NAME: &str = "reply";
 
 /// See the module.
 pub(crate) struct ReplyActor {
@@ -58,7 +54,7 @@ pub(crate) struct ReplyActor {
     leaving: Partitions,
     is_freed: bool,
     is_due: bool,
-    is_busy: bool,
+    job: DatabaseJob,
     due_timer: DueTimer,
     is_draining: bool,
     drained: Option<oneshot::Sender<()>>,
@@ -92,7 +88,6 @@ pub(crate) struct Links {
 impl ReplyActor {
     /// A new generation.
     pub(crate) fn new(links: Links) -> Self {
-        links.health.withdraw(NAME);
         Self {
             in_flight: Vec::new(),
             leaving: Partitions::NONE,
@@ -101,7 +96,7 @@ impl ReplyActor {
             last_bot: 0,
             is_freed: false,
             is_due: true,
-            is_busy: false,
+            job: DatabaseJob::new("reply", &links.health),
             due_timer: DueTimer::default(),
             // A generation that is built while the process ends takes nothing.
             is_draining: links.health.is_draining(),
@@ -119,7 +114,7 @@ impl ReplyActor {
     }
 
     fn next_step(&mut self, context: &mut Context<Self>) {
-        if self.is_busy {
+        if self.job.is_under_way() {
             return;
         }
         self.pass_on_leaving();
@@ -143,25 +138,23 @@ impl ReplyActor {
     /// What a predecessor had taken, or what was taken without our hearing of it, is to be posted.
     fn free(&mut self, context: &mut Context<Self>) {
         let store = self.links.store.clone();
-        self.step(async move { store.free_replies().await }, context, |actor, _, _| {
-            actor.is_freed = true;
-            Ok(())
+        self.step(async move { store.free_replies().await }, context, |actor, freed, _| {
+            actor.is_freed = freed.is_some();
         });
     }
 
     fn settle(&mut self, context: &mut Context<Self>) {
         let (store, results) = (self.links.store.clone(), std::mem::take(&mut self.posted));
-        let job = async move {
-            let result = store.settle_replies(results.clone()).await;
-            Ok((result, results))
+        let job = {
+            let results = results.clone();
+            async move { store.settle_replies(results).await }
         };
-        self.step(job, context, |actor, (result, results), _| {
+        self.step(job, context, |actor, settled, _| {
             actor.is_due = true;
-            if result.is_err() {
+            if settled.is_none() {
                 // Not recorded: they must not be posted again while we are alive.
                 actor.posted.extend(results);
             }
-            result
         });
     }
 
@@ -177,49 +170,42 @@ impl ReplyActor {
         let store = self.links.store.clone();
         // Until it is known what was taken.
         self.is_freed = false;
-        self.step(
-            async move { store.take_due_replies(places).await },
-            context,
-            |actor, DueReplies { replies, next, last }, context| {
-                actor.is_freed = true;
-                actor.last_bot = last;
-                for reply in replies {
-                    actor.post(reply, context);
-                }
-                let waits = actor.waiting_bots.values().copied();
-                if let Some(due) = waits.chain(next).min() {
-                    actor.arm_due_timer(due, context);
-                }
-                Ok(())
-            },
-        );
+        self.step(async move { store.take_due_replies(places).await }, context, |actor, taken, context| {
+            match taken {
+                Some(due) => actor.post_all(due, context),
+                None => actor.is_due = true,
+            }
+        });
     }
 
-    /// Does one thing with the outbox. If the database is away, it is asked again later.
+    fn post_all(&mut self, DueReplies { replies, next, last }: DueReplies, context: &mut Context<Self>) {
+        self.is_freed = true;
+        self.last_bot = last;
+        for reply in replies {
+            self.post(reply, context);
+        }
+        let waits = self.waiting_bots.values().copied();
+        if let Some(due) = waits.chain(next).min() {
+            self.arm_due_timer(due, context);
+        }
+    }
+
+    /// Does one thing with the outbox; `then` is told nothing if it has to be done again.
     fn step<T: 'static>(
         &mut self,
         job: impl Future<Output = Result<T, StoreError>> + 'static,
         context: &mut Context<Self>,
-        then: impl FnOnce(&mut Self, T, &mut Context<Self>) -> Result<(), StoreError> + 'static,
+        then: impl FnOnce(&mut Self, Option<T>, &mut Context<Self>) + 'static,
     ) {
-        self.is_busy = true;
-        context.spawn(job.into_actor(self).map(|result, actor, context| {
-            match result.and_then(|value| then(actor, value, context)) {
-                Ok(()) => {
-                    actor.links.health.database_answers(NAME);
-                    actor.is_busy = false;
-                    actor.next_step(context);
-                }
-                Err(error) => {
-                    actor.links.health.database_is_away(NAME, &error);
-                    actor.is_due = true;
-                    context.run_later(RETRY_DELAY, |actor, context| {
-                        actor.is_busy = false;
-                        actor.next_step(context);
-                    });
-                }
-            }
-        }));
+        self.job.begin_stubbornly(
+            context,
+            |actor| &mut actor.job,
+            job,
+            |actor, done, context| {
+                then(actor, done, context);
+                actor.next_step(context);
+            },
+        );
     }
 
     fn arm_due_timer(&mut self, due: Millis, context: &mut Context<Self>) {

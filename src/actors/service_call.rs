@@ -34,6 +34,7 @@ use super::{
     gates::{Gates, Pass},
 };
 use crate::{
+    clock::wall,
     config::reply::ReplyTo,
     directory::Directory,
     fail_points::{self, Step},
@@ -41,7 +42,7 @@ use crate::{
     http::{Outbound, Signature, WebhookClient},
     mailbox::Mailbox,
     messages::completion::{CallEnded, EventTurn, ServiceCallFinished},
-    store::{Bot, CallOutcome, CallRecord, DatedChange, DeadLetter, InboxEvent, Service, now},
+    store::{Bot, CallOutcome, CallRecord, DatedChange, DeadLetter, InboxEvent, Service},
     tenure::Tenure,
     trial::{
         self, Trials,
@@ -180,7 +181,7 @@ impl Assignment {
         self.tools.tenure.held().await;
         let webhook_id = self.turn.key.webhook_id(service.id);
         let token = service.token.expose_secret();
-        let signature = match Signature::new(token, &webhook_id, now() / 1000, &request.body) {
+        let signature = match Signature::new(token, &webhook_id, wall() / 1000, &request.body) {
             Ok(signature) => signature,
             Err(detail) => return Tried::failed(Fault::Unsendable, detail),
         };

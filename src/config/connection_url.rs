@@ -15,16 +15,37 @@ impl ConnectionUrl {
     /// Whitespace, a fragment and an `@` after the host are refused: they are legal, and yet the sign of a
     /// password that should have been percent-encoded, without which a parser takes the user for the host.
     pub(crate) fn parse(text: &str, prefixes: &[&str]) -> Option<Self> {
-        let url = Url::parse(text).ok()?;
+        let url = Url::parse(&with_first_host(text)).ok()?;
         let known = prefixes.iter().any(|&prefix| text.starts_with(prefix));
         let has_blanks = text.chars().any(|c| c.is_whitespace() || c.is_control());
         let has_stray_parts = url.fragment().is_some() || url[Position::BeforePath..].contains('@');
         (known && !has_blanks && !has_stray_parts).then(|| Self(SecretString::from(text)))
     }
 
+    /// Whether it names several hosts, as libpq allows: `postgres://one,two/database`.
+    pub(crate) fn has_several_hosts(&self) -> bool {
+        let text = self.expose();
+        let in_query = |url: &Url| {
+            url.query_pairs()
+                .any(|(key, value)| ["host", "hostaddr", "port"].contains(&&*key) && value.contains(','))
+        };
+        with_first_host(text) != text || Url::parse(text).is_ok_and(|url| in_query(&url))
+    }
+
     /// The URL with its password, for the one call that connects.
     pub(crate) fn expose(&self) -> &str {
         self.0.expose_secret()
+    }
+}
+
+/// The text with the first of several hosts and its port only: no parser of URLs takes `one:5432,two:5432`.
+fn with_first_host(text: &str) -> String {
+    let start = authority_start(text);
+    let end = text[start..].find(['/', '?', '#']).map_or(text.len(), |length| start + length);
+    let host = text[start..end].rfind('@').map_or(start, |at| start + at + 1);
+    match text[host..end].find(',') {
+        Some(first) => format!("{}{}", &text[..host + first], &text[end..]),
+        None => text.to_owned(),
     }
 }
 
@@ -191,6 +212,23 @@ mod tests {
             "amqp://broker:70000",
         ] {
             assert_eq!(ConnectionUrl::parse(text, AMQP), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn several_hosts_are_noticed_wherever_they_stand() {
+        for (text, are_several) in [
+            ("postgres://user:pass@one:5432,two:5433/db", true),
+            ("postgres://one,two/db", true),
+            ("postgres://[::1],[::2]/db", true),
+            ("postgres:///db?host=one,two", true),
+            ("postgres:///db?host=one&port=5432,5433", true),
+            ("postgres://user:a,b@one/db", false),
+            ("postgres://one/a,b?options=x,y", false),
+            ("postgres://[::1]:5432/db", false),
+        ] {
+            let url = ConnectionUrl::parse(text, &["postgres://"]).expect("a URL");
+            assert_eq!(url.has_several_hosts(), are_several, "{text}");
         }
     }
 

@@ -7,6 +7,7 @@
 //! | `auto_migrate` | true | whether `run` brings outhook's own tables up to date |
 //! | `max_connections` | 8 connections | 2 to 100 |
 //! | `lease` | 15 s | 1 s to 1 h |
+//! | `timeout` | 10 s | 1 s to 10 min |
 
 use std::fmt;
 use std::ops::RangeInclusive;
@@ -21,6 +22,8 @@ const URL: &str = "\"sqlite://\" and the path of a file, without options, or a U
 
 const LEASES: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(3600);
 
+const TIMEOUTS: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(600);
+
 /// `[database]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Database {
@@ -34,6 +37,8 @@ pub(crate) struct Database {
     pub(crate) max_connections: u32,
     /// A daemon that is silent for so long is dead to the others.
     pub(crate) lease: Duration,
+    /// How long one job with the database may take, waiting for a connection included.
+    pub(crate) timeout: Duration,
 }
 
 impl Database {
@@ -45,6 +50,7 @@ impl Database {
             auto_migrate: section.boolean("auto_migrate", true),
             max_connections: section.integer("max_connections", 8, 2..=100),
             lease: section.duration("lease", Duration::from_secs(15), LEASES),
+            timeout: section.duration("timeout", Duration::from_secs(10), TIMEOUTS),
         }
     }
 }

@@ -166,7 +166,7 @@ impl Parts {
             replies: actors.replies.clone(),
             blame: self.blame.clone(),
         };
-        FlagActor::new(self.store.under(self.current.get()), self.health.clone(), &self.config.flag, links)
+        FlagActor::new(self.store.under(self.current.get()), &self.health, &self.config.flag, links)
     }
 
     fn lease_actor(&self, actors: &Actors) -> LeaseActor {

@@ -1,11 +1,12 @@
 //! What there has to be before the actors.
 
-use std::time::Duration;
+use std::time::Instant;
 
 use log::Level;
 
 use super::build::daemon_name;
 use crate::{
+    backoff::Backoff,
     config::{Config, database::DatabaseUrl, egress::Egress},
     exit::Failed,
     health::Health,
@@ -14,11 +15,6 @@ use crate::{
     tenure::Tenure,
     zulip::Site,
 };
-
-/// The first wait for a database that does not answer at the start; it doubles.
-const RETRY_DELAY: Duration = Duration::from_millis(250);
-/// The longest wait for a database that does not answer at the start.
-const RETRY_DELAY_MAX: Duration = Duration::from_secs(3);
 
 /// Whose complaint it is if the database does not answer at the start.
 const START: &str = "start";
@@ -39,11 +35,12 @@ pub(super) fn route(egress: &Egress) -> Result<Route, Failed> {
 
 /// Waits for the database and brings its tables up to date.
 pub(super) async fn open_database(config: &Config, health: &Health) -> Result<Store, Failed> {
-    let mut delay = RETRY_DELAY;
+    let mut backoff = Backoff::for_servers();
     loop {
         let opened = async {
             let store = store::open(&config.database).await?;
             let applied = store.prepare_tables(&config.database).await?;
+            store.require_rights().await?;
             Ok((store, applied))
         };
         match opened.await {
@@ -56,8 +53,7 @@ pub(super) async fn open_database(config: &Config, health: &Health) -> Result<St
             }
             Err(OpenError::Store(error)) if error.is_away() => {
                 health.database_is_away(START, &error);
-                tokio::time::sleep(delay).await;
-                delay = (delay * 2).min(RETRY_DELAY_MAX);
+                tokio::time::sleep(backoff.after_failure(Instant::now())).await;
             }
             Err(error) => return Err(error.into()),
         }
@@ -74,6 +70,7 @@ pub(super) fn lock_file(config: &Config) -> Result<Option<FileLock>, Failed> {
 
 /// Enters this process among the daemons of the database, which is waited for.
 pub(super) async fn join(config: &Config, store: &Store, health: &Health) -> Result<Tenure, Failed> {
+    let mut backoff = Backoff::for_servers();
     loop {
         match store.join(daemon_name(), config.database.lease).await {
             Ok(tenure) => {
@@ -82,7 +79,7 @@ pub(super) async fn join(config: &Config, store: &Store, health: &Health) -> Res
             }
             Err(error) if error.is_away() => {
                 health.database_is_away(START, &error);
-                tokio::time::sleep(RETRY_DELAY_MAX).await;
+                tokio::time::sleep(backoff.after_failure(Instant::now())).await;
             }
             Err(error) => return Err(Failed::unavailable(error)),
         }

@@ -111,7 +111,7 @@ mod tests {
             assert_eq!(
                 commits,
                 usize::from(path.ends_with("store/mod.rs")),
-                "{path}: commit with Store::commit"
+                "{path}: commit with Store::write"
             );
             if !path.ends_with(COMMANDS_ONLY) {
                 assert!(!text.contains("db().execute"), "{path}: use a transaction");
@@ -131,7 +131,7 @@ mod tests {
                 let writes = ["INSERT INTO", "UPDATE outhook", "UPDATE zerver", "DELETE FROM"];
                 let is_alone =
                     function.contains(".db()") && writes.iter().any(|verb| function.contains(verb));
-                let has_step = function.contains("Self::commit(") || NO_STEP.contains(&name);
+                let has_step = function.contains(".write") || NO_STEP.contains(&name);
                 assert!(!is_alone || has_step, "{path}: {name} writes without a transaction and a step");
             }
         }

@@ -37,7 +37,7 @@ use super::{
     socket::{is_end, is_unsent},
     tally::Tally,
 };
-use crate::{config::http::Http, store::now};
+use crate::{clock::now, config::http::Http};
 
 /// How long a connection may have been unused and be used again; and how often those of bots that were not
 /// called for as long are let go.

@@ -5,26 +5,22 @@ use std::{
     time::Duration,
 };
 
-use futures_util::FutureExt;
 use migration::Migrator;
-use sea_orm::{
-    ConnectOptions, Database, SqlxError,
-    sqlx::{
-        Connection, SqliteConnection,
-        postgres::PgConnectOptions,
-        sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous},
-    },
+use sea_orm::sqlx::{
+    ConnectOptions,
+    sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous},
 };
 use thiserror::Error;
 
-use super::{Store, StoreError, error::from_sqlx};
+use super::{
+    Store, StoreError,
+    pool::{Connector, Pool},
+    postgres,
+};
 use crate::config::database::{self, DatabaseUrl, Tables};
 
-/// How long a statement waits for a connection, and an SQLite transaction for the write lock.
+/// How long an SQLite transaction waits for the write lock.
 const PATIENCE: Duration = Duration::from_secs(5);
-
-/// A connection that was not used for so long is tried before it is used.
-const IDLE: Duration = Duration::from_secs(1);
 
 /// Why a database can't be used as configured.
 #[derive(Debug, Error)]
@@ -32,6 +28,9 @@ pub(crate) enum OpenError {
     /// The configuration does not fit this database.
     #[error("{0}")]
     Unsuitable(String),
+    /// Waiting would not mend it: something at the database has to change, or in its URL.
+    #[error("{0}")]
+    Unusable(String),
     /// The database does not answer, or not as it should.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -40,53 +39,22 @@ pub(crate) enum OpenError {
 /// Makes a pool without connecting yet (PostgreSQL), or opens the file (SQLite).
 ///
 /// # Errors
-/// An SQLite file that can't be opened or created.
-pub(crate) async fn open(config: &database::Database) -> Result<Store, StoreError> {
-    let mut options = match &config.url {
+/// An SQLite file that can't be opened or created; a URL that can't be used.
+pub(crate) async fn open(config: &database::Database) -> Result<Store, OpenError> {
+    match &config.url {
         DatabaseUrl::Sqlite(path) => {
-            let path = path.clone();
-            let mut options = ConnectOptions::new("sqlite://");
+            let options = sqlite(SqliteConnectOptions::new().disable_statement_logging(), path);
             // One connection, which is therefore the one that writes.
-            options
-                .max_connections(1)
-                .map_sqlx_sqlite_opts(move |options| sqlite(options, &path))
-                .map_sqlx_sqlite_pool_opts(|pool| {
-                    pool.after_release(|connection, _| is_clean(connection).boxed())
-                })
-                .test_before_acquire(false);
-            options
+            let store = Store::new(Pool::new(Connector::Sqlite(options), 1, config.timeout));
+            store.watch_file().await?;
+            Ok(store)
         }
         DatabaseUrl::Postgres(url) => {
-            let lease = config.lease;
-            let real: PgConnectOptions = url.expose().parse().map_err(from_sqlx)?;
-            // The ORM logs the URL that it is given at the level of traces; so it is not given the real one.
-            let mut options = ConnectOptions::new("postgres://");
-            options
-                .max_connections(config.max_connections)
-                .map_sqlx_postgres_opts(move |_| session(real.clone(), lease))
-                // After a restart of the server every connection that was idle is dead.
-                .test_before_acquire_if_idle_for(IDLE)
-                .connect_lazy(true);
-            options
+            let connector = Connector::Postgres(postgres::connector(url, config)?);
+            let connections = usize::try_from(config.max_connections).unwrap_or(usize::MAX);
+            Ok(Store::new(Pool::new(connector, connections, config.timeout)))
         }
-    };
-    options.sqlx_logging(false).acquire_timeout(PATIENCE);
-    Ok(Store::new(Database::connect(options).await?))
-}
-
-/// A transaction of a process that is frozen must not lock its daemon's row against those who take over.
-fn session(options: PgConnectOptions, lease: Duration) -> PgConnectOptions {
-    let idle = lease.as_millis().to_string();
-    options.application_name("outhook").options([("idle_in_transaction_session_timeout", idle)])
-}
-
-/// Whether a connection can be used again. A `COMMIT` that fails for want of space is undone by SQLite
-/// itself; the driver's own `ROLLBACK` fails then, and it would take the next transaction for one inside the
-/// last, whose commit writes nothing.
-async fn is_clean(connection: &mut SqliteConnection) -> Result<bool, SqlxError> {
-    // Behind whatever is still to be undone.
-    connection.ping().await?;
-    Ok(!connection.is_in_transaction())
+    }
 }
 
 fn sqlite(options: SqliteConnectOptions, path: &Path) -> SqliteConnectOptions {
@@ -147,12 +115,30 @@ impl Store {
         Err(OpenError::Unsuitable(fault.into()))
     }
 
+    /// Migrations may take any time, so they have a connection without a deadline.
     async fn migrate(&self, migrator: Migrator) -> Result<usize, OpenError> {
-        Ok(self.on_main(move |store| async move { Ok(migrator.migrate(store.db()).await?) }).await?)
+        let migrated = self.on_orm(async move |db| migrator.migrate(db).await).await;
+        match migrated {
+            Err(error) if error.is_missing_right() => Err(self.explain_missing_create(error).await.into()),
+            migrated => Ok(migrated?),
+        }
     }
 
     async fn status(&self, migrator: Migrator) -> Result<migration::Status, StoreError> {
-        self.on_main(move |store| async move { Ok(migrator.status(store.db()).await?) }).await
+        let look = self.on_orm(async move |db| migrator.status(db).await);
+        tokio::time::timeout(self.db().deadline(), look)
+            .await
+            .unwrap_or_else(|_| Err(super::pool::late(self.db().deadline()).into()))
+    }
+
+    async fn on_orm<T>(
+        &self,
+        work: impl AsyncFnOnce(&sea_orm::DatabaseConnection) -> Result<T, sea_orm::DbErr>,
+    ) -> Result<T, StoreError> {
+        let db = self.db().connector().orm().await?;
+        let done = work(&db).await;
+        db.close().await?;
+        Ok(done?)
     }
 }
 

@@ -1,7 +1,6 @@
 //! Who works on this database, and for which bots.
 //!
-//! A daemon is a row. It counts as alive while `alive_until`, which it keeps moving, is ahead of the
-//! database's clock, and it holds an advisory lock in a session of its own, by which the others see at once
+//! A daemon is a row. It counts as alive while it keeps moving `alive_until`, and it holds an advisory lock in a session of its own, by which the others see at once
 //! that its process is gone. To declare it dead, they delete its row; it can write nothing after that
 //! ([`Store::begin`] looks).
 
@@ -14,26 +13,30 @@ use outhook_core::{
     identity::{DaemonId, Millis},
     partition::Partitions,
 };
-use sea_orm::{ConnectionTrait, DatabaseTransaction, DbBackend, DbErr, QueryResult};
+use sea_orm::{ConnectionTrait, DbBackend, DbErr, QueryResult};
 
-pub(crate) use self::session::Session;
+pub(crate) use self::session::{News, Session};
 use self::{
     owners::{disown, orphan, own},
     session::{HAS_SESSION, announce_change},
 };
 use super::{
-    Store, StoreError,
+    Lock, Store, StoreError,
     outbox::free_replies,
+    pool::Transaction,
     rows::{Suspicion, free_events},
-    sql::{POSTGRES_CLOCK, among, ids, now, set_clock, statement},
+    sql::{POSTGRES_CLOCK, bigints, statement},
 };
-use crate::{fail_points::Step, tenure::Tenure};
+use crate::{
+    clock::{self, millis},
+    fail_points::Step,
+    tenure::Tenure,
+};
 
-/// The advisory lock of whoever changes daemons and partitions.
-const CHANGE_LOCK: i64 = 0x6f75_7468_6f6f_6b03;
-
-/// How long such a transaction waits for a lock.
-const LOCK_TIMEOUT: Duration = Duration::from_millis(500);
+/// Behind which whoever changes daemons and partitions stands: each such transaction locks many rows. This lock
+/// comes before that of the daemon's row, for which whoever expires it waits. The patience is short, because
+/// whoever renews the lease must not be held up.
+const CHANGE_LOCK: Lock = Lock { number: 0x6f75_7468_6f6f_6b03, patience: Duration::from_millis(500) };
 
 /// What one daemon sees of all.
 #[derive(Debug, Clone)]
@@ -57,8 +60,8 @@ pub(crate) struct SeenDaemon {
     pub(crate) is_leaving: bool,
     /// It takes the broker's deliveries.
     pub(crate) takes_deliveries: bool,
-    /// Its lease has run out.
-    pub(crate) is_silent: bool,
+    /// When its lease runs out, as it was renewed last: it lives if this moves.
+    pub(crate) alive_until: Millis,
     /// Its process holds a session open.
     pub(crate) has_session: bool,
 }
@@ -69,9 +72,9 @@ impl Store {
     /// On SQLite, where the file's lock says that there is no other, it takes over from whatever
     /// daemon ended without leaving, and owns all partitions.
     pub(crate) async fn join(&self, name: String, lease: Duration) -> Result<Tenure, StoreError> {
-        self.on_main(move |store| async move {
+        let store = self.clone();
+        self.write_behind(CHANGE_LOCK, Step::Join, move |transaction| async move {
             let began = Instant::now();
-            let transaction = store.begin_change().await?;
             if !store.has_peers() {
                 let left = bury(&transaction, None).await?;
                 if left > 0 {
@@ -82,13 +85,12 @@ impl Store {
             }
             let (daemon, clock) = insert_daemon(&transaction, &name, lease).await?;
             if store.has_peers() {
-                set_clock(clock);
+                clock::follow(clock);
             } else {
                 own(&transaction, Partitions::ALL, daemon).await?;
                 free_events(&transaction, Partitions::ALL, Suspicion::None).await?;
                 free_replies(&transaction, Partitions::ALL).await?;
             }
-            Self::commit(transaction, Step::Join).await?;
             Ok(if store.has_peers() { Tenure::leased(daemon, began + lease) } else { Tenure::sole(daemon) })
         })
         .await
@@ -103,7 +105,7 @@ impl Store {
         daemon: DaemonId,
         lease: Duration,
     ) -> Result<Sighting, StoreError> {
-        self.on_main(move |store| async move {
+        self.read(move |store| async move {
             let sql = format!(
                 "UPDATE outhook_daemon SET alive_until = {POSTGRES_CLOCK} + $2 WHERE id = $1
                  RETURNING {POSTGRES_CLOCK} AS clock"
@@ -111,7 +113,7 @@ impl Store {
             let values = [daemon.into(), millis(lease).into()];
             let renewed = store.db().query_one_raw(statement(DbBackend::Postgres, sql, values)).await?;
             let Some(renewed) = renewed else { return Err(StoreError::Fenced) };
-            set_clock(renewed.try_get("", "clock")?);
+            clock::follow(renewed.try_get("", "clock")?);
             let daemons = store.see_daemons().await?;
             Ok(Sighting {
                 taker: daemons.iter().find(|daemon| daemon.takes_deliveries).map(|daemon| daemon.id),
@@ -128,30 +130,30 @@ impl Store {
         if self.has_peers() {
             let sql = format!("SELECT {POSTGRES_CLOCK} AS clock");
             let row = self.db().query_one_raw(statement(DbBackend::Postgres, sql, [])).await?;
-            set_clock(row.map_or_else(|| Ok(now()), |row| row.try_get("", "clock"))?);
+            if let Some(row) = row {
+                clock::follow(row.try_get("", "clock")?);
+            }
         }
         Ok(())
     }
 
-    /// Declares daemons dead, if they still seem so: what they owned is free, what they held is due.
-    pub(crate) async fn bury_daemons(&self, dead: Vec<DaemonId>) -> Result<(), StoreError> {
-        self.on_main(move |store| async move {
-            let transaction = store.begin_change().await?;
+    /// Declares daemons dead, if they still are as they were seen: what they owned is free, what they held is due.
+    pub(crate) async fn bury_daemons(&self, dead: Vec<SeenDaemon>) -> Result<(), StoreError> {
+        self.write_behind(CHANGE_LOCK, Step::Bury, move |transaction| async move {
             bury(&transaction, Some(&dead)).await?;
             announce_change(&transaction).await?;
-            Self::commit(transaction, Step::Bury).await
+            Ok(())
         })
         .await
     }
 
     /// Makes this daemon the one that takes the broker's deliveries, if none is. Says whether it is.
     pub(crate) async fn claim_intake(&self, daemon: DaemonId) -> Result<bool, StoreError> {
-        self.on_main(move |store| async move {
-            let transaction = store.begin_change().await?;
+        let store = self.clone();
+        self.write_behind(CHANGE_LOCK, Step::ClaimIntake, move |transaction| async move {
             let sql = "UPDATE outhook_daemon SET takes_deliveries = TRUE
                 WHERE id = $1 AND NOT EXISTS (SELECT 1 FROM outhook_daemon o WHERE o.takes_deliveries)";
             let claimed = transaction.execute_raw(statement(store.backend(), sql, [daemon.into()])).await?;
-            Self::commit(transaction, Step::ClaimIntake).await?;
             Ok(claimed.rows_affected() > 0)
         })
         .await
@@ -159,55 +161,46 @@ impl Store {
 
     /// Lets another daemon take the broker's deliveries; this one's consumer has ended.
     pub(crate) async fn release_intake(&self, daemon: DaemonId) -> Result<(), StoreError> {
-        self.on_main(move |store| async move {
-            let transaction = store.begin_change().await?;
+        let store = self.clone();
+        self.write_behind(CHANGE_LOCK, Step::ReleaseIntake, move |transaction| async move {
             let sql = "UPDATE outhook_daemon SET takes_deliveries = FALSE WHERE id = $1";
             transaction.execute_raw(statement(store.backend(), sql, [daemon.into()])).await?;
             announce_change(&transaction).await?;
-            Self::commit(transaction, Step::ReleaseIntake).await
+            Ok(())
         })
         .await
     }
 
     /// Tells the others that this daemon drains, so that they claim what it gives back.
     pub(crate) async fn announce_leaving(&self, daemon: DaemonId) -> Result<(), StoreError> {
-        self.on_main(move |store| async move {
-            let transaction = store.begin_change().await?;
+        let store = self.clone();
+        self.write_behind(CHANGE_LOCK, Step::AnnounceLeaving, move |transaction| async move {
             let sql = "UPDATE outhook_daemon SET is_leaving = TRUE, takes_deliveries = FALSE WHERE id = $1";
             transaction.execute_raw(statement(store.backend(), sql, [daemon.into()])).await?;
             announce_change(&transaction).await?;
-            Self::commit(transaction, Step::AnnounceLeaving).await
+            Ok(())
         })
         .await
     }
 
     /// Ends a daemon in good order: whatever it owned or held is free.
     pub(crate) async fn leave(&self, daemon: DaemonId) -> Result<(), StoreError> {
-        self.on_main(move |store| async move {
-            let transaction = store.begin_change().await?;
+        let store = self.clone();
+        self.write_behind(CHANGE_LOCK, Step::Leave, move |transaction| async move {
             // First, because this waits for what this daemon still writes, which may be rows that are freed
             // next.
             let sql = "DELETE FROM outhook_daemon WHERE id = $1";
             transaction.execute_raw(statement(store.backend(), sql, [daemon.into()])).await?;
             disown(&transaction, daemon, Partitions::ALL).await?;
             announce_change(&transaction).await?;
-            Self::commit(transaction, Step::Leave).await
+            Ok(())
         })
         .await
     }
 
-    /// A transaction that changes who works for whom. One at a time does, of all daemons: each locks many
-    /// rows. This lock comes before that of the daemon's row, for which whoever buries it waits.
-    ///
-    /// # Errors
-    /// Also if it waits for any lock for [`LOCK_TIMEOUT`]: whoever renews the lease must not be held up.
-    async fn begin_change(&self) -> Result<DatabaseTransaction, StoreError> {
-        self.begin_behind(CHANGE_LOCK, LOCK_TIMEOUT).await
-    }
-
     async fn see_daemons(&self) -> Result<Vec<SeenDaemon>, DbErr> {
         let sql = format!(
-            "SELECT d.id, d.is_leaving, d.takes_deliveries, d.alive_until < {POSTGRES_CLOCK} AS is_silent, {HAS_SESSION} AS has_session
+            "SELECT d.id, d.is_leaving, d.takes_deliveries, d.alive_until, {HAS_SESSION} AS has_session
              FROM outhook_daemon d ORDER BY d.id"
         );
         let rows = self.db().query_all_raw(statement(DbBackend::Postgres, sql, [])).await?;
@@ -220,13 +213,13 @@ fn seen_daemon(row: &QueryResult) -> Result<SeenDaemon, DbErr> {
         id: row.try_get("", "id")?,
         is_leaving: row.try_get("", "is_leaving")?,
         takes_deliveries: row.try_get("", "takes_deliveries")?,
-        is_silent: row.try_get("", "is_silent")?,
+        alive_until: row.try_get("", "alive_until")?,
         has_session: row.try_get("", "has_session")?,
     })
 }
 
 async fn insert_daemon(
-    transaction: &DatabaseTransaction,
+    transaction: &Transaction,
     name: &str,
     lease: Duration,
 ) -> Result<(DaemonId, Millis), DbErr> {
@@ -244,16 +237,19 @@ async fn insert_daemon(
 
 /// Deletes the rows of daemons, or of all, and frees what they owned and held. Anything that they held may
 /// have been what ended them. Returns how many there were.
-async fn bury(transaction: &DatabaseTransaction, dead: Option<&[DaemonId]>) -> Result<usize, DbErr> {
+async fn bury(transaction: &Transaction, dead: Option<&[SeenDaemon]>) -> Result<usize, DbErr> {
     let backend = transaction.get_database_backend();
     let rows = match dead {
         Some(dead) => {
             let sql = format!(
-                "DELETE FROM outhook_daemon d
-                 WHERE d.id {} AND (d.alive_until < {POSTGRES_CLOCK} OR NOT {HAS_SESSION}) RETURNING d.id",
-                among(backend, 1)
+                "DELETE FROM outhook_daemon d USING unnest($1, $2) AS seen (id, alive_until)
+                 WHERE d.id = seen.id AND (d.alive_until = seen.alive_until OR NOT {HAS_SESSION}) RETURNING d.id"
             );
-            transaction.query_all_raw(statement(backend, sql, [ids(backend, dead)])).await?
+            let seen = [
+                bigints(dead.iter().map(|daemon| daemon.id)),
+                bigints(dead.iter().map(|daemon| daemon.alive_until)),
+            ];
+            transaction.query_all_raw(statement(backend, sql, seen)).await?
         }
         None => {
             let sql = "DELETE FROM outhook_daemon RETURNING id";
@@ -265,8 +261,4 @@ async fn bury(transaction: &DatabaseTransaction, dead: Option<&[DaemonId]>) -> R
     free_events(transaction, owned, Suspicion::AnyOfThem).await?;
     free_replies(transaction, owned).await?;
     Ok(buried.len())
-}
-
-fn millis(duration: Duration) -> Millis {
-    Millis::try_from(duration.as_millis()).unwrap_or(Millis::MAX)
 }

@@ -209,7 +209,7 @@ impl Store {
     ///
     /// Ids are cast, because Zulip's columns have had different integer types over its versions.
     pub(crate) async fn find_bot(&self, bot: BotId) -> Result<Result<Bot, NotCallable>, StoreError> {
-        self.on_main(move |store| async move {
+        self.read(move |store| async move {
             let Some(profile) = store.find_profile(bot).await? else { return Ok(Err(NotCallable::Unknown)) };
             if !profile.is_bot || profile.bot_type != Some(BOT_TYPE_OUTGOING_WEBHOOK) {
                 return Ok(Err(NotCallable::NotOutgoingWebhook));

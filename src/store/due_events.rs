@@ -11,7 +11,7 @@ use sea_orm::{ConnectionTrait, DbBackend, DbErr, FromQueryResult, Statement};
 use super::{
     Store, StoreError,
     inbox::{Taken, neighbour},
-    rows::{COLUMNS, Row},
+    rows::{COLUMNS, Row, earliest_due},
     sql::{among, as_i64, ids, statement},
     turns::{Round, bots_in_turn, first_due_rows},
 };
@@ -55,13 +55,13 @@ impl Store {
         after: BotId,
         rows_max: usize,
     ) -> Result<DueEvents, StoreError> {
-        self.on_main(move |store| async move {
+        self.read(move |store| async move {
             let page = store.due_page(due_by, after, rows_max).await?;
             let events = store.read_due(&page.events).await?;
             let next = if page.may_be_more {
                 Some(due_by)
             } else {
-                store.earliest_due("outhook_event", due_by).await?
+                earliest_due(store.db(), "outhook_event", due_by, store.partitions()).await?
             };
             Ok(DueEvents { events, next, last: page.last })
         })
@@ -76,16 +76,15 @@ impl Store {
         events: Vec<EventId>,
         due_by: Millis,
     ) -> Result<HashSet<EventId>, StoreError> {
-        self.on_main(move |store| async move {
+        let store = self.clone();
+        self.write(Step::ClaimEvents, move |transaction| async move {
             let (among, is_unfinished) = (among(store.backend(), 1), is_unfinished("outhook_event"));
             let sql = format!(
                 "UPDATE outhook_event SET due = NULL
                  WHERE id {among} AND {is_unfinished} AND (due IS NULL OR due <= $2) RETURNING id"
             );
             let values = [ids(store.backend(), &events), due_by.into()];
-            let transaction = store.begin().await?;
             let rows = transaction.query_all_raw(statement(store.backend(), sql, values)).await?;
-            Self::commit(transaction, Step::ClaimEvents).await?;
             Ok(rows.iter().map(|row| row.try_get("", "id")).collect::<Result<_, _>>()?)
         })
         .await

@@ -6,10 +6,12 @@ use outhook_core::{
     fair_share::{Claim, share_out},
     identity::{BotId, Millis},
 };
-use sea_orm::{ConnectionTrait, DatabaseTransaction, DbBackend, DbErr, FromQueryResult, QueryResult};
+use sea_orm::{ConnectionTrait, DbBackend, DbErr, FromQueryResult, QueryResult};
 
 use super::{
     Outgoing, Store, StoreError,
+    pool::Transaction,
+    rows::earliest_due,
     sql::{among, as_i64, bigints, ids, now, statement},
     turns::{Round, bots_in_turn, first_due_rows},
 };
@@ -64,11 +66,11 @@ impl Store {
     /// rows in order by taking turns. After an error it is unknown what was taken:
     /// [`Store::free_replies`] sets it right.
     pub(crate) async fn take_due_replies(&self, places: Places) -> Result<DueReplies, StoreError> {
-        self.on_main(move |store| async move {
+        let store = self.clone();
+        self.write(Step::TakeReplies, move |transaction| async move {
             let now = now();
             // So there is a bot without posts under way for each place, or these are all bots.
             let bots_max = places.free.saturating_add(distinct(&places.in_flight));
-            let transaction = store.begin().await?;
             let round = Round {
                 table: "outhook_reply",
                 due_by: now,
@@ -84,12 +86,11 @@ impl Store {
             let behind: Vec<i64> = pages.iter().flat_map(|page| page.behind.iter().copied()).collect();
             put_back(&transaction, &behind).await?;
             let replies = take(&transaction, &served.heads).await?;
-            Self::commit(transaction, Step::TakeReplies).await?;
             let may_be_more = bots.len() == bots_max || pages.iter().any(|page| page.rows() == rows_max);
             let next = if !served.is_full && may_be_more {
                 Some(now)
             } else {
-                store.earliest_due("outhook_reply", now).await?
+                earliest_due(&transaction, "outhook_reply", now, store.partitions()).await?
             };
             Ok(DueReplies { replies, next, last: served.last })
         })
@@ -113,7 +114,7 @@ fn distinct(bots: &[BotId]) -> usize {
 /// The first due replies of each bot, at most `rows_max`: in one statement where that can be written, else in
 /// one for each.
 async fn first_rows(
-    transaction: &DatabaseTransaction,
+    transaction: &Transaction,
     bots: &[BotId],
     rows_max: usize,
     now: Millis,
@@ -190,7 +191,7 @@ fn serve(places: &Places, pages: &[Page]) -> Served {
 }
 
 /// They are called forward when what they are behind is settled.
-async fn put_back(transaction: &DatabaseTransaction, replies: &[i64]) -> Result<(), DbErr> {
+async fn put_back(transaction: &Transaction, replies: &[i64]) -> Result<(), DbErr> {
     if replies.is_empty() {
         return Ok(());
     }
@@ -201,7 +202,7 @@ async fn put_back(transaction: &DatabaseTransaction, replies: &[i64]) -> Result<
 }
 
 /// Takes these replies, oldest first.
-async fn take(transaction: &DatabaseTransaction, replies: &[i64]) -> Result<Vec<Outgoing>, DbErr> {
+async fn take(transaction: &Transaction, replies: &[i64]) -> Result<Vec<Outgoing>, DbErr> {
     if replies.is_empty() {
         return Ok(Vec::new());
     }

@@ -9,10 +9,11 @@ use outhook_core::{
     gate::{self, Closed, Gate},
     identity::{Millis, ServiceId},
 };
-use sea_orm::{ActiveEnum, ConnectionTrait, DatabaseTransaction, DbErr, Value};
+use sea_orm::{ActiveEnum, ConnectionTrait, DbErr, Value};
 
 use super::{
     Store, StoreError,
+    pool::Transaction,
     sql::{clean, now, statement},
     wake::announce,
 };
@@ -139,7 +140,7 @@ fn stays(at: usize, now: usize) -> String {
 impl Store {
     /// How many services are called no more until an operator resumes them, by each reason.
     pub(crate) async fn count_paused_services(&self) -> Result<Vec<(Reason, i64)>, StoreError> {
-        self.on_main(|store| async move {
+        self.read(|store| async move {
             let mut counts = Vec::new();
             for reason in [Reason::Paused, Reason::Gone] {
                 let sql = "SELECT count(*) AS services FROM outhook_gate g
@@ -164,10 +165,8 @@ impl Store {
     }
 
     async fn change_pause(&self, service: ServiceId, pauses: bool) -> Result<Pausing, StoreError> {
-        self.on_main(move |store| async move {
-            let transaction = store.begin().await?;
+        self.write(Step::ChangePause, move |transaction| async move {
             if !exists(&transaction, service).await? {
-                transaction.rollback().await?;
                 return Ok(Pausing::Unknown);
             }
             let changed = if pauses {
@@ -178,14 +177,13 @@ impl Store {
             } else {
                 resume(&transaction, service).await?
             };
-            Self::commit(transaction, Step::ChangePause).await?;
             Ok(if changed > 0 { Pausing::Changed } else { Pausing::Unchanged })
         })
         .await
     }
 }
 
-async fn exists(transaction: &DatabaseTransaction, service: ServiceId) -> Result<bool, DbErr> {
+async fn exists(transaction: &Transaction, service: ServiceId) -> Result<bool, DbErr> {
     let sql = "SELECT 1 FROM zerver_service WHERE id = $1";
     let query = statement(transaction.get_database_backend(), sql, [service.into()]);
     Ok(transaction.query_one_raw(query).await?.is_some())
@@ -195,7 +193,7 @@ async fn exists(transaction: &DatabaseTransaction, service: ServiceId) -> Result
 ///
 /// Locks rows in the order of a settlement, calls before gates before events: each waits for rows of the
 /// other.
-async fn resume(transaction: &DatabaseTransaction, service: ServiceId) -> Result<u64, DbErr> {
+async fn resume(transaction: &Transaction, service: ServiceId) -> Result<u64, DbErr> {
     let moment = now();
     call_forward(transaction, service, moment).await?;
     let opened = open(transaction, service, moment).await?;
@@ -210,7 +208,7 @@ async fn resume(transaction: &DatabaseTransaction, service: ServiceId) -> Result
 
 /// The row stays, so that the daemon reads of it. Its moment is no earlier than what it takes back, whatever
 /// this machine's clock says.
-async fn open(transaction: &DatabaseTransaction, service: ServiceId, moment: Millis) -> Result<u64, DbErr> {
+async fn open(transaction: &Transaction, service: ServiceId, moment: Millis) -> Result<u64, DbErr> {
     let sql = "UPDATE outhook_gate SET reason = $2, closed_until = NULL, detail = 'resumed by command',
             since = CASE WHEN since < $3 THEN $3 ELSE since END, failures = 0, openings = 0
         WHERE service_id = $1 AND reason <> $2";
@@ -224,11 +222,7 @@ async fn open(transaction: &DatabaseTransaction, service: ServiceId, moment: Mil
 const OF_ITS_BOT: &str = "bot_id = (SELECT s.user_profile_id FROM zerver_service s WHERE s.id = $1)";
 
 /// Makes the calls due that wait for a service.
-async fn call_forward(
-    transaction: &DatabaseTransaction,
-    service: ServiceId,
-    moment: Millis,
-) -> Result<(), DbErr> {
+async fn call_forward(transaction: &Transaction, service: ServiceId, moment: Millis) -> Result<(), DbErr> {
     let sql = format!(
         "UPDATE outhook_call SET due = $2 WHERE service_id = $1 AND state = 0 AND due > $2
             AND event_id IN (SELECT id FROM outhook_event WHERE state = 0 AND {OF_ITS_BOT})"
@@ -240,7 +234,7 @@ async fn call_forward(
 
 /// Makes the events due whose calls of a service are; and one event of its bot in any case, so that the
 /// daemon looks at a bot that it holds back as a whole.
-async fn go_on(transaction: &DatabaseTransaction, service: ServiceId, moment: Millis) -> Result<(), DbErr> {
+async fn go_on(transaction: &Transaction, service: ServiceId, moment: Millis) -> Result<(), DbErr> {
     let backend = transaction.get_database_backend();
     for sql in [
         format!(
@@ -260,7 +254,7 @@ async fn go_on(transaction: &DatabaseTransaction, service: ServiceId, moment: Mi
 
 /// Deletes rows of services that are there no more, at most `rows_max`. Returns how many.
 pub(super) async fn delete_of_removed_services(
-    transaction: &DatabaseTransaction,
+    transaction: &Transaction,
     rows_max: usize,
 ) -> Result<usize, DbErr> {
     let sql = format!(
@@ -275,7 +269,7 @@ pub(super) async fn delete_of_removed_services(
 
 /// Writes down how calls have changed gates. A pause stays, and so does a resume that came later.
 pub(super) async fn change_gates(
-    transaction: &DatabaseTransaction,
+    transaction: &Transaction,
     changes: BTreeMap<ServiceId, DatedChange>,
 ) -> Result<(), DbErr> {
     for (service, DatedChange { change, at }) in changes {
@@ -299,7 +293,7 @@ pub(super) async fn change_gates(
     Ok(())
 }
 
-async fn forget(transaction: &DatabaseTransaction, (service, at): (ServiceId, Millis)) -> Result<(), DbErr> {
+async fn forget(transaction: &Transaction, (service, at): (ServiceId, Millis)) -> Result<(), DbErr> {
     let sql = format!("DELETE FROM outhook_gate WHERE service_id = $1 AND NOT {}", stays(2, 3));
     let values = [service.into(), at.into(), now().into()];
     let delete = statement(transaction.get_database_backend(), sql, values);
@@ -317,7 +311,7 @@ struct Row<'a> {
 /// Writes down what keeps a service from being called. Returns how many rows were written: none if the
 /// service is paused or was resumed after `at`.
 async fn write(
-    transaction: &DatabaseTransaction,
+    transaction: &Transaction,
     (service, at): (ServiceId, Millis),
     row: Row<'_>,
 ) -> Result<u64, DbErr> {

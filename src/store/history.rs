@@ -4,11 +4,12 @@
 use std::time::Duration;
 
 use outhook_core::identity::{EventId, Millis};
-use sea_orm::{ConnectionTrait, DatabaseTransaction, DbErr, FromQueryResult};
+use sea_orm::{ConnectionTrait, DbErr, FromQueryResult};
 
 use super::{
-    Store, StoreError,
+    Lock, Store, StoreError,
     gates::delete_of_removed_services,
+    pool::Transaction,
     sql::{among, ids, statement},
 };
 use crate::fail_points::Step;
@@ -16,7 +17,8 @@ use crate::fail_points::Step;
 /// One transaction at a time works on what is done with, so that nothing is deleted while it is being
 /// replayed, and no two replays get the same number. Any number will do, as long as it is only outhook's
 /// ("outhook" in ASCII, then a number).
-const HISTORY_LOCK: i64 = 0x6f75_7468_6f6f_6b02;
+pub(super) const HISTORY_LOCK: Lock =
+    Lock { number: 0x6f75_7468_6f6f_6b02, patience: Duration::from_secs(5) };
 
 /// Up to where the history was looked through, in the order in which events were done with.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -41,15 +43,7 @@ struct OldEvent {
     is_needed: bool,
 }
 
-/// How long a transaction waits for others that work on the history.
-const PATIENCE: Duration = Duration::from_secs(30);
-
 impl Store {
-    /// A transaction on what is done with.
-    pub(super) async fn begin_on_history(&self) -> Result<DatabaseTransaction, StoreError> {
-        self.begin_behind(HISTORY_LOCK, PATIENCE).await
-    }
-
     /// Looks at the next events that were done with before a moment, at most `rows_max`, and deletes those
     /// that nobody needs any more with everything that belongs to them. Behind the last one, it deletes as
     /// many gates of services that are there no more.
@@ -59,15 +53,13 @@ impl Store {
         after: HistoryPlace,
         rows_max: usize,
     ) -> Result<Pruned, StoreError> {
-        self.on_main(move |store| async move {
-            let transaction = store.begin_on_history().await?;
+        self.write_behind(HISTORY_LOCK, Step::Prune, move |transaction| async move {
             let page = old_events(&transaction, before, after, rows_max).await?;
             let unneeded: Vec<EventId> =
                 page.iter().filter(|event| !event.is_needed).map(|event| event.id).collect();
             delete_events(&transaction, &unneeded).await?;
             let is_done =
                 page.len() < rows_max && delete_of_removed_services(&transaction, rows_max).await? < rows_max;
-            Self::commit(transaction, Step::Prune).await?;
             let place = page
                 .last()
                 .map_or(after, |last| HistoryPlace { finished_at: last.finished_at, event: last.id });
@@ -82,7 +74,7 @@ impl Store {
 ///
 /// The page is cut before the lookups, or PostgreSQL would prepare them for the whole history.
 async fn old_events(
-    transaction: &DatabaseTransaction,
+    transaction: &Transaction,
     before: Millis,
     after: HistoryPlace,
     rows_max: usize,
@@ -105,7 +97,7 @@ async fn old_events(
 
 /// Deletes events that are done with, their calls, replies and dead letters, and the dead letters without
 /// an event of their own that were replayed as these.
-async fn delete_events(transaction: &DatabaseTransaction, events: &[EventId]) -> Result<(), DbErr> {
+async fn delete_events(transaction: &Transaction, events: &[EventId]) -> Result<(), DbErr> {
     if events.is_empty() {
         return Ok(());
     }

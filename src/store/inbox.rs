@@ -11,7 +11,7 @@ use outhook_core::{
     partition::Partitions,
     quota::Quota,
 };
-use sea_orm::{ConnectionTrait, DatabaseTransaction, DbErr};
+use sea_orm::{ConnectionTrait, DbErr};
 
 pub(super) use self::event::PendingCall;
 use self::insert::insert_events;
@@ -22,6 +22,7 @@ pub(crate) use self::{
 use super::{
     DeadLetter, Store, StoreError,
     letters::insert_dead_letters,
+    pool::Transaction,
     sql::{among, ids, now, statement},
     wake::announce,
 };
@@ -80,8 +81,8 @@ impl Store {
     /// `again` says that these deliveries may have been stored before without anybody knowing: then those
     /// that are known and unfinished are made due, in case nobody holds them.
     pub(crate) async fn store_deliveries(&self, intake: Intake, again: bool) -> Result<Stored, StoreError> {
-        self.on_main(move |store| async move {
-            let transaction = store.begin().await?;
+        let store = self.clone();
+        self.write(Step::StoreDeliveries, move |transaction| async move {
             if again {
                 free_known_events(&transaction, &intake.events).await?;
             }
@@ -93,7 +94,6 @@ impl Store {
             if has_others {
                 announce(&transaction).await?;
             }
-            Self::commit(transaction, Step::StoreDeliveries).await?;
             Ok(stored)
         })
         .await
@@ -112,12 +112,10 @@ impl Store {
             quota.counted(bot, unfinished);
         }
         let intake = Intake { events, ..Intake::default() }.within(&mut quota);
-        self.on_main(|store| async move {
-            let transaction = store.begin().await?;
+        self.write(Step::PutIntoInbox, move |transaction| async move {
             let stored = insert_events(&transaction, intake.events, Partitions::NONE).await?;
             set_overflow_aside(&transaction, intake.overflow).await?;
             announce(&transaction).await?;
-            Self::commit(transaction, Step::PutIntoInbox).await?;
             Ok(stored.rows)
         })
         .await
@@ -128,7 +126,7 @@ impl Store {
         &self,
         bots: Vec<BotId>,
     ) -> Result<HashMap<BotId, usize>, StoreError> {
-        self.on_main(move |store| async move {
+        self.read(move |store| async move {
             let among = among(store.backend(), 1);
             let sql = format!(
                 "SELECT bot_id, count(*) AS unfinished FROM outhook_event
@@ -149,7 +147,7 @@ impl Store {
     }
 }
 
-async fn free_known_events(transaction: &DatabaseTransaction, events: &[NewEvent]) -> Result<(), DbErr> {
+async fn free_known_events(transaction: &Transaction, events: &[NewEvent]) -> Result<(), DbErr> {
     let backend = transaction.get_database_backend();
     let sql = "UPDATE outhook_event SET due = $4
         WHERE bot_id = $1 AND message_id = $2 AND replay = $3 AND state = 0 AND due IS NULL";
@@ -162,7 +160,7 @@ async fn free_known_events(transaction: &DatabaseTransaction, events: &[NewEvent
 }
 
 /// Makes dead letters of those that the inbox does not hold: a redelivery of a known event is not a new one.
-async fn set_overflow_aside(transaction: &DatabaseTransaction, events: Vec<NewEvent>) -> Result<(), DbErr> {
+async fn set_overflow_aside(transaction: &Transaction, events: Vec<NewEvent>) -> Result<(), DbErr> {
     let backend = transaction.get_database_backend();
     let sql = "SELECT 1 AS known FROM outhook_event WHERE bot_id = $1 AND message_id = $2 AND replay = $3";
     let mut letters = Vec::new();

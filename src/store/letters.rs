@@ -3,13 +3,15 @@
 use entity::outhook::dead_letter;
 use outhook_core::identity::{BotId, EventId, EventKey};
 use sea_orm::{
-    ColumnTrait, ConnectionTrait, DatabaseTransaction, DbBackend, DbErr, EntityTrait, FromQueryResult,
-    QueryFilter, QueryOrder, Value,
+    ColumnTrait, ConnectionTrait, DbBackend, DbErr, EntityTrait, FromQueryResult, QueryFilter, QueryOrder,
+    Value,
 };
 use thiserror::Error;
 
 use super::{
     NewEvent, Store, StoreError,
+    history::HISTORY_LOCK,
+    pool::Transaction,
     replays::{RETURNING, Replayed},
     sql::{among, as_i64, clean, ids, now, statement},
     wake::announce,
@@ -121,14 +123,12 @@ impl Store {
         letter: i64,
         event: NewEvent,
     ) -> Result<Option<Replayed>, StoreError> {
-        self.on_main(move |store| async move {
-            let transaction = store.begin_on_history().await?;
+        self.write_behind(HISTORY_LOCK, Step::ReplayLetter, move |transaction| async move {
             let replayed = insert_from_letter(&transaction, letter, event).await?;
             if let Some(replayed) = &replayed {
                 close_letter(&transaction, letter, replayed.event_id).await?;
                 announce(&transaction).await?;
             }
-            Self::commit(transaction, Step::ReplayLetter).await?;
             Ok(replayed)
         })
         .await
@@ -136,13 +136,12 @@ impl Store {
 
     /// Deletes those of these dead letters that were not replayed, and says how many that were.
     pub(crate) async fn drop_dead_letters(&self, letters: Vec<i64>) -> Result<u64, StoreError> {
-        self.on_main(move |store| async move {
-            let transaction = store.begin_on_history().await?;
+        let store = self.clone();
+        self.write_behind(HISTORY_LOCK, Step::DropLetters, move |transaction| async move {
             let among = among(store.backend(), 1);
             let sql = format!("DELETE FROM outhook_dead_letter WHERE id {among} AND replayed_by IS NULL");
             let values = [ids(store.backend(), &letters)];
             let dropped = transaction.execute_raw(statement(store.backend(), sql, values)).await?;
-            Self::commit(transaction, Step::DropLetters).await?;
             Ok(dropped.rows_affected())
         })
         .await
@@ -151,7 +150,7 @@ impl Store {
 
 /// Sets deliveries aside that are no events of the inbox, one row each; they are rare.
 pub(super) async fn insert_dead_letters(
-    transaction: &DatabaseTransaction,
+    transaction: &Transaction,
     letters: Vec<DeadLetter>,
 ) -> Result<(), DbErr> {
     let backend = transaction.get_database_backend();
@@ -174,7 +173,7 @@ pub(super) async fn insert_dead_letters(
 /// Sets an event aside with its body, unless it is already, for this reason: a commit of unknown outcome is
 /// made again.
 pub(super) async fn set_event_aside(
-    transaction: &DatabaseTransaction,
+    transaction: &Transaction,
     event: EventId,
     letter: DeadLetter,
 ) -> Result<(), DbErr> {
@@ -202,7 +201,7 @@ pub(super) async fn set_event_aside(
 
 /// Without calls, so that the services are chosen when it begins.
 async fn insert_from_letter(
-    transaction: &DatabaseTransaction,
+    transaction: &Transaction,
     letter: i64,
     event: NewEvent,
 ) -> Result<Option<Replayed>, DbErr> {
@@ -230,7 +229,7 @@ async fn insert_from_letter(
 }
 
 /// The event has the body now.
-async fn close_letter(transaction: &DatabaseTransaction, letter: i64, event: EventId) -> Result<(), DbErr> {
+async fn close_letter(transaction: &Transaction, letter: i64, event: EventId) -> Result<(), DbErr> {
     let sql = "UPDATE outhook_dead_letter SET replayed_by = $2, payload = $3 WHERE id = $1";
     let values = [letter.into(), event.into(), Vec::<u8>::new().into()];
     transaction.execute_raw(statement(transaction.get_database_backend(), sql, values)).await?;

@@ -19,9 +19,10 @@
 //! | `wake` | hearing of rows that others inserted |
 //!
 //! A store that is [`Store::under`] a tenure writes only while the daemon counts as alive, and reads what is
-//! due in its own partitions. Every commit names its [`Step`].
+//! due in its own partitions. [`Store::write`] is the only way to commit, and names its [`Step`].
 //!
-//! Functions run on the runtime that opened the pool, whoever calls them: a connection opened from an
+//! Every job has a deadline, `database.timeout`: past it its connection is closed, and what became of it is
+//! unknown. Jobs run on the runtime that opened the pool, whoever asks for them: a connection opened from an
 //! EventActor's arbiter would die with it.
 
 mod connect;
@@ -39,7 +40,10 @@ mod ledger;
 mod letters;
 mod lock;
 mod outbox;
+mod pool;
+mod postgres;
 mod replays;
+mod rights;
 mod rows;
 mod settle;
 mod sql;
@@ -49,18 +53,20 @@ mod wake;
 use std::{future::Future, sync::Arc, time::Duration};
 
 use outhook_core::partition::Partitions;
-use sea_orm::{
-    ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr, RuntimeErr, TransactionTrait,
-};
+use sea_orm::{ConnectionTrait, DbBackend, DbErr, RuntimeErr};
 use tokio::runtime::Handle;
 
+use self::{
+    pool::{Pool, Transaction},
+    sql::statement,
+};
 use crate::{
     fail_points::{self, Step},
     tenure::Tenure,
 };
 
 pub(crate) use connect::{OpenError, open};
-pub(crate) use daemons::{Session, Sighting};
+pub(crate) use daemons::{News, SeenDaemon, Session, Sighting};
 pub(crate) use directory::{Bot, NewBot, NewService, NotCallable, Service, ServiceRow};
 pub(crate) use due_events::DueEvents;
 pub(crate) use due_replies::{DueReplies, Places};
@@ -75,11 +81,7 @@ pub(crate) use outbox::{NewReply, Outgoing, PostResult};
 pub(crate) use replays::{CallsAgain, FailedFilter, Replayed, ReplayedBefore};
 pub(crate) use settle::{CallOutcome, CallRecord, EventEnd, Settled, Settlement};
 pub(crate) use sql::now;
-use sql::statement;
-pub(crate) use wake::Wake;
-
-/// How long a database may take to say good-bye.
-const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
+pub(crate) use wake::FileWatch;
 
 /// The database, as the daemon and the commands use it. Cheap to clone.
 #[derive(Clone)]
@@ -90,15 +92,23 @@ pub(crate) struct Store {
 }
 
 struct Inner {
-    db: DatabaseConnection,
+    pool: Pool,
     /// Runtime of the main arbiter.
     runtime: Handle,
 }
 
+/// An advisory lock behind which some transactions stand in line, for as long as their patience.
+#[derive(Debug, Clone, Copy)]
+struct Lock {
+    number: i64,
+    /// For this lock and any other.
+    patience: Duration,
+}
+
 impl Store {
-    /// Wraps a pool; its queries will run on the current runtime.
-    pub(crate) fn new(db: DatabaseConnection) -> Self {
-        Self { inner: Arc::new(Inner { db, runtime: Handle::current() }), tenure: None }
+    /// Wraps a pool; its jobs will run on the current runtime.
+    fn new(pool: Pool) -> Self {
+        Self { inner: Arc::new(Inner { pool, runtime: Handle::current() }), tenure: None }
     }
 
     /// The same database, for the actors of a daemon.
@@ -108,64 +118,16 @@ impl Store {
 
     /// Closes the pool.
     pub(crate) async fn close(&self) {
-        // A database that does not answer is left to notice by itself that nobody is there.
-        let closed = tokio::time::timeout(CLOSE_TIMEOUT, self.db().close_by_ref()).await;
-        log::debug!("closing the database: {closed:?}");
+        self.inner.pool.close().await;
     }
 
-    fn db(&self) -> &DatabaseConnection {
-        &self.inner.db
+    /// One statement after another, each on any connection.
+    fn db(&self) -> &Pool {
+        &self.inner.pool
     }
 
     fn backend(&self) -> DbBackend {
-        self.inner.db.get_database_backend()
-    }
-
-    /// A transaction that may write. On SQLite it takes the write lock at once: a transaction that
-    /// only becomes a writer later fails with BUSY, whatever the timeout.
-    ///
-    /// # Errors
-    /// [`StoreError::Fenced`] if the other daemons have declared this one dead. From here to the end of the
-    /// transaction they can't: their `DELETE` waits for the lock on the daemon's row.
-    async fn begin(&self) -> Result<DatabaseTransaction, StoreError> {
-        let transaction = self.db().begin_with_options(sql::immediate()).await?;
-        self.look_at_daemon(transaction).await
-    }
-
-    /// The same, once no other transaction is behind this advisory lock; no lock is waited for longer than
-    /// `patience`. On SQLite, whoever writes is alone anyway.
-    async fn begin_behind(&self, lock: i64, patience: Duration) -> Result<DatabaseTransaction, StoreError> {
-        let transaction = self.db().begin_with_options(sql::immediate()).await?;
-        if self.has_peers() {
-            let patience = patience.as_millis();
-            let wait = format!("SET LOCAL lock_timeout = {patience}; SELECT pg_advisory_xact_lock({lock})");
-            transaction.execute_unprepared(&wait).await?;
-        }
-        self.look_at_daemon(transaction).await
-    }
-
-    async fn look_at_daemon(
-        &self,
-        transaction: DatabaseTransaction,
-    ) -> Result<DatabaseTransaction, StoreError> {
-        let Some(tenure) = self.tenure.as_ref().filter(|_| self.has_peers()) else { return Ok(transaction) };
-        let sql = "SELECT id FROM outhook_daemon WHERE id = $1 FOR KEY SHARE";
-        let row = statement(DbBackend::Postgres, sql, [tenure.daemon().into()]);
-        match transaction.query_one_raw(row).await? {
-            Some(_) => Ok(transaction),
-            None => Err(StoreError::Fenced),
-        }
-    }
-
-    /// The only way to commit, so that no durable step is without its fail points.
-    async fn commit(transaction: DatabaseTransaction, step: Step) -> Result<(), StoreError> {
-        fail_points::before(step);
-        transaction.commit().await?;
-        fail_points::after(step);
-        if fail_points::is_unanswered(step) {
-            return Err(StoreError::Away(DbErr::Conn(RuntimeErr::Internal("no answer to a commit".into()))));
-        }
-        Ok(())
+        self.inner.pool.get_database_backend()
     }
 
     /// Whether other daemons may work on this database.
@@ -178,13 +140,103 @@ impl Store {
         self.tenure.as_ref().map_or(Partitions::ALL, Tenure::partitions)
     }
 
-    async fn on_main<T, F, Fut>(&self, work: F) -> Result<T, StoreError>
+    /// Reads, within the deadline of a job.
+    async fn read<T, F, Fut>(&self, work: F) -> Result<T, StoreError>
     where
         F: FnOnce(Self) -> Fut,
         Fut: Future<Output = Result<T, StoreError>> + Send + 'static,
         T: Send + 'static,
     {
-        let task = self.inner.runtime.spawn(work(self.clone()));
-        task.await.unwrap_or_else(|error| Err(StoreError::Ended(error.to_string())))
+        self.job(work(self.clone())).await
     }
+
+    /// Does work in a transaction and commits it, within the deadline of a job. The only way to commit, so that
+    /// no durable step is without its fail points. If the work fails, nothing is changed.
+    ///
+    /// # Errors
+    /// [`StoreError::Fenced`] if the other daemons have declared this one dead. From the beginning of the
+    /// transaction to its end they can't: their `DELETE` waits for the lock on the daemon's row.
+    async fn write<T, F, Fut>(&self, step: Step, work: F) -> Result<T, StoreError>
+    where
+        F: FnOnce(Transaction) -> Fut + Send + 'static,
+        Fut: Future<Output = Result<T, StoreError>> + Send + 'static,
+        T: Send + 'static,
+    {
+        self.transact(None, step, work).await
+    }
+
+    /// The same, once no other transaction is behind this lock. On SQLite, whoever writes is alone anyway.
+    async fn write_behind<T, F, Fut>(&self, lock: Lock, step: Step, work: F) -> Result<T, StoreError>
+    where
+        F: FnOnce(Transaction) -> Fut + Send + 'static,
+        Fut: Future<Output = Result<T, StoreError>> + Send + 'static,
+        T: Send + 'static,
+    {
+        self.transact(Some(lock), step, work).await
+    }
+
+    async fn transact<T, F, Fut>(&self, lock: Option<Lock>, step: Step, work: F) -> Result<T, StoreError>
+    where
+        F: FnOnce(Transaction) -> Fut + Send + 'static,
+        Fut: Future<Output = Result<T, StoreError>> + Send + 'static,
+        T: Send + 'static,
+    {
+        let store = self.clone();
+        self.job(async move {
+            let transaction = store.inner.pool.begin().await?;
+            let worked = async {
+                store.stand_behind(lock, &transaction).await?;
+                store.look_at_daemon(&transaction).await?;
+                work(transaction.clone()).await
+            };
+            match worked.await {
+                Ok(value) => commit(transaction, step).await.map(|()| value),
+                Err(error) => {
+                    transaction.rollback().await;
+                    Err(error)
+                }
+            }
+        })
+        .await
+    }
+
+    async fn stand_behind(&self, lock: Option<Lock>, transaction: &Transaction) -> Result<(), DbErr> {
+        let Some(Lock { number, patience }) = lock.filter(|_| self.has_peers()) else { return Ok(()) };
+        let patience = patience.as_millis();
+        let wait = format!("SET LOCAL lock_timeout = {patience}; SELECT pg_advisory_xact_lock({number})");
+        transaction.execute_unprepared(&wait).await?;
+        Ok(())
+    }
+
+    async fn look_at_daemon(&self, transaction: &Transaction) -> Result<(), StoreError> {
+        let Some(tenure) = self.tenure.as_ref().filter(|_| self.has_peers()) else { return Ok(()) };
+        let sql = "SELECT id FROM outhook_daemon WHERE id = $1 FOR KEY SHARE";
+        let row = statement(DbBackend::Postgres, sql, [tenure.daemon().into()]);
+        transaction.query_one_raw(row).await?.map(|_| ()).ok_or(StoreError::Fenced)
+    }
+
+    /// Past the deadline the work is dropped, and with it its connection is closed.
+    async fn job<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = Result<T, StoreError>> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let deadline = self.inner.pool.deadline();
+        let task = self.inner.runtime.spawn(tokio::time::timeout(deadline, work));
+        match task.await {
+            Ok(Ok(Err(error))) if error.is_missing_right() => Err(self.explain_missing_rights(error).await),
+            Ok(Ok(done)) => done,
+            Ok(Err(_)) => Err(pool::late(deadline).into()),
+            Err(error) => Err(StoreError::Ended(error.to_string())),
+        }
+    }
+}
+
+async fn commit(transaction: Transaction, step: Step) -> Result<(), StoreError> {
+    fail_points::before(step);
+    transaction.commit().await?;
+    fail_points::after(step);
+    if fail_points::is_unanswered(step) {
+        return Err(StoreError::Away(DbErr::Conn(RuntimeErr::Internal("no answer to a commit".into()))));
+    }
+    Ok(())
 }

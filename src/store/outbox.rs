@@ -5,12 +5,11 @@ use outhook_core::{
     identity::{BotId, Conversation, EventId, Millis, ServiceId},
     partition::Partitions,
 };
-use sea_orm::{
-    ActiveEnum, ConnectionTrait, DatabaseTransaction, DbBackend, DbErr, FromQueryResult, Statement, Value,
-};
+use sea_orm::{ActiveEnum, ConnectionTrait, DbBackend, DbErr, FromQueryResult, Statement, Value};
 
 use super::{
     Store, StoreError,
+    pool::Transaction,
     sql::{bigints, byte_strings, clean, in_partitions, members, now, statement, texts},
 };
 use crate::fail_points::Step;
@@ -80,12 +79,10 @@ impl Store {
         &self,
         results: Vec<(Outgoing, PostResult)>,
     ) -> Result<(), StoreError> {
-        self.on_main(|store| async move {
-            let transaction = store.begin().await?;
+        self.write(Step::SettleReplies, move |transaction| async move {
             for (reply, result) in &results {
                 settle_reply(&transaction, reply, result).await?;
             }
-            Self::commit(transaction, Step::SettleReplies).await?;
             Ok(())
         })
         .await
@@ -93,10 +90,10 @@ impl Store {
 
     /// Makes every pending reply of this daemon's bots due that is not: whoever held them has failed.
     pub(crate) async fn free_replies(&self) -> Result<(), StoreError> {
-        self.on_main(|store| async move {
-            let transaction = store.begin().await?;
+        let store = self.clone();
+        self.write(Step::FreeReplies, move |transaction| async move {
             free_replies(&transaction, store.partitions()).await?;
-            Self::commit(transaction, Step::FreeReplies).await
+            Ok(())
         })
         .await
     }
@@ -104,7 +101,7 @@ impl Store {
 
 /// Puts replies into the outbox, due at once.
 pub(super) async fn insert_replies(
-    transaction: &DatabaseTransaction,
+    transaction: &Transaction,
     replies: Vec<(EventId, ServiceId, NewReply)>,
 ) -> Result<(), DbErr> {
     if replies.is_empty() {
@@ -157,10 +154,7 @@ fn insert_replies_at_once(replies: Vec<(EventId, ServiceId, NewReply)>, created_
 }
 
 /// Makes every pending reply of these partitions due that is not.
-pub(super) async fn free_replies(
-    transaction: &DatabaseTransaction,
-    partitions: Partitions,
-) -> Result<(), DbErr> {
+pub(super) async fn free_replies(transaction: &Transaction, partitions: Partitions) -> Result<(), DbErr> {
     let mine = in_partitions("bot_id", 2);
     let sql = format!("UPDATE outhook_reply SET due = $1 WHERE state = 0 AND due IS NULL AND {mine}");
     let values = [now().into(), members(partitions)];
@@ -168,11 +162,7 @@ pub(super) async fn free_replies(
     Ok(())
 }
 
-async fn settle_reply(
-    transaction: &DatabaseTransaction,
-    reply: &Outgoing,
-    result: &PostResult,
-) -> Result<(), DbErr> {
+async fn settle_reply(transaction: &Transaction, reply: &Outgoing, result: &PostResult) -> Result<(), DbErr> {
     let backend = transaction.get_database_backend();
     let (state, due, detail) = match result {
         PostResult::Posted => (reply::State::Posted, None, None),

@@ -2,12 +2,14 @@
 
 use entity::outhook::event;
 use outhook_core::identity::{BotId, EventId, Millis};
-use sea_orm::{ConnectionTrait, DatabaseTransaction, DbErr, FromQueryResult};
+use sea_orm::{ConnectionTrait, DbErr, FromQueryResult};
 use serde::Serialize;
 use thiserror::Error;
 
 use super::{
     Store, StoreError,
+    history::HISTORY_LOCK,
+    pool::Transaction,
     sql::{among, as_i64, ids, now, statement},
     wake::announce,
 };
@@ -181,14 +183,12 @@ impl Store {
         calls: CallsAgain,
         before: ReplayedBefore,
     ) -> Result<Vec<Replayed>, StoreError> {
-        self.on_main(move |store| async move {
-            let transaction = store.begin_on_history().await?;
+        self.write_behind(HISTORY_LOCK, Step::Replay, move |transaction| async move {
             let mut replayed = Vec::with_capacity(events.len());
             for event in events {
                 replayed.extend(replay_event(&transaction, event, calls, before).await?);
             }
             announce(&transaction).await?;
-            Self::commit(transaction, Step::Replay).await?;
             Ok(replayed)
         })
         .await
@@ -197,7 +197,7 @@ impl Store {
 
 /// The row of the repetition, and the calls that it makes: they fix its services.
 async fn replay_event(
-    transaction: &DatabaseTransaction,
+    transaction: &Transaction,
     event: EventId,
     calls: CallsAgain,
     before: ReplayedBefore,

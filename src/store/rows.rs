@@ -8,13 +8,12 @@ use outhook_core::{
     lanes::{BotWant, LaneWant},
     partition::Partitions,
 };
-use sea_orm::{
-    ConnectionTrait, DatabaseTransaction, DbBackend, DbErr, FromQueryResult, QueryResult, Statement,
-};
+use sea_orm::{ConnectionTrait, DbBackend, DbErr, FromQueryResult, QueryResult, Statement};
 
 use super::{
     Store, StoreError,
     inbox::{BotPage, InboxEvent, LanePage, PendingCall},
+    pool::Transaction,
     sql::{among, as_i64, bigints, ids, in_partitions, members, now, statement, texts},
 };
 use crate::fail_points::Step;
@@ -56,7 +55,7 @@ impl Store {
         if wants.is_empty() {
             return Ok(Vec::new());
         }
-        self.on_main(|store| async move {
+        self.read(|store| async move {
             let mut lanes = store.read_wants(&wants, lanes_at_once, one_lane).await?;
             let mut pages: Vec<LanePage> = wants
                 .into_iter()
@@ -73,7 +72,7 @@ impl Store {
         if wants.is_empty() {
             return Ok(Vec::new());
         }
-        self.on_main(|store| async move {
+        self.read(|store| async move {
             let mut heads = store.read_wants(&wants, heads_at_once, heads_of_one).await?;
             let mut pages: Vec<BotPage> = wants
                 .into_iter()
@@ -104,22 +103,11 @@ impl Store {
 
     /// Makes every unfinished event of these partitions due that is not: whoever held them has failed.
     pub(crate) async fn free_events(&self, partitions: Partitions) -> Result<u64, StoreError> {
-        self.on_main(move |store| async move {
-            let transaction = store.begin().await?;
+        self.write(Step::FreeEvents, move |transaction| async move {
             let freed = free_events(&transaction, partitions, Suspicion::None).await?;
-            Self::commit(transaction, Step::FreeEvents).await?;
             Ok(freed)
         })
         .await
-    }
-
-    /// When the next row of this daemon's bots in a table is due after a moment.
-    pub(super) async fn earliest_due(&self, table: &str, after: Millis) -> Result<Option<Millis>, DbErr> {
-        let mine = in_partitions("bot_id", 2);
-        let sql = format!("SELECT min(due) AS due FROM {table} WHERE due > $1 AND {mine}");
-        let values = [after.into(), members(self.partitions())];
-        let row = self.db().query_one_raw(statement(self.backend(), sql, values)).await?;
-        row.map_or(Ok(None), |row| row.try_get("", "due"))
     }
 
     /// Adds to events what is known of their calls, if they were worked on before.
@@ -154,9 +142,23 @@ pub(super) enum Suspicion {
     AnyOfThem,
 }
 
+/// When the next row of a table in these partitions is due after a moment.
+pub(super) async fn earliest_due(
+    connection: &impl ConnectionTrait,
+    table: &str,
+    after: Millis,
+    partitions: Partitions,
+) -> Result<Option<Millis>, DbErr> {
+    let mine = in_partitions("bot_id", 2);
+    let sql = format!("SELECT min(due) AS due FROM {table} WHERE due > $1 AND {mine}");
+    let values = [after.into(), members(partitions)];
+    let row = connection.query_one_raw(statement(connection.get_database_backend(), sql, values)).await?;
+    row.map_or(Ok(None), |row| row.try_get("", "due"))
+}
+
 /// Makes every unfinished event of these partitions due that is not.
 pub(super) async fn free_events(
-    transaction: &DatabaseTransaction,
+    transaction: &Transaction,
     partitions: Partitions,
     suspicion: Suspicion,
 ) -> Result<u64, DbErr> {

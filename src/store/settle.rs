@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use entity::outhook::event;
 use outhook_core::identity::{EventId, EventKey, Millis, ServiceId};
-use sea_orm::{ActiveEnum, ConnectionTrait, DatabaseTransaction, DbErr};
+use sea_orm::{ActiveEnum, ConnectionTrait, DbErr};
 
 pub(crate) use self::calls::{CallOutcome, CallRecord};
 use self::{
@@ -20,6 +20,7 @@ use super::{
     gates::{DatedChange, change_gates, merge},
     letters::set_event_aside,
     outbox::insert_replies,
+    pool::Transaction,
     sql::{among, ids, now, statement},
 };
 use crate::fail_points::Step;
@@ -82,26 +83,15 @@ impl Settlement {
 impl Store {
     /// Commits a settlement. Doing it again after an error of unknown outcome does no harm.
     pub(crate) async fn settle(&self, settlement: Settlement) -> Result<Settled, StoreError> {
-        self.on_main(|store| async move {
-            let transaction = store.begin().await?;
-            let locked = flag_messages(&transaction, &settlement.finished()).await?;
-            if !locked.is_empty() {
-                transaction.rollback().await?;
-                store.settle_gates(settlement.gates).await?;
-                return Ok(Settled { locked, ..Settled::default() });
+        let gates = settlement.gates.clone();
+        let settled = self.write(Step::Settle, |transaction| settle(transaction, settlement)).await;
+        match settled {
+            Err(StoreError::Locked(locked)) => {
+                self.settle_gates(gates).await?;
+                Ok(Settled { locked, ..Settled::default() })
             }
-            fix_services(&transaction, settlement.begun).await?;
-            let (dropped, replies) = record_calls(&transaction, settlement.calls).await?;
-            insert_replies(&transaction, replies).await?;
-            change_gates(&transaction, settlement.gates).await?;
-            for (event, letter) in settlement.letters {
-                set_event_aside(&transaction, event, letter).await?;
-            }
-            let due = end_events(&transaction, settlement.events).await?;
-            Self::commit(transaction, Step::Settle).await?;
-            Ok(Settled { dropped, locked: Vec::new(), due })
-        })
-        .await
+            settled => settled,
+        }
     }
 
     /// Gates are written down in the order of their changes, whichever of the outcomes have to wait.
@@ -109,15 +99,30 @@ impl Store {
         if gates.is_empty() {
             return Ok(());
         }
-        let transaction = self.begin().await?;
-        change_gates(&transaction, gates).await?;
-        Self::commit(transaction, Step::Settle).await
+        let change = |transaction| async move { Ok(change_gates(&transaction, gates).await?) };
+        self.write(Step::Settle, change).await
     }
+}
+
+async fn settle(transaction: Transaction, settlement: Settlement) -> Result<Settled, StoreError> {
+    let locked = flag_messages(&transaction, &settlement.finished()).await?;
+    if !locked.is_empty() {
+        return Err(StoreError::Locked(locked));
+    }
+    fix_services(&transaction, settlement.begun).await?;
+    let (dropped, replies) = record_calls(&transaction, settlement.calls).await?;
+    insert_replies(&transaction, replies).await?;
+    change_gates(&transaction, settlement.gates).await?;
+    for (event, letter) in settlement.letters {
+        set_event_aside(&transaction, event, letter).await?;
+    }
+    let due = end_events(&transaction, settlement.events).await?;
+    Ok(Settled { dropped, locked: Vec::new(), due })
 }
 
 /// Returns when the first of those is due that are parked.
 async fn end_events(
-    transaction: &DatabaseTransaction,
+    transaction: &Transaction,
     events: Vec<(EventId, EventKey, EventEnd)>,
 ) -> Result<Option<Millis>, DbErr> {
     let mut earliest: Option<Millis> = None;
@@ -142,11 +147,7 @@ async fn end_events(
 }
 
 /// Returns when it is due: a resume may have called forward one of its calls that had ended.
-async fn park_event(
-    transaction: &DatabaseTransaction,
-    event: EventId,
-    due: Millis,
-) -> Result<Option<Millis>, DbErr> {
+async fn park_event(transaction: &Transaction, event: EventId, due: Millis) -> Result<Option<Millis>, DbErr> {
     let sql = "UPDATE outhook_event SET due = (SELECT min(moment) FROM (
             SELECT due AS moment FROM outhook_call WHERE event_id = $1 AND state = 0 UNION ALL SELECT $2
         ) AS moments)
@@ -161,7 +162,7 @@ const BODY_IF_FAILED: &str = "CASE WHEN EXISTS (
     SELECT 1 FROM outhook_call c WHERE c.event_id = outhook_event.id AND c.state = 2) THEN payload END";
 
 async fn close_events(
-    transaction: &DatabaseTransaction,
+    transaction: &Transaction,
     events: &[EventId],
     state: event::State,
 ) -> Result<(), DbErr> {

@@ -1,34 +1,9 @@
 //! Small helpers to write statements for both databases.
 
-use std::{
-    sync::atomic::{AtomicI64, Ordering::Relaxed},
-    time::{SystemTime, UNIX_EPOCH},
-};
+use outhook_core::partition::Partitions;
+use sea_orm::{DbBackend, Statement, Value, sea_query::ArrayType};
 
-use outhook_core::{identity::Millis, partition::Partitions};
-use sea_orm::{DbBackend, SqliteTransactionMode, Statement, TransactionOptions, Value, sea_query::ArrayType};
-
-use crate::fail_points;
-
-/// How far the database's clock is ahead of this machine's, in milliseconds.
-static AHEAD: AtomicI64 = AtomicI64::new(0);
-
-/// The present, by the database's clock as far as it is known: daemons of one database compare the moments
-/// that they write.
-pub(crate) fn now() -> Millis {
-    machine_now().saturating_add(AHEAD.load(Relaxed))
-}
-
-/// Goes by the database's clock from now on, which said `told` just now.
-pub(super) fn set_clock(told: Millis) {
-    AHEAD.store(told - machine_now(), Relaxed);
-}
-
-/// The present, by this machine's clock.
-fn machine_now() -> Millis {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Millis::try_from(since.as_millis()).unwrap_or(Millis::MAX).saturating_add(fail_points::clock_error())
-}
+pub(crate) use crate::clock::now;
 
 /// The present, by the clock of PostgreSQL.
 pub(super) const POSTGRES_CLOCK: &str = "CAST(extract(epoch FROM clock_timestamp()) * 1000 AS bigint)";
@@ -41,14 +16,6 @@ pub(super) fn in_partitions(bot: &str, parameter: usize) -> String {
 /// The parameter for [`in_partitions`].
 pub(super) fn members(partitions: Partitions) -> Value {
     partitions.bits().cast_signed().into()
-}
-
-/// Options of a transaction that writes.
-pub(super) fn immediate() -> TransactionOptions {
-    TransactionOptions {
-        sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate),
-        ..TransactionOptions::default()
-    }
 }
 
 /// A statement with its values (`$1`, `$2`, … in both databases).

@@ -1,46 +1,33 @@
-//! Hearing of rows that others inserted: `outhook send`, and daemons beside this one.
+//! Hearing of rows that others inserted: `outhook send`, and daemons beside this one. PostgreSQL tells, in a
+//! daemon's session; an SQLite file is asked.
 
 use std::time::Duration;
 
-use sea_orm::{ConnectionTrait, DatabaseTransaction, DbBackend, DbErr, sqlx::postgres::PgListener};
+use sea_orm::{ConnectionTrait, DbBackend, DbErr};
 
-use super::{Store, StoreError, error::from_sqlx, sql::statement};
+use super::{Store, StoreError, pool::Transaction, sql::statement};
 
-const CHANNEL: &str = "outhook_inbox";
+/// Where those who put events into the inbox tell of it.
+pub(super) const INBOX_CHANNEL: &str = "outhook_inbox";
 
 /// How often an SQLite file is asked whether another process has written to it. This costs one
 /// counter's reading.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
-/// A wait for rows of others.
-pub(crate) enum Wake {
-    /// PostgreSQL tells.
-    Notified(Box<PgListener>),
-    /// SQLite is asked.
-    Looked {
-        /// The database.
-        store: Store,
-        /// The file's version when last looked at.
-        seen: i64,
-    },
+/// Sees whether other processes write to an SQLite file.
+pub(crate) struct FileWatch {
+    store: Store,
+    seen: i64,
 }
 
 impl Store {
-    /// Begins to listen. What was inserted before is not reported: look once after this.
-    pub(crate) async fn listen(&self) -> Result<Wake, StoreError> {
-        if self.backend() != DbBackend::Postgres {
-            return Ok(Wake::Looked { store: self.clone(), seen: self.data_version().await? });
+    /// Begins to watch an SQLite file; `None` for PostgreSQL. What was inserted before is not reported: look
+    /// once after this.
+    pub(crate) async fn watch_file(&self) -> Result<Option<FileWatch>, StoreError> {
+        if self.has_peers() {
+            return Ok(None);
         }
-        let pool = self.db().get_postgres_connection_pool();
-        let listening = async {
-            let mut listener = PgListener::connect_with(pool).await?;
-            listener.listen(CHANNEL).await?;
-            Ok(listener)
-        };
-        match listening.await {
-            Ok(listener) => Ok(Wake::Notified(Box::new(listener))),
-            Err(error) => Err(from_sqlx(error)),
-        }
+        Ok(Some(FileWatch { store: self.clone(), seen: self.data_version().await? }))
     }
 
     async fn data_version(&self) -> Result<i64, StoreError> {
@@ -49,30 +36,23 @@ impl Store {
     }
 }
 
-impl Wake {
-    /// Waits until somebody else has written.
-    pub(crate) async fn heard(&mut self) -> Result<(), StoreError> {
-        match self {
-            Self::Notified(listener) => match listener.recv().await {
-                Ok(_) => Ok(()),
-                Err(error) => Err(StoreError::Ended(error.to_string())),
-            },
-            Self::Looked { store, seen } => loop {
-                tokio::time::sleep(LOOK_EVERY).await;
-                let version = store.data_version().await?;
-                if version != *seen {
-                    *seen = version;
-                    return Ok(());
-                }
-            },
+impl FileWatch {
+    /// Waits until another process has written.
+    pub(crate) async fn changed(&mut self) -> Result<(), StoreError> {
+        loop {
+            tokio::time::sleep(LOOK_EVERY).await;
+            let version = self.store.data_version().await?;
+            if std::mem::replace(&mut self.seen, version) != version {
+                return Ok(());
+            }
         }
     }
 }
 
 /// Tells everyone who listens, when the transaction commits.
-pub(super) async fn announce(transaction: &DatabaseTransaction) -> Result<(), DbErr> {
+pub(super) async fn announce(transaction: &Transaction) -> Result<(), DbErr> {
     if transaction.get_database_backend() == DbBackend::Postgres {
-        transaction.execute_unprepared(&format!("NOTIFY {CHANNEL}")).await?;
+        transaction.execute_unprepared(&format!("NOTIFY {INBOX_CHANNEL}")).await?;
     }
     Ok(())
 }

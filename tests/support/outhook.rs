@@ -69,6 +69,16 @@ impl Outhook {
         eventually(&format!("outhook to name the {part}"), PATIENCE, misses).await;
     }
 
+    /// Checks that it is not ready at any of many looks over some seconds: readiness that comes and goes tells
+    /// nobody anything.
+    pub async fn stays_unready(&self) {
+        for _ in 0..60 {
+            let (status, body) = self.get("/health/ready").await;
+            assert_eq!(status, 503, "{body}");
+            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        }
+    }
+
     /// Its process.
     pub fn pid(&self) -> u32 {
         self.child.id().expect("outhook has ended")

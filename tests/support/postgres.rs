@@ -2,7 +2,8 @@
 
 use std::ffi::OsString;
 use std::fs;
-use std::os::unix::fs::{MetadataExt as _, chown};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -11,7 +12,7 @@ use sea_orm::{ConnectOptions, ConnectionTrait as _, Database, DatabaseConnection
 use tokio::sync::OnceCell;
 
 use super::server_process::{ServerProcess, folder_with};
-use super::{PATIENCE, free_port, unique};
+use super::{Identity, PATIENCE, free_port, unique};
 
 /// The server lets everybody in, but a URL without a password would not show whether passwords are hidden.
 const PASSWORD: &str = "s3cr3tm4rk-database";
@@ -69,6 +70,32 @@ impl Postgres {
         let connection = self.connect(PATIENCE).await.unwrap();
         connection.execute_unprepared(sql).await.unwrap();
         connection.close().await.unwrap();
+    }
+
+    /// Offers TLS with this identity from now on.
+    pub async fn serve_tls(&self, identity: &Identity) {
+        let folder = self.process.folder();
+        for (name, pem) in [("server.crt", identity.pem().to_owned()), ("server.key", identity.key_pem())] {
+            let file = data(folder).join(name);
+            fs::write(&file, pem).unwrap();
+            fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
+            if let Some((user, group)) = other_user() {
+                chown(&file, Some(user), Some(group)).unwrap();
+            }
+        }
+        self.exec("ALTER SYSTEM SET ssl = on").await;
+        self.exec("SELECT pg_reload_conf()").await;
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        SocketAddr::from((Ipv4Addr::LOCALHOST, self.port))
+    }
+
+    /// The URL of a database, with another role or another way to the server.
+    pub fn reached(url: &str, role: &str, address: SocketAddr) -> String {
+        let database = url.rsplit('/').next().unwrap();
+        format!("postgres://{role}:{PASSWORD}@{address}/{database}")
     }
 
     fn url(&self, database: &str) -> String {

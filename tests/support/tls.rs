@@ -84,6 +84,11 @@ impl Identity {
         &self.pem
     }
 
+    /// The key in PEM format.
+    pub fn key_pem(&self) -> String {
+        self.key.serialize_pem()
+    }
+
     fn server(&self, versions: &[&'static SupportedProtocolVersion]) -> Arc<ServerConfig> {
         let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(self.key.serialize_der()));
         let server = ServerConfig::builder_with_protocol_versions(versions).with_no_client_auth();

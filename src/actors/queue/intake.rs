@@ -9,6 +9,7 @@ use super::{CurrentSession, QueueActor, jobs::Kind};
 use crate::{
     actors::{EVENT_LOG, count_letter},
     broker::Delivery,
+    database_job::Ended,
     store::{DeadLetter, Intake, NewEvent, StoreError, Stored},
 };
 
@@ -50,36 +51,24 @@ impl QueueActor {
         let count = async move {
             if uncounted.is_empty() { Ok(HashMap::new()) } else { store.count_unfinished(uncounted).await }
         };
-        let counted = count.into_actor(self).map(move |counts, actor, context| match counts {
-            Ok(counts) => {
+        self.storing().begin(context, Self::storing, count, |actor, counted, context| match counted {
+            Ended::Done(counts) => {
                 let intake = actor.within_quota(intake, counts);
-                actor.commit(intake, batch, context);
+                actor.store_batch(intake, batch, context);
             }
-            Err(error) => actor.not_stored(batch, &error, context),
-        });
-        context.spawn(counted);
-    }
-
-    fn commit(&mut self, intake: Intake, batch: Batch, context: &mut Context<Self>) {
-        self.store_batch(intake, batch, context, |actor, batch, error, context| {
-            actor.not_stored(batch, &error, context);
+            Ended::Again => actor.store_again(batch, context),
+            Ended::Failed(error) => actor.refused(batch, &error, context),
         });
     }
 
-    fn store_batch(
-        &mut self,
-        intake: Intake,
-        batch: Batch,
-        context: &mut Context<Self>,
-        failed: fn(&mut Self, Batch, StoreError, &mut Context<Self>),
-    ) {
-        let store = self.store.clone();
-        let again = batch.again;
+    fn store_batch(&mut self, intake: Intake, batch: Batch, context: &mut Context<Self>) {
+        let (store, again) = (self.store.clone(), batch.again);
         let job = async move { store.store_deliveries(intake, again).await };
-        context.spawn(job.into_actor(self).map(move |stored, actor, context| match stored {
-            Ok(stored) => actor.stored(stored, batch, context),
-            Err(error) => failed(actor, batch, error, context),
-        }));
+        self.storing().begin(context, Self::storing, job, |actor, stored, context| match stored {
+            Ended::Done(stored) => actor.stored(stored, batch, context),
+            Ended::Again => actor.store_again(batch, context),
+            Ended::Failed(error) => actor.refused(batch, &error, context),
+        });
     }
 
     /// Handed out first: a bot need not wait for the broker.
@@ -114,12 +103,17 @@ impl QueueActor {
         is_current
     }
 
-    fn not_stored(&mut self, batch: Batch, error: &StoreError, context: &mut Context<Self>) {
+    fn store_again(&mut self, batch: Batch, context: &mut Context<Self>) {
+        self.put_back(batch);
+        self.go_on_after(Kind::Store, context);
+    }
+
+    fn refused(&mut self, batch: Batch, error: &StoreError, context: &mut Context<Self>) {
         let rows = batch.deliveries.len();
-        if self.put_back(batch) && !error.is_transient() {
-            self.isolate(rows, error, context);
+        if self.put_back(batch) {
+            self.isolate(rows, error, context)
         } else {
-            self.failed(Kind::Store, error, context);
+            self.go_on_after(Kind::Store, context)
         }
     }
 
@@ -156,10 +150,12 @@ impl QueueActor {
         count_letter(letter.reason);
         let batch = Batch { deliveries: vec![delivery], session: self.session.clone(), again: false };
         let intake = Intake { dead: vec![letter], ..Intake::default() };
+        let store = self.store.clone();
+        let job = async move { store.store_deliveries(intake, false).await };
         // If not even that is stored, it waits for better times.
-        self.store_batch(intake, batch, context, |actor, batch, error, context| {
-            actor.put_back(batch);
-            actor.failed(Kind::Store, &error, context);
+        self.storing().begin_stubbornly(context, Self::storing, job, |actor, stored, context| match stored {
+            Some(stored) => actor.stored(stored, batch, context),
+            None => actor.store_again(batch, context),
         });
     }
 }

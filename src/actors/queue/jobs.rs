@@ -5,17 +5,14 @@
 //! Freeing a shard and letting go of partitions need both lines at rest: nothing may be on its way to an
 //! EventActor then that was taken before.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use actix::{AsyncContext, Context};
+use actix::Context;
 
 use outhook_core::newcomers::Newcomers;
 
-use super::{QueueActor, RETRY_DELAY_MAX};
-use crate::store::StoreError;
-
-/// The first wait before a database that is away is asked again; it doubles.
-const RETRY_DELAY: Duration = Duration::from_millis(200);
+use super::QueueActor;
+use crate::{database_job::DatabaseJob, health::Health};
 
 /// The kinds of job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,8 +28,6 @@ pub(super) enum Kind {
 }
 
 impl Kind {
-    pub(super) const ALL: [Self; 4] = [Self::Free, Self::Wants, Self::Due, Self::Store];
-
     pub(super) const fn name(self) -> &'static str {
         match self {
             Self::Free => "free",
@@ -44,27 +39,29 @@ impl Kind {
 }
 
 /// See the module.
-#[derive(Debug, Default)]
 pub(super) struct Lines {
     storing: Line,
     reading: Line,
 }
 
-#[derive(Debug)]
 struct Line {
+    job: DatabaseJob,
     is_at_rest: bool,
     /// The job that began last, and when.
     last: (Kind, Instant),
-    retry_delay: Duration,
 }
 
-impl Default for Line {
-    fn default() -> Self {
-        Self { is_at_rest: true, last: (Kind::Due, Instant::now()), retry_delay: RETRY_DELAY }
+impl Line {
+    fn new(name: &'static str, health: &Health) -> Self {
+        Self { job: DatabaseJob::new(name, health), is_at_rest: true, last: (Kind::Due, Instant::now()) }
     }
 }
 
 impl Lines {
+    pub(super) fn new(health: &Health) -> Self {
+        Self { storing: Line::new("storing", health), reading: Line::new("reading", health) }
+    }
+
     fn of(&mut self, kind: Kind) -> &mut Line {
         if kind == Kind::Store { &mut self.storing } else { &mut self.reading }
     }
@@ -137,24 +134,22 @@ impl QueueActor {
         }
     }
 
-    /// A job is done, and what came of it was sent.
-    pub(super) fn done(&mut self, kind: Kind, context: &mut Context<Self>) {
-        let line = self.lines.of(kind);
-        line.retry_delay = RETRY_DELAY;
-        let took = line.last.1.elapsed();
-        metrics::histogram!("outhook_inbox_job_seconds", "job" => kind.name()).record(took);
-        log::debug!("inbox job {} took {took:?}", kind.name());
-        self.health.database_answers(kind.name());
-        self.go_on_after(kind, context);
+    /// Where deliveries are stored.
+    pub(super) fn storing(&mut self) -> &mut DatabaseJob {
+        &mut self.lines.storing.job
     }
 
-    /// The database is away: the same is tried again later. Nothing was forgotten.
-    pub(super) fn failed(&mut self, kind: Kind, error: &StoreError, context: &mut Context<Self>) {
-        self.health.database_is_away(kind.name(), error);
-        let line = self.lines.of(kind);
-        let delay = line.retry_delay;
-        line.retry_delay = (delay * 2).min(RETRY_DELAY_MAX);
-        context.run_later(delay, move |actor, context| actor.go_on_after(kind, context));
+    /// Where rows are read and claimed.
+    pub(super) fn reading(&mut self) -> &mut DatabaseJob {
+        &mut self.lines.reading.job
+    }
+
+    /// A job is done, and what came of it was sent.
+    pub(super) fn done(&mut self, kind: Kind, context: &mut Context<Self>) {
+        let took = self.lines.began(kind).elapsed();
+        metrics::histogram!("outhook_inbox_job_seconds", "job" => kind.name()).record(took);
+        log::debug!("inbox job {} took {took:?}", kind.name());
+        self.go_on_after(kind, context);
     }
 
     /// A job is over, with or without a result.

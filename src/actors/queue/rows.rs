@@ -3,7 +3,7 @@
 
 use std::{collections::HashSet, time::Instant};
 
-use actix::{ActorFutureExt, AsyncContext, Context, WrapFuture};
+use actix::Context;
 use outhook_core::{
     identity::{BotId, EventId},
     partition::{Partitions, partition_of},
@@ -28,18 +28,16 @@ impl QueueActor {
         let store = self.store.clone();
         let partitions = self.tenure.partitions().and(Partitions::of_shard(shard, self.events.len()));
         let job = async move { store.free_events(partitions).await };
-        context.spawn(job.into_actor(self).map(move |freed, actor, context| match freed {
-            Ok(rows) => {
-                if rows > 0 {
-                    log::info!("{rows} unfinished events of shard {shard} are handed out again");
-                }
-                actor.shards_to_free.remove(&shard);
-                actor.is_due = true;
-                actor.events[shard].send(ShardTakenOver);
-                actor.done(Kind::Free, context);
+        self.reading().begin_stubbornly(context, Self::reading, job, move |actor, freed, context| {
+            let Some(rows) = freed else { return actor.go_on_after(Kind::Free, context) };
+            if rows > 0 {
+                log::info!("{rows} unfinished events of shard {shard} are handed out again");
             }
-            Err(error) => actor.failed(Kind::Free, &error, context),
-        }));
+            actor.shards_to_free.remove(&shard);
+            actor.is_due = true;
+            actor.events[shard].send(ShardTakenOver);
+            actor.done(Kind::Free, context);
+        });
     }
 
     pub(super) fn read_rows(&mut self, context: &mut Context<Self>) {
@@ -49,27 +47,30 @@ impl QueueActor {
             self.wants.push_back(WantRows { shard, wants: waiting });
         }
         let store = self.store.clone();
+        let wanted = wants.clone();
         let job = async move {
-            let read = async {
-                let lanes = store.rows_of_lanes(wants.lanes.clone()).await?;
-                let bots = store.rows_of_bots(wants.bots.clone()).await?;
-                Ok((lanes, bots))
-            };
-            (read.await, wants)
+            let lanes = store.rows_of_lanes(wanted.lanes).await?;
+            let bots = store.rows_of_bots(wanted.bots).await?;
+            Ok((lanes, bots))
         };
-        context.spawn(job.into_actor(self).map(move |(read, wants), actor, context| match read {
-            Ok((lanes, bots)) => {
-                actor.hand_out_pages(shard, lanes, bots);
-                actor.done(Kind::Wants, context);
-            }
-            Err(error) => {
-                // What a predecessor wanted is of no use to its successor.
-                if !actor.shards_to_free.contains(&shard) {
-                    actor.wants.push_front(WantRows { shard, wants });
+        self.reading().begin_stubbornly(
+            context,
+            Self::reading,
+            job,
+            move |actor, read, context| match read {
+                Some((lanes, bots)) => {
+                    actor.hand_out_pages(shard, lanes, bots);
+                    actor.done(Kind::Wants, context);
                 }
-                actor.failed(Kind::Wants, &error, context);
-            }
-        }));
+                None => {
+                    // What a predecessor wanted is of no use to its successor.
+                    if !actor.shards_to_free.contains(&shard) {
+                        actor.wants.push_front(WantRows { shard, wants });
+                    }
+                    actor.go_on_after(Kind::Wants, context);
+                }
+            },
+        );
     }
 
     pub(super) fn take_due(&mut self, context: &mut Context<Self>) {
@@ -81,8 +82,8 @@ impl QueueActor {
         let (store, read_at) = (self.store.clone(), Instant::now());
         let (due_by, after) = (now(), self.due_after);
         let job = async move { store.due_events(due_by, after, DUE_ROWS_MAX).await };
-        context.spawn(job.into_actor(self).map(move |due, actor, context| match due {
-            Ok(DueEvents { events, next, last }) => {
+        self.reading().begin_stubbornly(context, Self::reading, job, move |actor, due, context| match due {
+            Some(DueEvents { events, next, last }) => {
                 actor.due_after = last;
                 match next {
                     // There was more than a page of them.
@@ -94,11 +95,11 @@ impl QueueActor {
                 actor.claiming = Some(FoundDue { events, due_by, read_at, newcomers });
                 actor.claim(context);
             }
-            Err(error) => {
+            None => {
                 actor.is_due = true;
-                actor.failed(Kind::Due, &error, context);
+                actor.go_on_after(Kind::Due, context);
             }
-        }));
+        });
     }
 
     /// Claims what was found due, again and again until it is known to be claimed: a claim that was
@@ -110,15 +111,20 @@ impl QueueActor {
         let job = async move {
             if events.is_empty() { Ok(HashSet::new()) } else { store.claim_events(events, due_by).await }
         };
-        context.spawn(job.into_actor(self).map(move |claimed, actor, context| match claimed {
-            Ok(claimed) => {
-                if let Some(found) = actor.claiming.take() {
-                    actor.hand_out_due(found, &claimed);
+        self.reading().begin_stubbornly(
+            context,
+            Self::reading,
+            job,
+            |actor, claimed, context| match claimed {
+                Some(claimed) => {
+                    if let Some(found) = actor.claiming.take() {
+                        actor.hand_out_due(found, &claimed);
+                    }
+                    actor.done(Kind::Due, context);
                 }
-                actor.done(Kind::Due, context);
-            }
-            Err(error) => actor.failed(Kind::Due, &error, context),
-        }));
+                None => actor.go_on_after(Kind::Due, context),
+            },
+        );
     }
 
     /// What was taken before is on its way to the EventActors; from now on nothing more comes.

@@ -2,24 +2,21 @@
 
 use std::time::Duration;
 
-use actix::{ActorFutureExt, AsyncContext, Context, WrapFuture};
+use actix::{ActorFutureExt, AsyncContext, Context, fut::wrap_future};
 use outhook_core::identity::Millis;
 
-use super::{QueueActor, RETRY_DELAY_MAX};
-use crate::{
-    fail_points,
-    store::{StoreError, Wake},
-};
+use super::QueueActor;
+use crate::{database_job::Ended, fail_points, store::FileWatch};
 
 /// The database is looked at this often even if nobody says that there is something new.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 
+/// The wait before a file that could not be read is watched again.
+const WATCH_AGAIN: Duration = Duration::from_secs(1);
+
 /// Retries are looked for together, so often at most: many of them are hardly more work than a few. In
 /// milliseconds.
 const DUE_SLOT_MS: Millis = 100;
-
-/// Whose complaint it is if nothing can be heard.
-const LISTENER: &str = "listen";
 
 impl QueueActor {
     /// Looks at this moment or a little later, unless it looks before.
@@ -43,27 +40,35 @@ impl QueueActor {
         });
     }
 
-    /// Looks whenever somebody else has written to the inbox.
-    pub(super) fn listen(&mut self, context: &mut Context<Self>) {
-        self.health.withdraw(LISTENER);
+    /// Looks whenever another process has written to an SQLite file; what PostgreSQL tells, LeaseActor hears.
+    pub(super) fn watch_file(&mut self, context: &mut Context<Self>) {
         let store = self.store.clone();
-        let listen = async move { store.listen().await };
-        context.spawn(listen.into_actor(self).map(|wake, actor, context| actor.heard(wake, context)));
+        let begin = async move { store.watch_file().await };
+        self.watching.begin(
+            context,
+            |actor| &mut actor.watching,
+            begin,
+            |actor, ended, context| match ended {
+                Ended::Done(Some(watch)) => {
+                    // What was written before is found by looking now.
+                    actor.look(context);
+                    Self::wait_for_change(watch, context);
+                }
+                Ended::Done(None) => {}
+                Ended::Again => actor.watch_file(context),
+                Ended::Failed(error) => log::error!("the database file can't be watched: {error}"),
+            },
+        );
     }
 
-    fn heard(&mut self, wake: Result<Wake, StoreError>, context: &mut Context<Self>) {
-        match wake {
-            Ok(mut wake) => {
-                // What was written before we began to listen is found by looking now.
-                self.health.database_answers(LISTENER);
-                self.look(context);
-                let next = async move { wake.heard().await.map(|()| wake) };
-                context.spawn(next.into_actor(self).map(|wake, actor, context| actor.heard(wake, context)));
+    fn wait_for_change(mut watch: FileWatch, context: &mut Context<Self>) {
+        let change = async move { watch.changed().await.map(|()| watch) };
+        context.spawn(wrap_future::<_, Self>(change).map(|changed, actor, context| {
+            actor.look(context);
+            match changed {
+                Ok(watch) => Self::wait_for_change(watch, context),
+                Err(_) => drop(context.run_later(WATCH_AGAIN, Self::watch_file)),
             }
-            Err(error) => {
-                self.health.database_is_away(LISTENER, &error);
-                context.run_later(RETRY_DELAY_MAX, Self::listen);
-            }
-        }
+        }));
     }
 }

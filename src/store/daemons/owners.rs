@@ -1,14 +1,15 @@
 //! Which daemon owns which partitions.
 
 use outhook_core::{identity::DaemonId, partition::Partitions};
-use sea_orm::{ConnectionTrait, DatabaseTransaction, DbBackend, DbErr, QueryResult, Value};
+use sea_orm::{ConnectionTrait, DbBackend, DbErr, QueryResult, Value};
 
-use super::session::announce_change;
+use super::{CHANGE_LOCK, session::announce_change};
 use crate::{
     fail_points::Step,
     store::{
         Store, StoreError,
         outbox::free_replies,
+        pool::Transaction,
         rows::{Suspicion, free_events},
         sql::{among, ids, statement},
     },
@@ -21,12 +22,10 @@ impl Store {
         daemon: DaemonId,
         wanted: Partitions,
     ) -> Result<Partitions, StoreError> {
-        self.on_main(move |store| async move {
-            let transaction = store.begin_change().await?;
+        self.write_behind(CHANGE_LOCK, Step::ClaimPartitions, move |transaction| async move {
             let gained = own(&transaction, wanted, daemon).await?;
             free_events(&transaction, gained, Suspicion::None).await?;
             free_replies(&transaction, gained).await?;
-            Self::commit(transaction, Step::ClaimPartitions).await?;
             Ok(gained)
         })
         .await
@@ -38,11 +37,10 @@ impl Store {
         daemon: DaemonId,
         partitions: Partitions,
     ) -> Result<(), StoreError> {
-        self.on_main(move |store| async move {
-            let transaction = store.begin_change().await?;
+        self.write_behind(CHANGE_LOCK, Step::ReleasePartitions, move |transaction| async move {
             disown(&transaction, daemon, partitions).await?;
             announce_change(&transaction).await?;
-            Self::commit(transaction, Step::ReleasePartitions).await
+            Ok(())
         })
         .await
     }
@@ -56,7 +54,7 @@ impl Store {
 
 /// Makes those of these partitions a daemon's own that nobody owns, and returns them.
 pub(super) async fn own(
-    transaction: &DatabaseTransaction,
+    transaction: &Transaction,
     wanted: Partitions,
     daemon: DaemonId,
 ) -> Result<Partitions, DbErr> {
@@ -74,7 +72,7 @@ pub(super) async fn own(
 
 /// Takes from a daemon those of these partitions that it owns; what it held of them is due.
 pub(super) async fn disown(
-    transaction: &DatabaseTransaction,
+    transaction: &Transaction,
     daemon: DaemonId,
     given: Partitions,
 ) -> Result<(), DbErr> {
@@ -90,10 +88,7 @@ pub(super) async fn disown(
 }
 
 /// Takes from daemons whatever they own, and returns it.
-pub(super) async fn orphan(
-    transaction: &DatabaseTransaction,
-    daemons: &[DaemonId],
-) -> Result<Partitions, DbErr> {
+pub(super) async fn orphan(transaction: &Transaction, daemons: &[DaemonId]) -> Result<Partitions, DbErr> {
     let backend = transaction.get_database_backend();
     let sql =
         format!("UPDATE outhook_partition SET owner = NULL WHERE owner {} RETURNING id", among(backend, 1));

@@ -7,14 +7,17 @@ use outhook_core::{
     lanes::Neighbours,
     partition::Partitions,
 };
-use sea_orm::{ConnectionTrait, DatabaseTransaction, DbBackend, DbErr, QueryResult, Value};
+use sea_orm::{ConnectionTrait, DbBackend, DbErr, QueryResult, Value};
 
 use super::{
     NewEvent,
     event::{InboxEvent, Taken},
     neighbour,
 };
-use crate::store::sql::{NO_NUMBER, bigints, byte_strings, integers, now, statement};
+use crate::store::{
+    pool::Transaction,
+    sql::{NO_NUMBER, bigints, byte_strings, integers, now, statement},
+};
 
 /// What came of storing events.
 pub(crate) struct Stored {
@@ -26,7 +29,7 @@ pub(crate) struct Stored {
 
 /// Inserts what is not known yet. Events of bots in `mine` are held, the others are due at once.
 pub(super) async fn insert_events(
-    transaction: &DatabaseTransaction,
+    transaction: &Transaction,
     mut events: Vec<NewEvent>,
     mine: Partitions,
 ) -> Result<Stored, DbErr> {
@@ -88,7 +91,7 @@ fn hand_out(
 }
 
 async fn insert_events_at_once(
-    transaction: &DatabaseTransaction,
+    transaction: &Transaction,
     events: &[NewEvent],
     due: impl Fn(&NewEvent) -> Option<Millis>,
     taken_at: Millis,
@@ -115,7 +118,7 @@ async fn insert_events_at_once(
 }
 
 async fn insert_events_one_by_one(
-    transaction: &DatabaseTransaction,
+    transaction: &Transaction,
     events: &[NewEvent],
     due: impl Fn(&NewEvent) -> Option<Millis>,
     taken_at: Millis,

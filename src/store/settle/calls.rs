@@ -4,10 +4,11 @@ use std::collections::HashSet;
 
 use entity::outhook::call;
 use outhook_core::identity::{EventId, Millis, ServiceId};
-use sea_orm::{ActiveEnum, ConnectionTrait, DatabaseTransaction, DbBackend, DbErr, Statement, Value};
+use sea_orm::{ActiveEnum, ConnectionTrait, DbBackend, DbErr, Statement, Value};
 
 use crate::store::{
     DatedChange, NewReply,
+    pool::Transaction,
     sql::{NO_NUMBER, bigints, byte_strings, clean, integers, statement, texts},
 };
 
@@ -78,7 +79,7 @@ impl CallOutcome {
 
 /// Writes down which services an event calls, when its first call has ended before the others.
 pub(super) async fn fix_services(
-    transaction: &DatabaseTransaction,
+    transaction: &Transaction,
     begun: Vec<(EventId, ServiceId, String)>,
 ) -> Result<(), DbErr> {
     let backend = transaction.get_database_backend();
@@ -106,7 +107,7 @@ const UNLESS_ENDED: &str = "ON CONFLICT (event_id, service_id) DO UPDATE SET
 
 /// Records calls. Returns how many came too late, and the replies of the others.
 pub(super) async fn record_calls(
-    transaction: &DatabaseTransaction,
+    transaction: &Transaction,
     mut calls: Vec<CallRecord>,
 ) -> Result<(usize, Vec<(EventId, ServiceId, NewReply)>), DbErr> {
     if calls.is_empty() {

@@ -2,14 +2,17 @@
 
 use entity::zulip::FLAG_READ;
 use outhook_core::identity::{EventId, EventKey};
-use sea_orm::{ConnectionTrait, DatabaseTransaction, DbBackend, DbErr};
+use sea_orm::{ConnectionTrait, DbBackend, DbErr};
 
-use crate::store::sql::{bigints, statement};
+use crate::store::{
+    pool::Transaction,
+    sql::{bigints, statement},
+};
 
 /// Marks messages processed where the bot has a row for them. Returns the events whose row somebody
 /// else holds locked; waiting for it would hold up the whole batch.
 pub(super) async fn flag_messages(
-    transaction: &DatabaseTransaction,
+    transaction: &Transaction,
     finished: &[(EventId, EventKey)],
 ) -> Result<Vec<EventId>, DbErr> {
     if finished.is_empty() {
@@ -49,10 +52,7 @@ pub(super) async fn flag_messages(
     Ok(locked)
 }
 
-async fn flag_one_by_one(
-    transaction: &DatabaseTransaction,
-    finished: &[(EventId, EventKey)],
-) -> Result<(), DbErr> {
+async fn flag_one_by_one(transaction: &Transaction, finished: &[(EventId, EventKey)]) -> Result<(), DbErr> {
     let backend = transaction.get_database_backend();
     let sql =
         "UPDATE zerver_usermessage SET flags = flags | $3 WHERE user_profile_id = $1 AND message_id = $2";

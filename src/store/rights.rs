@@ -1,0 +1,188 @@
+//! What outhook's role may do, and the statements that grant what is missing.
+
+use sea_orm::{ConnectionTrait, DbBackend, FromQueryResult};
+
+use super::{
+    OpenError, Store, StoreError,
+    sql::{statement, texts},
+};
+
+/// A right on a table, or on these columns of it.
+struct Need {
+    table: &'static str,
+    privilege: &'static str,
+    columns: &'static [&'static str],
+}
+
+const fn of_table(table: &'static str, privilege: &'static str) -> Need {
+    Need { table, privilege, columns: &[""] }
+}
+
+/// What is read of Zulip's tables, or of outhook's own of these names, and the one thing that is written.
+const OF_ZULIP: [Need; 5] = [
+    Need { table: "zerver_realm", privilege: "SELECT", columns: &["id", "string_id"] },
+    Need {
+        table: "zerver_userprofile",
+        privilege: "SELECT",
+        columns: &[
+            "id",
+            "realm_id",
+            "recipient_id",
+            "delivery_email",
+            "email",
+            "full_name",
+            "is_bot",
+            "bot_type",
+            "api_key",
+            "is_active",
+        ],
+    },
+    Need {
+        table: "zerver_service",
+        privilege: "SELECT",
+        columns: &["id", "name", "user_profile_id", "base_url", "token", "interface"],
+    },
+    Need {
+        table: "zerver_usermessage",
+        privilege: "SELECT",
+        columns: &["id", "user_profile_id", "message_id", "flags"],
+    },
+    Need { table: "zerver_usermessage", privilege: "UPDATE", columns: &["flags"] },
+];
+
+/// What is done with outhook's own tables.
+const OF_OUTHOOK: [Need; 25] = [
+    of_table("outhook_migration", "SELECT"),
+    of_table("outhook_event", "SELECT"),
+    of_table("outhook_event", "INSERT"),
+    of_table("outhook_event", "UPDATE"),
+    of_table("outhook_call", "SELECT"),
+    of_table("outhook_call", "INSERT"),
+    of_table("outhook_call", "UPDATE"),
+    of_table("outhook_reply", "SELECT"),
+    of_table("outhook_reply", "INSERT"),
+    of_table("outhook_reply", "UPDATE"),
+    of_table("outhook_dead_letter", "SELECT"),
+    of_table("outhook_dead_letter", "INSERT"),
+    of_table("outhook_dead_letter", "UPDATE"),
+    of_table("outhook_gate", "SELECT"),
+    of_table("outhook_gate", "INSERT"),
+    of_table("outhook_gate", "UPDATE"),
+    of_table("outhook_gate", "DELETE"),
+    of_table("outhook_daemon", "SELECT"),
+    of_table("outhook_daemon", "INSERT"),
+    of_table("outhook_daemon", "UPDATE"),
+    of_table("outhook_daemon", "DELETE"),
+    of_table("outhook_partition", "SELECT"),
+    of_table("outhook_partition", "INSERT"),
+    of_table("outhook_partition", "UPDATE"),
+    of_table("outhook_partition", "DELETE"),
+];
+
+/// What only HistoryActor does.
+const OF_HISTORY: [Need; 4] = [
+    of_table("outhook_event", "DELETE"),
+    of_table("outhook_call", "DELETE"),
+    of_table("outhook_reply", "DELETE"),
+    of_table("outhook_dead_letter", "DELETE"),
+];
+
+/// A right that the role lacks.
+#[derive(FromQueryResult)]
+struct Missing {
+    /// Quoted, with its schema.
+    relation: String,
+    privilege: String,
+    /// Empty for the whole table.
+    columns: String,
+    role: String,
+}
+
+impl Missing {
+    fn grant(&self) -> String {
+        let Self { relation, privilege, columns, role } = self;
+        let columns = if columns.is_empty() { String::new() } else { format!(" ({columns})") };
+        format!("GRANT {privilege}{columns} ON {relation} TO {role};")
+    }
+}
+
+/// Tables and columns that do not exist are left out: no grant makes them.
+const MISSING: &str = "
+    SELECT format('%I.%I', s.nspname, c.relname) AS relation, n.privilege,
+        COALESCE(string_agg(quote_ident(NULLIF(n.col, '')), ', ' ORDER BY n.place), '') AS columns,
+        quote_ident(current_user) AS role
+    FROM unnest($1, $2, $3) WITH ORDINALITY AS n (tab, privilege, col, place)
+    JOIN pg_class c ON c.oid = to_regclass(n.tab)
+    JOIN pg_namespace s ON s.oid = c.relnamespace
+    WHERE CASE n.col WHEN '' THEN NOT has_table_privilege(c.oid, n.privilege)
+        ELSE EXISTS (SELECT 1 FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attname = n.col
+                AND a.attnum > 0 AND NOT a.attisdropped
+                AND NOT has_column_privilege(c.oid, a.attnum, n.privilege)) END
+    GROUP BY s.nspname, c.relname, n.privilege ORDER BY min(n.place)";
+
+/// The right to create tables, if the role lacks it.
+const MISSING_CREATE: &str = "
+    SELECT format('GRANT USAGE, CREATE ON SCHEMA %I TO %I;', current_schema(), current_user) AS statement
+    WHERE NOT has_schema_privilege(current_schema(), 'CREATE')";
+
+impl Store {
+    /// Checks that the role may do what outhook does all the time.
+    ///
+    /// # Errors
+    /// [`OpenError::Unusable`] with the statements that grant what is missing.
+    pub(crate) async fn require_rights(&self) -> Result<(), OpenError> {
+        let grants = self.missing_grants(&Self::needs()).await?;
+        if grants.is_empty() { Ok(()) } else { Err(OpenError::Unusable(lacks(&grants))) }
+    }
+
+    /// The statements that grant what is missing to delete what is kept no longer.
+    pub(crate) async fn missing_history_grants(&self) -> Result<Vec<String>, StoreError> {
+        self.missing_grants(&OF_HISTORY.iter().collect::<Vec<_>>()).await
+    }
+
+    /// What the role lacks, in place of an error that only says that it lacks something.
+    pub(super) async fn explain_missing_rights(&self, error: StoreError) -> StoreError {
+        let grants = self.missing_grants(&Self::needs()).await.unwrap_or_default();
+        if grants.is_empty() { error } else { StoreError::MissingRights(lacks(&grants)) }
+    }
+
+    /// The same for a migration.
+    pub(super) async fn explain_missing_create(&self, error: StoreError) -> StoreError {
+        match self.missing_create().await {
+            Ok(Some(grant)) => StoreError::MissingRights(lacks(&[grant])),
+            Ok(None) | Err(_) => error,
+        }
+    }
+
+    fn needs() -> Vec<&'static Need> {
+        OF_OUTHOOK.iter().chain(&OF_ZULIP).collect()
+    }
+
+    async fn missing_grants(&self, needs: &[&Need]) -> Result<Vec<String>, StoreError> {
+        if !self.has_peers() {
+            return Ok(Vec::new());
+        }
+        let each = || needs.iter().flat_map(|need| need.columns.iter().map(move |column| (need, *column)));
+        let values = [
+            texts(each().map(|(need, _)| need.table.to_owned())),
+            texts(each().map(|(need, _)| need.privilege.to_owned())),
+            texts(each().map(|(_, column)| column.to_owned())),
+        ];
+        let rows = self.db().query_all_raw(statement(DbBackend::Postgres, MISSING, values)).await?;
+        let missing =
+            rows.iter().map(|row| Missing::from_query_result(row, "")).collect::<Result<Vec<_>, _>>()?;
+        Ok(missing.iter().map(Missing::grant).collect())
+    }
+
+    async fn missing_create(&self) -> Result<Option<String>, StoreError> {
+        if !self.has_peers() {
+            return Ok(None);
+        }
+        let row = self.db().query_one_raw(statement(DbBackend::Postgres, MISSING_CREATE, [])).await?;
+        Ok(row.map(|row| row.try_get("", "statement")).transpose()?)
+    }
+}
+
+fn lacks(grants: &[String]) -> String {
+    format!("outhook's role in PostgreSQL lacks rights; a superuser grants them by: {}", grants.join(" "))
+}
