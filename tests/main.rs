@@ -3,6 +3,7 @@
 
 mod admin;
 mod broker_faults;
+mod broker_queues;
 mod check_url;
 mod cli;
 mod daemons;

@@ -62,8 +62,9 @@ impl Send {
             None => target.put(vec![self.event().to_string().into_bytes()]).await?,
         };
         say(format!("{sent} {} put on the queue", if sent == 1 { "event was" } else { "events were" }))?;
-        if let Target::Inbox(store, _) = target {
-            store.close().await;
+        match target {
+            Target::Inbox(store, _) => store.close().await,
+            Target::Broker(publisher) => publisher.close().await,
         }
         Ok(Exit::Success)
     }

@@ -11,13 +11,13 @@
 use std::fmt;
 
 use lapin::uri::AMQPUri;
-use url::{Host, Url};
+use url::Url;
 
 use super::connection_url::ConnectionUrl;
 use super::section::Section;
 
 const URL: &str = "\"stored:\" or a URL such as \"amqp://user:password@host:5672/vhost\" (amqps:// for TLS), \
-    with special characters percent-encoded and a host that is not an IPv6 address";
+    with special characters percent-encoded";
 
 /// `[queue]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -60,7 +60,7 @@ impl QueueUrl {
         if text == "stored:" {
             return Some(Self::Stored);
         }
-        let is_usable = has_named_host(text) && text.parse::<AMQPUri>().is_ok();
+        let is_usable = has_host(text) && text.parse::<AMQPUri>().is_ok();
         ConnectionUrl::parse(text, &["amqp://", "amqps://"]).filter(|_| is_usable).map(Self::Amqp)
     }
 }
@@ -74,9 +74,9 @@ impl fmt::Display for QueueUrl {
     }
 }
 
-/// `AMQPUri` takes `localhost` for an IPv6 address and for a missing host, which must not happen silently.
-fn has_named_host(text: &str) -> bool {
-    Url::parse(text).is_ok_and(|url| matches!(url.host(), Some(Host::Domain(name)) if !name.is_empty()))
+/// `AMQPUri` takes `localhost` for a missing host, which must not happen silently.
+fn has_host(text: &str) -> bool {
+    Url::parse(text).is_ok_and(|url| url.host_str().is_some_and(|host| !host.is_empty()))
 }
 
 /// AMQP writes the length of a name in one byte.

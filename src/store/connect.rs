@@ -58,7 +58,10 @@ pub(crate) async fn open(config: &database::Database) -> Result<Store, StoreErro
         }
         DatabaseUrl::Postgres(url) => {
             let lease = config.lease;
-            let real: PgConnectOptions = url.expose().parse().map_err(from_sqlx)?;
+            let mut real: PgConnectOptions = url.expose().parse().map_err(from_sqlx)?;
+            if let Some(address) = url.ipv6() {
+                real = real.host(&address.to_string());
+            }
             // The ORM logs the URL that it is given at the level of traces; so it is not given the real one.
             let mut options = ConnectOptions::new("postgres://");
             options
