@@ -18,6 +18,7 @@ mod hostile;
 mod isolation;
 mod kills;
 mod lanes;
+mod large;
 mod main_job;
 mod malformed;
 mod open_files;

@@ -12,6 +12,7 @@ use std::{
 
 use actix::{Actor, ActorContext, ActorFutureExt, AsyncContext, Context, Handler, SpawnHandle, WrapFuture};
 use outhook_core::{
+    batch::batch_len,
     completion::{CallState, Completions, Progress},
     identity::{EventId, EventKey},
 };
@@ -90,6 +91,13 @@ struct Entry {
 /// Why a batch was cut.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Cut {
+impl Entry {
+    /// Roughly what it adds to a transaction; the body of a dead letter is in the database already.
+    fn bytes(&self) -> usize {
+        self.call.as_ref().map_or(0, CallRecord::bytes)
+    }
+}
+
     Idle,
     Size,
     Age,
@@ -163,7 +171,7 @@ impl FlagActor {
         match self.cut() {
             Some(cut) => {
                 metrics::counter!("outhook_batches_total", "cut" => cut.name()).increment(1);
-                let rows = self.waiting.len().min(self.batch_rows);
+                let rows = batch_len(self.waiting.iter().map(Entry::bytes), self.batch_rows);
                 let batch = self.waiting.drain(..rows).collect();
                 self.oldest = Instant::now();
                 self.commit(batch, context);
@@ -214,6 +222,7 @@ impl FlagActor {
             Err(error) => self.isolate(batch, &error, context),
         }
     }
+            Err(error) if batch.len() > 1 && error.is_too_large() => self.isolate(batch, &error, context),
 
     /// Tells everybody what is now certain.
     fn report(&self, batch: &[Entry], settled: &Settled) {

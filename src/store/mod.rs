@@ -15,6 +15,7 @@
 //! | `replays` | making the calls of finished events again |
 //! | `letters` | dead letters, until they are replayed or dropped |
 //! | `history` | deleting what is kept no longer |
+//! | `too_large` | what a server refuses for its size |
 //! | `turns` | whose turn it is |
 //! | `wake` | hearing of rows that others inserted |
 //!
@@ -43,6 +44,7 @@ mod replays;
 mod rows;
 mod settle;
 mod sql;
+mod too_large;
 mod turns;
 mod wake;
 

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use actix::{ActorFutureExt, AsyncContext, Context, WrapFuture};
-use outhook_core::{event::Header, identity::BotId};
+use outhook_core::{batch::batch_len, event::Header, identity::BotId};
 
 use super::{CurrentSession, QueueActor, jobs::Kind};
 use crate::{
@@ -39,7 +39,7 @@ impl QueueActor {
     /// Stores what has arrived while the last job was being done, and acknowledges it once it is
     /// committed.
     pub(super) fn store_deliveries(&mut self, context: &mut Context<Self>) {
-        let rows = self.deliveries.len().min(self.batch_rows);
+        let rows = batch_len(self.deliveries.iter().map(|delivery| delivery.body.len()), self.batch_rows);
         let deliveries: Vec<Delivery> = self.deliveries.drain(..rows).collect();
         let again = deliveries.iter().any(|delivery| delivery.redelivered);
         let batch = Batch { deliveries, session: self.session.clone(), again };
@@ -116,7 +116,8 @@ impl QueueActor {
 
     fn not_stored(&mut self, batch: Batch, error: &StoreError, context: &mut Context<Self>) {
         let rows = batch.deliveries.len();
-        if self.put_back(batch) && !error.is_transient() {
+        let may_be_halved = rows > 1 && error.is_too_large();
+        if self.put_back(batch) && (may_be_halved || !error.is_transient()) {
             self.isolate(rows, error, context);
         } else {
             self.failed(Kind::Store, error, context);
