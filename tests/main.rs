@@ -33,6 +33,7 @@ mod proxy;
 mod reconnect;
 mod replays;
 mod replies;
+mod retention;
 mod reuse;
 mod secrets;
 mod shut;

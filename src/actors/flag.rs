@@ -46,6 +46,7 @@ pub(crate) struct FlagActor {
     health: Health,
     batch_rows: usize,
     batch_age: Duration,
+    letters_per_bot: usize,
     events: Vec<Mailbox<EventActor>>,
     queue: Mailbox<QueueActor>,
     replies: Mailbox<ReplyActor>,
@@ -73,6 +74,8 @@ pub(crate) struct Links {
     pub(crate) replies: Mailbox<ReplyActor>,
     /// Who makes actors panic.
     pub(crate) blame: Blame,
+    /// `queue.dead_letters_per_bot`.
+    pub(crate) letters_per_bot: usize,
 }
 
 /// What one completion adds to a batch.
@@ -88,9 +91,6 @@ struct Entry {
     end: Option<EventEnd>,
 }
 
-/// Why a batch was cut.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Cut {
 impl Entry {
     /// Roughly what it adds to a transaction; the body of a dead letter is in the database already.
     fn bytes(&self) -> usize {
@@ -98,6 +98,9 @@ impl Entry {
     }
 }
 
+/// Why a batch was cut.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Cut {
     Idle,
     Size,
     Age,
@@ -129,6 +132,7 @@ impl FlagActor {
             health,
             batch_rows: config.batch_rows,
             batch_age: config.batch_age,
+            letters_per_bot: links.letters_per_bot,
             events: links.events,
             queue: links.queue,
             replies: links.replies,
@@ -196,8 +200,8 @@ impl FlagActor {
     fn commit(&mut self, batch: Vec<Entry>, context: &mut Context<Self>) {
         self.is_committing = true;
         let store = self.store.clone();
-        let settlement = settlement(&batch);
-        let commit = async move { store.settle(settlement).await };
+        let (settlement, letters_per_bot) = (settlement(&batch), self.letters_per_bot);
+        let commit = async move { store.settle(settlement, letters_per_bot).await };
         context.spawn(commit.into_actor(self).map(move |result, actor, context| {
             actor.is_committing = false;
             actor.committed(batch, result, context);
@@ -218,11 +222,11 @@ impl FlagActor {
                 self.commit_if_cut(context);
             }
             Ok(settled) => self.put_off(batch, &settled.locked, context),
+            Err(error) if batch.len() > 1 && error.is_too_large() => self.isolate(batch, &error, context),
             Err(error) if error.is_transient() => self.try_again_later(batch, &error, context),
             Err(error) => self.isolate(batch, &error, context),
         }
     }
-            Err(error) if batch.len() > 1 && error.is_too_large() => self.isolate(batch, &error, context),
 
     /// Tells everybody what is now certain.
     fn report(&self, batch: &[Entry], settled: &Settled) {

@@ -1,8 +1,8 @@
-//! HistoryActor: deletes what was done with longer ago than `history.keep`, a few rows at a time, so that
-//! it holds up nobody's work.
+//! HistoryActor: removes what was kept for its time (`[history]`), a few rows at a time, so that it holds up
+//! nobody's work.
 //!
-//! It goes through the old rows from the oldest on, in passes. Rows that are still needed are passed over,
-//! and looked at again in the next pass. A pass ends with the gates of services that were removed.
+//! It goes through each kind of old rows from the oldest on, in passes. Rows that are still needed are passed
+//! over, and looked at again in the next pass.
 
 use std::time::{Duration, Instant};
 
@@ -10,20 +10,21 @@ use actix::{Actor, ActorContext, ActorFutureExt, AsyncContext, Context, Handler,
 use outhook_core::identity::Millis;
 
 use crate::{
+    config::history::History,
     fail_points,
     health::Health,
     mailbox::takes_mail,
     messages::drain::Stop,
-    store::{HistoryPlace, Pruned, Store, StoreError, now},
+    store::{Expiring, HistoryPlace, Pruned, Store, StoreError, now},
 };
 
-/// The most events that one transaction looks at.
+/// The most rows that one transaction looks at.
 const BATCH_ROWS_MAX: usize = 200;
 /// The shortest pause between two transactions; it is as long as the last one took, if that was longer.
 const PAUSE_MIN: Duration = Duration::from_millis(50);
 /// The wait before a database that is away is asked again.
 const RETRY_DELAY: Duration = Duration::from_secs(1);
-/// Passes follow each other after this share of `history.keep`: rows stay so much longer at most …
+/// Passes follow each other after this share of the shortest time: rows stay so much longer at most …
 const REST_SHARE: u32 = 60;
 /// … within these limits.
 const REST_MIN: Duration = Duration::from_secs(1);
@@ -36,46 +37,58 @@ const NAME: &str = "history";
 pub(crate) struct HistoryActor {
     store: Store,
     health: Health,
-    keep: Duration,
+    keep: History,
     /// How far the pass has come.
+    expiring: Expiring,
     place: HistoryPlace,
-    /// Events that the pass has deleted.
-    deleted: usize,
+    /// Rows of this kind that the pass has removed.
+    removed: usize,
 }
 
 impl HistoryActor {
     /// A new generation.
-    pub(crate) fn new(store: Store, health: Health, config: &crate::config::history::History) -> Self {
+    pub(crate) fn new(store: Store, health: Health, config: &History) -> Self {
         health.withdraw(NAME);
-        Self { store, health, keep: config.keep, place: HistoryPlace::default(), deleted: 0 }
+        let (expiring, place) = (Expiring::Events, HistoryPlace::default());
+        Self { store, health, keep: config.clone(), expiring, place, removed: 0 }
     }
 
     fn prune(&mut self, context: &mut Context<Self>) {
         if self.health.is_draining() {
             return;
         }
-        let (store, place, began) = (self.store.clone(), self.place, Instant::now());
-        let before = now() - Millis::try_from(self.keep.as_millis()).unwrap_or(Millis::MAX);
-        let job = async move { store.prune_history(before, place, BATCH_ROWS_MAX).await };
+        let (store, expiring, place, began) = (self.store.clone(), self.expiring, self.place, Instant::now());
+        let before = now() - Millis::try_from(self.kept_for().as_millis()).unwrap_or(Millis::MAX);
+        let job = async move { store.prune(expiring, before, place, BATCH_ROWS_MAX).await };
         context.spawn(job.into_actor(self).map(move |pruned, actor, context| {
             let wait = actor.pruned(pruned, began.elapsed());
             context.run_later(wait, Self::prune);
         }));
     }
 
+    fn kept_for(&self) -> Duration {
+        match self.expiring {
+            Expiring::Events => self.keep.keep,
+            Expiring::Bodies | Expiring::Texts => self.keep.keep_bodies,
+            Expiring::Letters => self.keep.keep_dead_letters,
+        }
+    }
+
     /// Notes what came of a batch, and says how long to wait before the next.
     fn pruned(&mut self, pruned: Result<Pruned, StoreError>, took: Duration) -> Duration {
         match pruned {
-            Ok(Pruned { events, next }) => {
+            Ok(Pruned { rows, next }) => {
                 self.health.database_answers(NAME);
-                metrics::counter!("outhook_history_pruned_total").increment(events as u64);
-                self.deleted += events;
+                if self.expiring == Expiring::Events {
+                    metrics::counter!("outhook_history_pruned_total").increment(rows as u64);
+                }
+                self.removed += rows;
                 match next {
                     Some(place) => {
                         self.place = place;
                         took.max(PAUSE_MIN)
                     }
-                    None => self.end_pass(),
+                    None => self.end_kind(),
                 }
             }
             Err(error) if error.is_transient() => {
@@ -83,18 +96,48 @@ impl HistoryActor {
                 RETRY_DELAY
             }
             Err(error) => {
-                log::error!("what is older than history.keep can't be deleted: {error}");
-                self.end_pass()
+                log::error!("what is older than [history] keeps it can't be removed: {error}");
+                self.end_kind()
             }
         }
     }
 
-    fn end_pass(&mut self) -> Duration {
-        if self.deleted > 0 {
-            log::info!("{} events older than history.keep were deleted", self.deleted);
+    /// Goes on with the next kind of rows, after the last one with the next pass.
+    fn end_kind(&mut self) -> Duration {
+        if self.removed > 0 {
+            self.report();
         }
-        (self.place, self.deleted) = (HistoryPlace::default(), 0);
-        (self.keep / REST_SHARE).clamp(REST_MIN, REST_MAX)
+        (self.place, self.removed) = (HistoryPlace::default(), 0);
+        let (next, wait) = match self.expiring {
+            Expiring::Events => (Expiring::Bodies, PAUSE_MIN),
+            Expiring::Bodies => (Expiring::Texts, PAUSE_MIN),
+            Expiring::Texts => (Expiring::Letters, PAUSE_MIN),
+            Expiring::Letters => (Expiring::Events, self.rest()),
+        };
+        self.expiring = next;
+        wait
+    }
+
+    fn report(&self) {
+        let removed = self.removed;
+        match self.expiring {
+            Expiring::Events => log::info!("{removed} events older than history.keep were deleted"),
+            Expiring::Bodies => {
+                log::debug!("{removed} events older than history.keep_bodies lost their body")
+            }
+            Expiring::Texts => {
+                log::debug!("{removed} replies older than history.keep_bodies lost their text")
+            }
+            Expiring::Letters => log::warn!(
+                "{removed} dead letters older than history.keep_dead_letters were deleted; nobody had replayed or \
+                 dropped them"
+            ),
+        }
+    }
+
+    fn rest(&self) -> Duration {
+        let shortest = self.keep.keep.min(self.keep.keep_bodies).min(self.keep.keep_dead_letters);
+        (shortest / REST_SHARE).clamp(REST_MIN, REST_MAX)
     }
 }
 

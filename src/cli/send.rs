@@ -178,7 +178,7 @@ impl Target {
                 for body in bodies {
                     events.push(read_event(body, queue.max_event_bytes)?);
                 }
-                Ok(store.put_into_inbox(events, queue.stored_per_bot).await?)
+                Ok(store.put_into_inbox(events, queue.per_bot()).await?)
             }
         }
     }

@@ -7,7 +7,7 @@ mod flags;
 use std::collections::BTreeMap;
 
 use entity::outhook::event;
-use outhook_core::identity::{EventId, EventKey, Millis, ServiceId};
+use outhook_core::identity::{BotId, EventId, EventKey, Millis, ServiceId};
 use sea_orm::{ActiveEnum, ConnectionTrait, DatabaseTransaction, DbErr};
 
 pub(crate) use self::calls::{CallOutcome, CallRecord};
@@ -18,7 +18,7 @@ use self::{
 use super::{
     DeadLetter, Store, StoreError,
     gates::{DatedChange, change_gates, merge},
-    letters::set_event_aside,
+    letters::{drop_old_bodies, set_event_aside},
     outbox::insert_replies,
     sql::{among, ids, now, statement},
 };
@@ -73,6 +73,15 @@ impl Settlement {
         self.calls.push(call);
     }
 
+    /// The bots of its dead letters, once for each.
+    fn bots_of_letters(&self) -> Vec<Option<BotId>> {
+        let dead = self.events.iter().filter_map(|(_, _, end)| match end {
+            EventEnd::Dead { letter } => Some(letter.bot),
+            EventEnd::Finished | EventEnd::Parked(_) => None,
+        });
+        self.letters.iter().map(|(_, letter)| letter.bot).chain(dead).collect()
+    }
+
     fn finished(&self) -> Vec<(EventId, EventKey)> {
         let is_finished = |end: &EventEnd| matches!(end, EventEnd::Finished);
         self.events.iter().filter(|(_, _, end)| is_finished(end)).map(|(id, key, _)| (*id, *key)).collect()
@@ -81,8 +90,12 @@ impl Settlement {
 
 impl Store {
     /// Commits a settlement. Doing it again after an error of unknown outcome does no harm.
-    pub(crate) async fn settle(&self, settlement: Settlement) -> Result<Settled, StoreError> {
-        self.on_main(|store| async move {
+    pub(crate) async fn settle(
+        &self,
+        settlement: Settlement,
+        letters_per_bot: usize,
+    ) -> Result<Settled, StoreError> {
+        self.on_main(move |store| async move {
             let transaction = store.begin().await?;
             let locked = flag_messages(&transaction, &settlement.finished()).await?;
             if !locked.is_empty() {
@@ -90,6 +103,7 @@ impl Store {
                 store.settle_gates(settlement.gates).await?;
                 return Ok(Settled { locked, ..Settled::default() });
             }
+            let bots = settlement.bots_of_letters();
             fix_services(&transaction, settlement.begun).await?;
             let (dropped, replies) = record_calls(&transaction, settlement.calls).await?;
             insert_replies(&transaction, replies).await?;
@@ -98,6 +112,7 @@ impl Store {
                 set_event_aside(&transaction, event, letter).await?;
             }
             let due = end_events(&transaction, settlement.events).await?;
+            drop_old_bodies(&transaction, bots, letters_per_bot).await?;
             Self::commit(transaction, Step::Settle).await?;
             Ok(Settled { dropped, locked: Vec::new(), due })
         })
@@ -156,10 +171,7 @@ async fn park_event(
     row.map_or(Ok(None), |row| row.try_get("", "due"))
 }
 
-/// An event keeps its body if one of its calls failed: a replay needs it.
-const BODY_IF_FAILED: &str = "CASE WHEN EXISTS (
-    SELECT 1 FROM outhook_call c WHERE c.event_id = outhook_event.id AND c.state = 2) THEN payload END";
-
+/// A finished event keeps its body for a while, see `history`; that of a dead one is its dead letter's.
 async fn close_events(
     transaction: &DatabaseTransaction,
     events: &[EventId],
@@ -170,7 +182,7 @@ async fn close_events(
     }
     let backend = transaction.get_database_backend();
     let among = among(backend, 1);
-    let body = if state == event::State::Finished { BODY_IF_FAILED } else { "NULL" };
+    let body = if state == event::State::Finished { "payload" } else { "NULL" };
     let sql = format!(
         "UPDATE outhook_event SET state = $2, finished_at = $3, due = NULL, payload = {body}
          WHERE id {among} AND state = 0"

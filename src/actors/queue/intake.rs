@@ -74,8 +74,8 @@ impl QueueActor {
         failed: fn(&mut Self, Batch, StoreError, &mut Context<Self>),
     ) {
         let store = self.store.clone();
-        let again = batch.again;
-        let job = async move { store.store_deliveries(intake, again).await };
+        let (again, letters_per_bot) = (batch.again, self.letters_per_bot);
+        let job = async move { store.store_deliveries(intake, again, letters_per_bot).await };
         context.spawn(job.into_actor(self).map(move |stored, actor, context| match stored {
             Ok(stored) => actor.stored(stored, batch, context),
             Err(error) => failed(actor, batch, error, context),
