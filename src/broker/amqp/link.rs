@@ -1,4 +1,4 @@
-//! A connection to RabbitMQ with one channel, for one queue. Every request has a deadline.
+//! A connection to RabbitMQ for one queue. Every request has a deadline.
 
 use std::{io, time::Duration};
 
@@ -37,6 +37,8 @@ const PRECONDITION_FAILED: u16 = 406;
 pub(super) struct Link {
     connection: Connection,
     channel: Channel,
+    /// For looks: on the other one an answer would wait behind all deliveries that are on their way.
+    looks: Channel,
     place: Place,
     queue: String,
     /// Behind the connection, which says good-bye when it is dropped.
@@ -51,11 +53,12 @@ impl Link {
         let open = async {
             let (connection, socket) = connect(uri).await?;
             let channel = with_queue(&connection, connection.create_channel().await?, queue).await?;
-            Ok((connection, channel, socket))
+            let looks = connection.create_channel().await?;
+            Ok((connection, channel, looks, socket))
         };
-        let (connection, channel, socket) =
+        let (connection, channel, looks, socket) =
             place.answer(Permission::Configure, CONNECT_TIMEOUT, open).await?;
-        Ok(Self { connection, channel, place, queue: queue.to_owned(), _socket: socket })
+        Ok(Self { connection, channel, looks, place, queue: queue.to_owned(), _socket: socket })
     }
 
     /// Consumes from the queue, which may have been deleted since the connection was made.
@@ -90,7 +93,7 @@ impl Link {
 
     /// How many consumers the queue has; an error if the broker has fallen silent.
     pub(super) async fn consumers(&self) -> Result<u32, BrokerError> {
-        let look = look_for(&self.channel, &self.queue);
+        let look = look_for(&self.looks, &self.queue);
         Ok(self.place.answer(Permission::Configure, LOOK_TIMEOUT, look).await?.consumer_count())
     }
 
