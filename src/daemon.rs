@@ -140,7 +140,7 @@ impl Daemon {
     /// # Errors
     /// If they could not be stored.
     pub(crate) async fn submit(&self, events: Vec<NewEvent>) -> Result<usize, StoreError> {
-        let stored = self.store.put_into_inbox(events, self.config.queue.stored_per_bot).await?;
+        let stored = self.store.put_into_inbox(events, self.config.queue.per_bot()).await?;
         // A database says nothing of what its own connection wrote.
         self.actors.queue.send(DueAt(now()));
         Ok(stored)

@@ -52,6 +52,23 @@ impl DatabaseJob {
         self.run(context, (line, StoreError::is_transient), job, then);
     }
 
+    /// The same for a job that does several things at once: what the database refuses for its size has failed, and
+    /// is to be begun again in smaller pieces.
+    pub(crate) fn begin_batch<A, T>(
+        &mut self,
+        context: &mut Context<A>,
+        (line, rows): (fn(&mut A) -> &mut Self, usize),
+        job: impl Future<Output = Result<T, StoreError>> + 'static,
+        then: impl FnOnce(&mut A, Ended<T>, &mut Context<A>) + 'static,
+    ) where
+        A: Actor<Context = Context<A>>,
+        T: 'static,
+    {
+        let can_be_halved = |error: &StoreError| error.is_transient() && !error.is_too_large();
+        let passes = if rows > 1 { can_be_halved } else { StoreError::is_transient };
+        self.run(context, (line, passes), job, then);
+    }
+
     /// The same for a job that must be done sooner or later, whatever the database says: `then` is told nothing if
     /// it is to be tried again.
     pub(crate) fn begin_stubbornly<A, T>(

@@ -51,6 +51,56 @@ async fn is_away_for_longer_than_every_retry(rabbit: &Rabbit, scene: &Scene) {
     scene.outhook.misses("broker").await;
 }
 
+/// The URL of a broker that is reached through a relay, on a connection without heartbeats.
+fn through(relay: &Relay, rabbit: &Rabbit) -> String {
+    let direct = rabbit.url().replace(&rabbit.address().to_string(), &relay.address().to_string());
+    format!("{direct}?heartbeat=0")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_that_falls_silent_is_replaced() {
+    let rabbit = Rabbit::shared().await;
+    let relay = Relay::to(rabbit.address()).await;
+    let queue = rabbit.queue().await;
+    let endpoint = Endpoint::start(|request, _| echo(request)).await;
+    let scene = Scene::on_queue(Queue::new(&through(&relay, rabbit), &queue.name), Config::sqlite()).await;
+    let bot = scene.bot_at("soup", &endpoint.url("/hook")).await;
+    let body = |message| channel_event(bot, message, message, "Kitchen", "soup?").to_string().into_bytes();
+    queue.publish(&body(1)).await;
+    scene.finished(1).await;
+
+    relay.silence();
+    scene.outhook.misses("broker").await;
+    scene.outhook.ready().await;
+    // Some are dealt to the consumer of the silent connection, for as long as the broker believes in it.
+    queue.publish_all(&(2..=11).map(body).collect::<Vec<_>>()).await;
+    scene.finished(2).await;
+    relay.hang_up();
+    scene.finished(11).await;
+    assert_eq!(endpoint.count(), 11);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_that_freezes_is_missed_and_consumed_from_again() {
+    let rabbit = Rabbit::private().await;
+    let endpoint = Endpoint::start(|request, _| echo(request)).await;
+    let queue = rabbit.queue().await;
+    let url = format!("{}?heartbeat=0", queue.url);
+    let scene = Scene::on_queue(Queue::new(&url, &queue.name), Config::sqlite()).await;
+    let bot = scene.bot_at("soup", &endpoint.url("/hook")).await;
+    let bytes = scene.outhook.memory();
+
+    rabbit.freeze();
+    endures(&scene.outhook, "broker", bytes).await;
+    let checked = scene.config.cli(&["check"]).await;
+    assert_eq!(checked.status, 69, "{checked:?}");
+    assert!(checked.stdout.contains("no answer within"), "{checked:?}");
+    rabbit.thaw();
+    scene.outhook.ready().await;
+    queue.publish(channel_event(bot, 1, 1, "Kitchen", "soup?").to_string().as_bytes()).await;
+    scene.finished(1).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_queue_deleted_under_its_consumer_is_declared_and_consumed_from_again() {
     let scene = Scene::start(Inlet::RabbitMq, Config::sqlite()).await;

@@ -3,6 +3,7 @@
 
 mod admin;
 mod broker_faults;
+mod broker_queues;
 mod check_url;
 mod cli;
 mod daemons;
@@ -19,6 +20,7 @@ mod hostile;
 mod isolation;
 mod kills;
 mod lanes;
+mod large;
 mod main_job;
 mod malformed;
 mod open_files;
@@ -33,6 +35,7 @@ mod proxy;
 mod reconnect;
 mod replays;
 mod replies;
+mod retention;
 mod reuse;
 mod secrets;
 mod shut;

@@ -6,6 +6,7 @@
 //!
 //! | module | decides |
 //! | --- | --- |
+//! | [`batch`] | how much is written together |
 //! | [`event`] | what a queue delivery is, and which conversation it belongs to |
 //! | [`identity`] | how events and calls are named, also towards the endpoint |
 //! | [`lanes`] | which event may run next: order within a conversation, fair shares between bots |
@@ -23,6 +24,7 @@
 //! | [`excerpt`] | what of an answer may be kept |
 
 pub mod answer;
+pub mod batch;
 pub mod completion;
 pub mod egress;
 pub mod event;

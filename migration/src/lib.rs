@@ -14,6 +14,7 @@ mod m20261124_000002_replays;
 mod m20261124_000003_outbox_turns;
 mod m20261125_000001_gates;
 mod m20261126_000001_turns;
+mod m20261130_000001_retention;
 
 use sea_orm_migration::{
     MigratorTraitSelf,
@@ -46,6 +47,7 @@ impl MigratorTraitSelf for Migrator {
         migrations.push(Box::new(m20261124_000003_outbox_turns::Migration));
         migrations.push(Box::new(m20261125_000001_gates::Migration));
         migrations.push(Box::new(m20261126_000001_turns::Migration));
+        migrations.push(Box::new(m20261130_000001_retention::Migration));
         migrations
     }
 

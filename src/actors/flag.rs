@@ -12,6 +12,7 @@ use std::{
 
 use actix::{Actor, ActorContext, AsyncContext, Context, Handler, SpawnHandle};
 use outhook_core::{
+    batch::batch_len,
     completion::{CallState, Completions, Progress},
     identity::{EventId, EventKey},
 };
@@ -41,6 +42,7 @@ pub(crate) struct FlagActor {
     job: DatabaseJob,
     batch_rows: usize,
     batch_age: Duration,
+    letters_per_bot: usize,
     events: Vec<Mailbox<EventActor>>,
     queue: Mailbox<QueueActor>,
     replies: Mailbox<ReplyActor>,
@@ -67,6 +69,8 @@ pub(crate) struct Links {
     pub(crate) replies: Mailbox<ReplyActor>,
     /// Who makes actors panic.
     pub(crate) blame: Blame,
+    /// `queue.dead_letters_per_bot`.
+    pub(crate) letters_per_bot: usize,
 }
 
 /// What one completion adds to a batch.
@@ -80,6 +84,13 @@ struct Entry {
     /// Set aside without ending the event.
     letter: Option<DeadLetter>,
     end: Option<EventEnd>,
+}
+
+impl Entry {
+    /// Roughly what it adds to a transaction; the body of a dead letter is in the database already.
+    fn bytes(&self) -> usize {
+        self.call.as_ref().map_or(0, CallRecord::bytes)
+    }
 }
 
 /// Why a batch was cut.
@@ -115,6 +126,7 @@ impl FlagActor {
             job: DatabaseJob::new("flag", health),
             batch_rows: config.batch_rows,
             batch_age: config.batch_age,
+            letters_per_bot: links.letters_per_bot,
             events: links.events,
             queue: links.queue,
             replies: links.replies,
@@ -156,7 +168,7 @@ impl FlagActor {
         match self.cut() {
             Some(cut) => {
                 metrics::counter!("outhook_batches_total", "cut" => cut.name()).increment(1);
-                let rows = self.waiting.len().min(self.batch_rows);
+                let rows = batch_len(self.waiting.iter().map(Entry::bytes), self.batch_rows);
                 let batch = self.waiting.drain(..rows).collect();
                 self.oldest = Instant::now();
                 self.commit(batch, context);
@@ -179,16 +191,12 @@ impl FlagActor {
     }
 
     fn commit(&mut self, batch: Vec<Entry>, context: &mut Context<Self>) {
-        let (store, settlement) = (self.store.clone(), settlement(&batch));
-        let job = async move { store.settle(settlement).await };
-        self.job.begin(
-            context,
-            |actor| &mut actor.job,
-            job,
-            |actor, ended, context| {
-                actor.committed(batch, ended, context);
-            },
-        );
+        let (settlement, letters_per_bot) = (settlement(&batch), self.letters_per_bot);
+        let (store, rows) = (self.store.clone(), batch.len());
+        let job = async move { store.settle(settlement, letters_per_bot).await };
+        self.job.begin_batch(context, (|actor| &mut actor.job, rows), job, |actor, ended, context| {
+            actor.committed(batch, ended, context)
+        });
     }
 
     fn committed(&mut self, batch: Vec<Entry>, ended: Ended<Settled>, context: &mut Context<Self>) {

@@ -1,8 +1,8 @@
-//! HistoryActor: deletes what was done with longer ago than `history.keep`, a few rows at a time, so that
-//! it holds up nobody's work.
+//! HistoryActor: removes what was kept for its time (`[history]`), a few rows at a time, so that it holds up
+//! nobody's work.
 //!
-//! It goes through the old rows from the oldest on, in passes. Rows that are still needed are passed over,
-//! and looked at again in the next pass. A pass ends with the gates of services that were removed.
+//! It goes through each kind of old rows from the oldest on, in passes. Rows that are still needed are passed
+//! over, and looked at again in the next pass.
 
 use std::time::{Duration, Instant};
 
@@ -10,19 +10,20 @@ use actix::{Actor, ActorContext, AsyncContext, Context, Handler};
 use outhook_core::identity::Millis;
 
 use crate::{
+    config::history::History,
     database_job::{DatabaseJob, Ended},
     fail_points,
     health::Health,
     mailbox::takes_mail,
     messages::drain::Stop,
-    store::{HistoryPlace, Pruned, Store, now},
+    store::{Expiring, HistoryPlace, Pruned, Store, now},
 };
 
-/// The most events that one transaction looks at.
+/// The most rows that one transaction looks at.
 const BATCH_ROWS_MAX: usize = 200;
 /// The shortest pause between two transactions; it is as long as the last one took, if that was longer.
 const PAUSE_MIN: Duration = Duration::from_millis(50);
-/// Passes follow each other after this share of `history.keep`: rows stay so much longer at most …
+/// Passes follow each other after this share of the shortest time: rows stay so much longer at most …
 const REST_SHARE: u32 = 60;
 /// … within these limits.
 const REST_MIN: Duration = Duration::from_secs(1);
@@ -33,11 +34,12 @@ pub(crate) struct HistoryActor {
     store: Store,
     health: Health,
     job: DatabaseJob,
-    keep: Duration,
+    keep: History,
     /// How far the pass has come.
+    expiring: Expiring,
     place: HistoryPlace,
-    /// Events that the pass has deleted.
-    deleted: usize,
+    /// Rows of this kind that the pass has removed.
+    removed: usize,
     /// The role lacks the rights, and the operator knows.
     is_forbidden: bool,
 }
@@ -51,15 +53,15 @@ enum Batch {
 
 impl HistoryActor {
     /// A new generation.
-    pub(crate) fn new(store: Store, health: Health, config: &crate::config::history::History) -> Self {
-        let job = DatabaseJob::new("history", &health);
+    pub(crate) fn new(store: Store, health: Health, config: &History) -> Self {
         Self {
+            job: DatabaseJob::new("history", &health),
             store,
             health,
-            job,
-            keep: config.keep,
+            keep: config.clone(),
+            expiring: Expiring::Events,
             place: HistoryPlace::default(),
-            deleted: 0,
+            removed: 0,
             is_forbidden: false,
         }
     }
@@ -68,10 +70,10 @@ impl HistoryActor {
         if self.health.is_draining() {
             return;
         }
-        let (store, place, began) = (self.store.clone(), self.place, Instant::now());
-        let before = now() - Millis::try_from(self.keep.as_millis()).unwrap_or(Millis::MAX);
+        let (store, expiring, place, began) = (self.store.clone(), self.expiring, self.place, Instant::now());
+        let before = now() - Millis::try_from(self.kept_for().as_millis()).unwrap_or(Millis::MAX);
         let job = async move {
-            match store.prune_history(before, place, BATCH_ROWS_MAX).await {
+            match store.prune(expiring, before, place, BATCH_ROWS_MAX).await {
                 Err(error) if error.is_missing_right() => {
                     Ok(Batch::Forbidden(store.missing_history_grants().await?))
                 }
@@ -89,19 +91,28 @@ impl HistoryActor {
         );
     }
 
+    fn kept_for(&self) -> Duration {
+        match self.expiring {
+            Expiring::Events => self.keep.keep,
+            Expiring::Bodies | Expiring::Texts => self.keep.keep_bodies,
+            Expiring::Letters => self.keep.keep_dead_letters,
+        }
+    }
+
     /// Notes what came of a batch, and says how long to wait before the next.
     fn pruned(&mut self, ended: Ended<Batch>, took: Duration) -> Duration {
         match ended {
-            Ended::Done(Batch::Pruned(Pruned { events, next })) => {
-                self.is_forbidden = false;
-                metrics::counter!("outhook_history_pruned_total").increment(events as u64);
-                self.deleted += events;
+            Ended::Done(Batch::Pruned(Pruned { rows, next })) => {
+                if self.expiring == Expiring::Events {
+                    metrics::counter!("outhook_history_pruned_total").increment(rows as u64);
+                }
+                self.removed += rows;
                 match next {
                     Some(place) => {
                         self.place = place;
                         took.max(PAUSE_MIN)
                     }
-                    None => self.end_pass(),
+                    None => self.end_kind(),
                 }
             }
             Ended::Done(Batch::Forbidden(grants)) => {
@@ -111,22 +122,52 @@ impl HistoryActor {
                         grants.join(" ")
                     );
                 }
-                self.end_pass()
+                self.end_kind()
             }
             Ended::Again => Duration::ZERO,
             Ended::Failed(error) => {
-                log::error!("what is older than history.keep can't be deleted: {error}");
-                self.end_pass()
+                log::error!("what is older than [history] keeps it can't be removed: {error}");
+                self.end_kind()
             }
         }
     }
 
-    fn end_pass(&mut self) -> Duration {
-        if self.deleted > 0 {
-            log::info!("{} events older than history.keep were deleted", self.deleted);
+    /// Goes on with the next kind of rows, after the last one with the next pass.
+    fn end_kind(&mut self) -> Duration {
+        if self.removed > 0 {
+            self.report();
         }
-        (self.place, self.deleted) = (HistoryPlace::default(), 0);
-        (self.keep / REST_SHARE).clamp(REST_MIN, REST_MAX)
+        (self.place, self.removed) = (HistoryPlace::default(), 0);
+        let (next, wait) = match self.expiring {
+            Expiring::Events => (Expiring::Bodies, PAUSE_MIN),
+            Expiring::Bodies => (Expiring::Texts, PAUSE_MIN),
+            Expiring::Texts => (Expiring::Letters, PAUSE_MIN),
+            Expiring::Letters => (Expiring::Events, self.rest()),
+        };
+        self.expiring = next;
+        wait
+    }
+
+    fn report(&self) {
+        let removed = self.removed;
+        match self.expiring {
+            Expiring::Events => log::info!("{removed} events older than history.keep were deleted"),
+            Expiring::Bodies => {
+                log::debug!("{removed} events older than history.keep_bodies lost their body")
+            }
+            Expiring::Texts => {
+                log::debug!("{removed} replies older than history.keep_bodies lost their text")
+            }
+            Expiring::Letters => log::warn!(
+                "{removed} dead letters older than history.keep_dead_letters were deleted; nobody had replayed or \
+                 dropped them"
+            ),
+        }
+    }
+
+    fn rest(&self) -> Duration {
+        let shortest = self.keep.keep.min(self.keep.keep_bodies).min(self.keep.keep_dead_letters);
+        (shortest / REST_SHARE).clamp(REST_MIN, REST_MAX)
     }
 }
 

@@ -11,6 +11,7 @@ use serde_json::json;
 use super::auth::Token;
 use crate::{
     actors::queue::{QueueActor, read_delivery},
+    config::queue::PerBot,
     mailbox::Mailbox,
     messages::settled::DueAt,
     store::{Store, StoreError, now},
@@ -24,8 +25,8 @@ pub(super) struct Intake {
     pub(super) inbox: Mailbox<QueueActor>,
     /// `queue.max_event_bytes`.
     pub(super) event_bytes_max: usize,
-    /// `queue.stored_per_bot`.
-    pub(super) stored_per_bot: usize,
+    /// What may be stored for one bot.
+    pub(super) per_bot: PerBot,
 }
 
 /// Takes one event: 202 once it is stored, also if it was known before.
@@ -65,11 +66,11 @@ impl Intake {
         };
         let bot = event.header.bot;
         let counts = self.store.count_unfinished(vec![bot]).await?;
-        if counts.get(&bot).is_some_and(|unfinished| *unfinished >= self.stored_per_bot) {
+        if counts.get(&bot).is_some_and(|unfinished| *unfinished >= self.per_bot.events) {
             let body = "the bot has queue.stored_per_bot unfinished events already\n";
             return Ok(HttpResponse::TooManyRequests().body(body));
         }
-        let stored = self.store.put_into_inbox(vec![event], self.stored_per_bot).await?;
+        let stored = self.store.put_into_inbox(vec![event], self.per_bot).await?;
         metrics::counter!("outhook_events_taken_total").increment(stored as u64);
         self.inbox.send(DueAt(now()));
         let status = if stored > 0 { "stored" } else { "known" };

@@ -77,7 +77,7 @@ impl Server {
             store,
             inbox,
             event_bytes_max: queue.max_event_bytes,
-            stored_per_bot: queue.stored_per_bot,
+            per_bot: queue.per_bot(),
         });
     }
 

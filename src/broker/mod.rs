@@ -8,7 +8,7 @@ use std::rc::Rc;
 use futures_util::{future::LocalBoxFuture, stream::LocalBoxStream};
 use thiserror::Error;
 
-pub(crate) use amqp::{Amqp, Publisher};
+pub(crate) use amqp::{Amqp, Publisher, check_queue};
 
 /// A broker that is connected to, and connected to again, for ever.
 pub(crate) trait Broker {

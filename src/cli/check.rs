@@ -6,7 +6,7 @@ use outhook_core::egress::Egress;
 
 use super::output::say;
 use crate::{
-    broker::Publisher,
+    broker,
     config::{Config, queue::QueueUrl, reply::ReplyTo},
     exit::{Exit, Failed},
     http::{Dialler, FILES_BESIDE, FileShares, Resolver, Route, client_config},
@@ -55,8 +55,8 @@ async fn check_database(config: &Config) -> Result<String, Failed> {
 async fn check_queue(config: &Config) -> Result<String, Failed> {
     match &config.queue.url {
         QueueUrl::Stored => Ok("stored: (the inbox is the queue)".into()),
-        QueueUrl::Amqp(url) => match Publisher::connect(url, &config.queue.name).await {
-            Ok(_) => Ok(format!("{url} answers, queue {} is as it should be", config.queue.name)),
+        QueueUrl::Amqp(url) => match broker::check_queue(url, &config.queue.name).await {
+            Ok(()) => Ok(format!("{url} answers, queue {} may be consumed from", config.queue.name)),
             Err(error) => Err(Failed::unavailable(format!("{url}: {error}"))),
         },
     }

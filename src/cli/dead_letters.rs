@@ -16,6 +16,10 @@ use crate::{
     store::{DeadLetterRow, Store},
 };
 
+/// Why a dead letter has no body.
+const BODY_DROPPED: &str =
+    "its body was dropped: only the newest dead letters of a bot keep theirs (queue.dead_letters_per_bot)";
+
 /// Deliveries whose calls could not be made.
 #[derive(Debug, Subcommand)]
 pub(super) enum DeadLetters {
@@ -69,7 +73,10 @@ async fn list(config: Config, json: bool) -> Result<Exit, Failed> {
             letter.bot_id.map(|id| id.to_string()).unwrap_or_default(),
             letter.message_id.map(|id| id.to_string()).unwrap_or_default(),
             letter.reason.clone(),
-            letter.payload.len().to_string(),
+            match letter.dropped_bytes {
+                Some(bytes) => format!("{bytes} (dropped)"),
+                None => letter.payload.len().to_string(),
+            },
             moment(letter.created_at),
             letter.detail.clone(),
         ]);
@@ -94,9 +101,10 @@ async fn show(config: Config, id: i64, json: bool) -> Result<Exit, Failed> {
         return Ok(Exit::Success);
     }
     say(format!("{}: {} ({})", letter.reason, escaped(&letter.detail), moment(letter.created_at)))?;
-    match letter.replayed_by {
-        Some(event) => say(format!("it was replayed as event {event}, which has its body"))?,
-        None => say(escaped_body(&letter.payload))?,
+    match (letter.replayed_by, letter.dropped_bytes) {
+        (Some(event), _) => say(format!("it was replayed as event {event}, which has its body"))?,
+        (None, Some(_)) => say(BODY_DROPPED)?,
+        (None, None) => say(escaped_body(&letter.payload))?,
     }
     Ok(Exit::Success)
 }
@@ -133,6 +141,7 @@ fn record(letter: &DeadLetterRow) -> serde_json::Value {
         "reason": letter.reason,
         "detail": letter.detail,
         "bytes": letter.payload.len(),
+        "dropped_bytes": letter.dropped_bytes,
         "created_at": moment(letter.created_at),
         "replayed_by": letter.replayed_by,
     })

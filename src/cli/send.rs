@@ -7,7 +7,7 @@ use std::{
 };
 
 use clap::Args;
-use outhook_core::{event::Header, identity::BotId};
+use outhook_core::{batch, event::Header, identity::BotId};
 use serde_json::{Value, json};
 
 use super::{open_store, output::say};
@@ -62,8 +62,9 @@ impl Send {
             None => target.put(vec![self.event().to_string().into_bytes()]).await?,
         };
         say(format!("{sent} {} put on the queue", if sent == 1 { "event was" } else { "events were" }))?;
-        if let Target::Inbox(store, _) = target {
-            store.close().await;
+        match target {
+            Target::Inbox(store, _) => store.close().await,
+            Target::Broker(publisher) => publisher.close().await,
         }
         Ok(Exit::Success)
     }
@@ -127,8 +128,8 @@ fn open_lines(path: &PathBuf) -> Result<Box<dyn BufRead>, Failed> {
 
 /// Every line is checked before any is sent in its batch, so that a bad one is named with its number.
 async fn send_lines(target: &Target, lines: Box<dyn BufRead>) -> Result<usize, Failed> {
-    let mut sent = 0;
-    let mut batch = Vec::new();
+    let (mut sent, mut bytes) = (0, 0);
+    let mut events = Vec::new();
     for (index, line) in lines.lines().enumerate() {
         let line = line.map_err(|error| Failed::usage(format!("line {}: {error}", index + 1)))?;
         if line.trim().is_empty() {
@@ -136,17 +137,19 @@ async fn send_lines(target: &Target, lines: Box<dyn BufRead>) -> Result<usize, F
         }
         let body = line.into_bytes();
         if let Err(malformed) = Header::read(&body) {
-            sent += target.put(batch).await?;
+            sent += target.put(events).await?;
             let message =
                 format!("line {}: {malformed}; the {sent} events before it were put on the queue", index + 1);
             return Err(Failed::usage(message));
         }
-        batch.push(body);
-        if batch.len() == BATCH_EVENTS {
-            sent += target.put(std::mem::take(&mut batch)).await?;
+        if events.len() == BATCH_EVENTS || bytes + body.len() > batch::BYTES_MAX {
+            sent += target.put(std::mem::take(&mut events)).await?;
+            bytes = 0;
         }
+        bytes += body.len();
+        events.push(body);
     }
-    Ok(sent + target.put(batch).await?)
+    Ok(sent + target.put(events).await?)
 }
 
 impl Target {
@@ -175,7 +178,7 @@ impl Target {
                 for body in bodies {
                     events.push(read_event(body, queue.max_event_bytes)?);
                 }
-                Ok(store.put_into_inbox(events, queue.stored_per_bot).await?)
+                Ok(store.put_into_inbox(events, queue.per_bot()).await?)
             }
         }
     }

@@ -1,9 +1,9 @@
 //! URLs that may hold a password, or a key instead of a user.
 
-use std::fmt;
+use std::{fmt, net::Ipv6Addr};
 
 use secrecy::{ExposeSecret, SecretString};
-use url::{Position, Url};
+use url::{Host, Position, Url};
 
 /// The URL of a server, whose password, or key, neither `Debug` nor `Display` shows.
 #[derive(Clone)]
@@ -35,6 +35,14 @@ impl ConnectionUrl {
     /// The URL with its password, for the one call that connects.
     pub(crate) fn expose(&self) -> &str {
         self.0.expose_secret()
+    }
+
+    /// The host, if it is an address of IPv6, which libraries take with its brackets or not at all.
+    pub(crate) fn ipv6(&self) -> Option<Ipv6Addr> {
+        match Url::parse(self.expose()).ok()?.host()? {
+            Host::Ipv6(address) => Some(address),
+            Host::Ipv4(_) | Host::Domain(_) => None,
+        }
     }
 }
 
@@ -229,6 +237,17 @@ mod tests {
         ] {
             let url = ConnectionUrl::parse(text, &["postgres://"]).expect("a URL");
             assert_eq!(url.has_several_hosts(), are_several, "{text}");
+        }
+    }
+
+    #[test]
+    fn an_ipv6_host_is_known_without_its_brackets() {
+        let parse = |text| ConnectionUrl::parse(text, &["amqp://", "postgres://"]).expect("a URL").ipv6();
+        let loopback = Some(Ipv6Addr::LOCALHOST);
+        assert_eq!(parse("amqp://user:pass@[::1]:5672/%2f"), loopback);
+        assert_eq!(parse("postgres://user@[0:0:0:0:0:0:0:1]/database"), loopback);
+        for url in ["amqp://127.0.0.1", "amqp://broker:5672", "postgres:///database?host=/run/postgresql"] {
+            assert_eq!(parse(url), None, "{url}");
         }
     }
 

@@ -7,17 +7,18 @@
 //! | `prefetch` | 1000 deliveries | 1 to 65535 |
 //! | `max_event_bytes` | 1048576 bytes | 1024 to 134217728 |
 //! | `stored_per_bot` | 100000 events | 1 to 10000000 |
+//! | `dead_letters_per_bot` | 10000 dead letters | 1 to 10000000 |
 
 use std::fmt;
 
 use lapin::uri::AMQPUri;
-use url::{Host, Url};
+use url::Url;
 
 use super::connection_url::ConnectionUrl;
 use super::section::Section;
 
 const URL: &str = "\"stored:\" or a URL such as \"amqp://user:password@host:5672/vhost\" (amqps:// for TLS), \
-    with special characters percent-encoded and a host that is not an IPv6 address";
+    with special characters percent-encoded";
 
 /// `[queue]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,6 +33,8 @@ pub(crate) struct Queue {
     pub(crate) max_event_bytes: usize,
     /// How many unfinished events of one bot are stored; one more is a dead letter.
     pub(crate) stored_per_bot: usize,
+    /// How many dead letters of one bot keep their body; the older ones lose it.
+    pub(crate) dead_letters_per_bot: usize,
 }
 
 impl Queue {
@@ -42,8 +45,22 @@ impl Queue {
             prefetch: section.integer("prefetch", 1000, 1..=65535),
             max_event_bytes: section.integer("max_event_bytes", 1_048_576, 1024..=134_217_728),
             stored_per_bot: section.integer("stored_per_bot", 100_000, 1..=10_000_000),
+            dead_letters_per_bot: section.integer("dead_letters_per_bot", 10_000, 1..=10_000_000),
         }
     }
+
+    pub(crate) fn per_bot(&self) -> PerBot {
+        PerBot { events: self.stored_per_bot, dead_letters: self.dead_letters_per_bot }
+    }
+}
+
+/// What may be stored for one bot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct PerBot {
+    /// Unfinished events.
+    pub(crate) events: usize,
+    /// Dead letters with their bodies.
+    pub(crate) dead_letters: usize,
 }
 
 /// Where events come from.
@@ -60,7 +77,7 @@ impl QueueUrl {
         if text == "stored:" {
             return Some(Self::Stored);
         }
-        let is_usable = has_named_host(text) && text.parse::<AMQPUri>().is_ok();
+        let is_usable = has_host(text) && text.parse::<AMQPUri>().is_ok();
         ConnectionUrl::parse(text, &["amqp://", "amqps://"]).filter(|_| is_usable).map(Self::Amqp)
     }
 }
@@ -74,9 +91,9 @@ impl fmt::Display for QueueUrl {
     }
 }
 
-/// `AMQPUri` takes `localhost` for an IPv6 address and for a missing host, which must not happen silently.
-fn has_named_host(text: &str) -> bool {
-    Url::parse(text).is_ok_and(|url| matches!(url.host(), Some(Host::Domain(name)) if !name.is_empty()))
+/// `AMQPUri` takes `localhost` for a missing host, which must not happen silently.
+fn has_host(text: &str) -> bool {
+    Url::parse(text).is_ok_and(|url| url.host_str().is_some_and(|host| !host.is_empty()))
 }
 
 /// AMQP writes the length of a name in one byte.

@@ -292,15 +292,18 @@ fn a_fault_in_a_variable_names_it() {
 #[test]
 fn a_queue_is_the_database_or_a_broker_with_a_name() {
     assert_eq!(valid("").queue.url, QueueUrl::Stored);
-    for url in ["amqp://broker", "amqp://user:p%40ss@10.0.0.1:5672/%2f", "amqps://broker/v?heartbeat=30"] {
+    for url in [
+        "amqp://broker",
+        "amqp://user:p%40ss@10.0.0.1:5672/%2f",
+        "amqps://broker/v?heartbeat=30",
+        "amqp://[::1]:5672",
+    ] {
         let QueueUrl::Amqp(read) = valid(&assignment("queue.url", &format!("'{url}'"))).queue.url else {
             panic!("{url} is not taken for a broker");
         };
         assert_eq!(read.expose(), url);
     }
-    for url in
-        ["", "stored", "amqp://", "amqp:///vhost", "amqp://[::1]:5672", "amqp://h?heartbeat=x", "http://h"]
-    {
+    for url in ["", "stored", "amqp://", "amqp:///vhost", "amqp://[::1", "amqp://h?heartbeat=x", "http://h"] {
         told(&assignment("queue.url", &format!("'{url}'")));
     }
 }

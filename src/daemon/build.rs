@@ -165,6 +165,7 @@ impl Parts {
             queue: actors.queue.clone(),
             replies: actors.replies.clone(),
             blame: self.blame.clone(),
+            letters_per_bot: self.config.queue.dead_letters_per_bot,
         };
         FlagActor::new(self.store.under(self.current.get()), &self.health, &self.config.flag, links)
     }

@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet};
 
 use outhook_core::{
+    batch::batch_len,
     identity::{BotId, EventId, Millis},
     lanes::Neighbours,
 };
@@ -40,7 +41,7 @@ pub(crate) struct DueEvents {
 
 /// Which events are read.
 struct Page {
-    events: Vec<EventId>,
+    events: Vec<(EventId, BotId)>,
     may_be_more: bool,
     last: BotId,
 }
@@ -57,7 +58,9 @@ impl Store {
     ) -> Result<DueEvents, StoreError> {
         self.read(move |store| async move {
             let page = store.due_page(due_by, after, rows_max).await?;
-            let events = store.read_due(&page.events).await?;
+            let page = store.within_bytes(page).await?;
+            let events: Vec<EventId> = page.events.iter().map(|(event, _)| *event).collect();
+            let events = store.read_due(&events).await?;
             let next = if page.may_be_more {
                 Some(due_by)
             } else {
@@ -97,18 +100,45 @@ impl Store {
         let first = self.earliest_of_all(due_by, rows_max.saturating_add(1)).await?;
         let partitions = self.partitions();
         if first.len() <= rows_max {
-            let mine = first.into_iter().filter(|(_, bot)| partitions.hold(*bot));
-            let events = mine.map(|(event, _)| event).collect();
+            let events = first.into_iter().filter(|(_, bot)| partitions.hold(*bot)).collect();
             return Ok(Page { events, may_be_more: false, last: after });
         }
         let round =
             Round { table: "outhook_event", due_by, after, waiting: &[], bots_max: rows_max, partitions };
         let bots = bots_in_turn(self.db(), round).await?;
         let rows_of_each = (rows_max / bots.len().max(1)).clamp(1, ROWS_OF_BOT_MAX);
-        let first = self.first_of_each(&bots, due_by, rows_of_each).await?;
-        let may_be_more = bots.len() == rows_max || has_filled(&first, rows_of_each);
-        let events = first.into_iter().map(|(event, _)| event).collect();
+        let mut events = self.first_of_each(&bots, due_by, rows_of_each).await?;
+        let may_be_more = bots.len() == rows_max || has_filled(&events, rows_of_each);
+        // In turn, so that a page that is cut goes on with the right bot.
+        let turns: HashMap<BotId, usize> = bots.iter().copied().zip(0..).collect();
+        events.sort_by_key(|(_, bot)| turns.get(bot).copied());
         Ok(Page { events, may_be_more, last: bots.last().copied().unwrap_or(after) })
+    }
+
+    /// As much of a page as may be read together.
+    async fn within_bytes(&self, mut page: Page) -> Result<Page, DbErr> {
+        if page.events.len() < 2 {
+            return Ok(page);
+        }
+        let events: Vec<EventId> = page.events.iter().map(|(event, _)| *event).collect();
+        let among = among(self.backend(), 1);
+        let sql = format!(
+            "SELECT id, CAST(length(payload) AS BIGINT) AS bytes FROM outhook_event
+             WHERE id {among} AND payload IS NOT NULL"
+        );
+        let query = statement(self.backend(), sql, [ids(self.backend(), &events)]);
+        let mut bytes: HashMap<EventId, i64> = HashMap::new();
+        for row in self.db().query_all_raw(query).await? {
+            bytes.insert(row.try_get("", "id")?, row.try_get("", "bytes")?);
+        }
+        let size = |event: &EventId| usize::try_from(bytes.get(event).copied().unwrap_or(0)).unwrap_or(0);
+        let fits = batch_len(events.iter().map(size), usize::MAX);
+        if fits < page.events.len() {
+            page.events.truncate(fits);
+            page.may_be_more = true;
+            page.last = page.events.last().map_or(page.last, |(_, bot)| *bot);
+        }
+        Ok(page)
     }
 
     async fn earliest_of_all(&self, due_by: Millis, rows_max: usize) -> Result<Vec<(EventId, BotId)>, DbErr> {

@@ -26,7 +26,7 @@ use super::{
     sql::{among, ids, now, statement},
     wake::announce,
 };
-use crate::fail_points::Step;
+use crate::{config::queue::PerBot, fail_points::Step};
 
 /// A delivery that is an event, on its way into the inbox.
 #[derive(Debug, Clone)]
@@ -80,7 +80,14 @@ impl Store {
     ///
     /// `again` says that these deliveries may have been stored before without anybody knowing: then those
     /// that are known and unfinished are made due, in case nobody holds them.
-    pub(crate) async fn store_deliveries(&self, intake: Intake, again: bool) -> Result<Stored, StoreError> {
+    ///
+    /// Of one bot, `letters_per_bot` dead letters keep their body.
+    pub(crate) async fn store_deliveries(
+        &self,
+        intake: Intake,
+        again: bool,
+        letters_per_bot: usize,
+    ) -> Result<Stored, StoreError> {
         let store = self.clone();
         self.write(Step::StoreDeliveries, move |transaction| async move {
             if again {
@@ -89,8 +96,9 @@ impl Store {
             let mine = store.partitions();
             let has_others = intake.events.iter().any(|event| !mine.hold(event.header.bot));
             let stored = insert_events(&transaction, intake.events, mine).await?;
-            set_overflow_aside(&transaction, intake.overflow).await?;
-            insert_dead_letters(&transaction, intake.dead).await?;
+            let mut letters = unknown_overflow(&transaction, intake.overflow).await?;
+            letters.extend(intake.dead);
+            insert_dead_letters(&transaction, letters, letters_per_bot).await?;
             if has_others {
                 announce(&transaction).await?;
             }
@@ -100,13 +108,13 @@ impl Store {
     }
 
     /// Puts events into the inbox from outside the daemon: they are due at once, and whoever works
-    /// on this inbox is woken. Those beyond `stored_per_bot` are dead letters. Returns how many were new.
+    /// on this inbox is woken. Those beyond what a bot may have are dead letters. Returns how many were new.
     pub(crate) async fn put_into_inbox(
         &self,
         events: Vec<NewEvent>,
-        stored_per_bot: usize,
+        per_bot: PerBot,
     ) -> Result<usize, StoreError> {
-        let mut quota = Quota::new(stored_per_bot, usize::MAX);
+        let mut quota = Quota::new(per_bot.events, usize::MAX);
         let uncounted = quota.uncounted(events.iter().map(|event| event.header.bot));
         for (bot, unfinished) in self.count_unfinished(uncounted).await? {
             quota.counted(bot, unfinished);
@@ -114,7 +122,8 @@ impl Store {
         let intake = Intake { events, ..Intake::default() }.within(&mut quota);
         self.write(Step::PutIntoInbox, move |transaction| async move {
             let stored = insert_events(&transaction, intake.events, Partitions::NONE).await?;
-            set_overflow_aside(&transaction, intake.overflow).await?;
+            let letters = unknown_overflow(&transaction, intake.overflow).await?;
+            insert_dead_letters(&transaction, letters, per_bot.dead_letters).await?;
             announce(&transaction).await?;
             Ok(stored.rows)
         })
@@ -159,8 +168,11 @@ async fn free_known_events(transaction: &Transaction, events: &[NewEvent]) -> Re
     Ok(())
 }
 
-/// Makes dead letters of those that the inbox does not hold: a redelivery of a known event is not a new one.
-async fn set_overflow_aside(transaction: &Transaction, events: Vec<NewEvent>) -> Result<(), DbErr> {
+/// Dead letters of those that the inbox does not hold: a redelivery of a known event is not a new one.
+async fn unknown_overflow(
+    transaction: &Transaction,
+    events: Vec<NewEvent>,
+) -> Result<Vec<DeadLetter>, DbErr> {
     let backend = transaction.get_database_backend();
     let sql = "SELECT 1 AS known FROM outhook_event WHERE bot_id = $1 AND message_id = $2 AND replay = $3";
     let mut letters = Vec::new();
@@ -170,7 +182,7 @@ async fn set_overflow_aside(transaction: &Transaction, events: Vec<NewEvent>) ->
             letters.push(overflowed(event));
         }
     }
-    insert_dead_letters(transaction, letters).await
+    Ok(letters)
 }
 
 fn overflowed(event: NewEvent) -> DeadLetter {

@@ -1,5 +1,7 @@
 //! Dead letters: what could not be called, until an operator replays or drops it.
 
+use std::collections::BTreeMap;
+
 use entity::outhook::dead_letter;
 use outhook_core::identity::{BotId, EventId, EventKey};
 use sea_orm::{
@@ -148,12 +150,15 @@ impl Store {
     }
 }
 
-/// Sets deliveries aside that are no events of the inbox, one row each; they are rare.
+/// Sets deliveries aside that are no events of the inbox, one row each; they are rare. Of one bot, `per_bot`
+/// dead letters keep their body.
 pub(super) async fn insert_dead_letters(
     transaction: &Transaction,
     letters: Vec<DeadLetter>,
+    per_bot: usize,
 ) -> Result<(), DbErr> {
     let backend = transaction.get_database_backend();
+    let bots: Vec<Option<BotId>> = letters.iter().map(|letter| letter.bot).collect();
     let sql = "INSERT INTO outhook_dead_letter (bot_id, message_id, reason, detail, payload, created_at)
         VALUES ($1, $2, $3, $4, $5, $6)";
     for letter in letters {
@@ -166,6 +171,31 @@ pub(super) async fn insert_dead_letters(
             now().into(),
         ];
         transaction.execute_raw(statement(backend, sql, values)).await?;
+    }
+    drop_old_bodies(transaction, bots, per_bot).await
+}
+
+/// The bot of dead letters that have none.
+const NO_BOT: BotId = -1;
+
+/// Takes the bodies of all but the newest dead letters of bots that have got one for each time that they are
+/// named. Each takes two at most, so that a limit that was lowered is reached step by step.
+pub(super) async fn drop_old_bodies(
+    transaction: &Transaction,
+    bots: Vec<Option<BotId>>,
+    per_bot: usize,
+) -> Result<(), DbErr> {
+    let sql = "UPDATE outhook_dead_letter SET dropped_bytes = length(payload), payload = $4 WHERE id IN (
+        SELECT id FROM outhook_dead_letter WHERE COALESCE(bot_id, -1) = $1 AND length(payload) > 0
+        ORDER BY id DESC LIMIT $2 OFFSET $3)";
+    // In order, so that two transactions wait for each other in one direction only.
+    let mut letters: BTreeMap<BotId, usize> = BTreeMap::new();
+    for bot in bots {
+        *letters.entry(bot.unwrap_or(NO_BOT)).or_default() += 1;
+    }
+    for (bot, letters) in letters {
+        let values = [bot.into(), as_i64(2 * letters), as_i64(per_bot), Vec::<u8>::new().into()];
+        transaction.execute_raw(statement(transaction.get_database_backend(), sql, values)).await?;
     }
     Ok(())
 }
@@ -183,7 +213,7 @@ pub(super) async fn set_event_aside(
     let sql = format!(
         "INSERT INTO outhook_dead_letter (event_id, bot_id, message_id, reason, detail, payload, created_at)
          SELECT e.id, $2, $3, $4, $5, e.payload, $6 FROM outhook_event e
-         WHERE e.id = $1 AND e.payload IS NOT NULL
+         WHERE e.id = $1 AND e.state = 0 AND e.payload IS NOT NULL
            AND NOT EXISTS (SELECT 1 FROM outhook_dead_letter d WHERE d.event_id = $1 AND d.reason = $4)
          {lock}"
     );

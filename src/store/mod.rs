@@ -15,6 +15,7 @@
 //! | `replays` | making the calls of finished events again |
 //! | `letters` | dead letters, until they are replayed or dropped |
 //! | `history` | deleting what is kept no longer |
+//! | `too_large` | what a server refuses for its size |
 //! | `turns` | whose turn it is |
 //! | `wake` | hearing of rows that others inserted |
 //!
@@ -47,6 +48,7 @@ mod rights;
 mod rows;
 mod settle;
 mod sql;
+mod too_large;
 mod turns;
 mod wake;
 
@@ -72,7 +74,7 @@ pub(crate) use due_events::DueEvents;
 pub(crate) use due_replies::{DueReplies, Places};
 pub(crate) use error::StoreError;
 pub(crate) use gates::{DatedChange, GateChange, Pausing, StoredGate, reason_name};
-pub(crate) use history::{HistoryPlace, Pruned};
+pub(crate) use history::{Expiring, HistoryPlace, Pruned};
 pub(crate) use inbox::{BotPage, InboxEvent, Intake, LanePage, NewEvent, Stored, Taken};
 pub(crate) use ledger::{BotSummary, CallRow, DeliveryFilter};
 pub(crate) use letters::{DeadLetter, DeadLetterRow};

@@ -29,6 +29,12 @@ pub(crate) struct NewReply {
     pub(crate) widget: Option<String>,
 }
 
+impl NewReply {
+    pub(crate) fn bytes(&self) -> usize {
+        self.destination.len() + self.content.len() + self.widget.as_ref().map_or(0, String::len)
+    }
+}
+
 /// A reply to post.
 #[derive(Debug, Clone, PartialEq, Eq, FromQueryResult)]
 pub(crate) struct Outgoing {

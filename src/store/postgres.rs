@@ -9,7 +9,7 @@ use sea_orm::{
         postgres::{PgConnectOptions, PgSslMode},
     },
 };
-use url::Url;
+use url::{Host, Url};
 
 use super::{OpenError, error::from_sqlx, pool::PostgresConnector};
 use crate::config::{connection_url::ConnectionUrl, database::Database};
@@ -39,12 +39,9 @@ pub(super) fn connector(url: &ConnectionUrl, config: &Database) -> Result<Postgr
 
 /// What the URL leaves open. PgBouncer refuses `extra_float_digits`, which concerns only older servers.
 fn complete(options: PgConnectOptions, url: &Url) -> PgConnectOptions {
-    let options = match options.get_host() {
+    let options = match url.host() {
         // The driver takes an address of IPv6 with the brackets that it has in a URL.
-        host if host.starts_with('[') => {
-            let address = host.trim_matches(['[', ']']).to_owned();
-            options.host(&address)
-        }
+        Some(Host::Ipv6(address)) => options.host(&address.to_string()),
         _ => options,
     };
     let options = options.extra_float_digits(None).disable_statement_logging();

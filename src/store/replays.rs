@@ -84,8 +84,14 @@ pub(crate) enum NotReplayable {
     #[error("event {0} was dead-lettered, and its dead letter was replayed or dropped")]
     NoDeadLetter(EventId),
     /// There is nothing to repair, so its body was not kept.
-    #[error("none of the calls of event {0} failed, so its body was removed when it was finished")]
+    #[error("none of the calls of event {0} failed: `--all-services` makes those again that succeeded")]
     NothingFailed(EventId),
+    /// It had no service to call.
+    #[error("event {0} made no calls")]
+    NothingCalled(EventId),
+    /// There was nothing to repair.
+    #[error("the body of event {0}, of which no call failed, was removed after history.keep_bodies")]
+    BodyExpired(EventId),
     /// It was finished before bodies of failed events were kept.
     #[error("the body of event {0} was removed when it was finished, by an older version of outhook")]
     NoBody(EventId),
@@ -97,18 +103,27 @@ struct Candidate {
     state: event::State,
     has_body: bool,
     has_failed: bool,
+    has_ended: bool,
     letter: Option<i64>,
 }
 
 impl Candidate {
-    fn refusal(&self) -> Option<NotReplayable> {
+    fn refusal(&self, calls: CallsAgain) -> Option<NotReplayable> {
         match (self.state, self.letter) {
             (event::State::Unfinished, _) => Some(NotReplayable::Unfinished(self.id)),
             (event::State::Dead, Some(letter)) => Some(NotReplayable::DeadLettered(self.id, letter)),
             (event::State::Dead, None) => Some(NotReplayable::NoDeadLetter(self.id)),
-            (event::State::Finished, _) if !self.has_failed => Some(NotReplayable::NothingFailed(self.id)),
-            (event::State::Finished, _) if !self.has_body => Some(NotReplayable::NoBody(self.id)),
-            (event::State::Finished, _) => None,
+            (event::State::Finished, _) => self.refusal_of_finished(calls),
+        }
+    }
+
+    fn refusal_of_finished(&self, calls: CallsAgain) -> Option<NotReplayable> {
+        match calls {
+            CallsAgain::Failed if !self.has_failed => Some(NotReplayable::NothingFailed(self.id)),
+            CallsAgain::All if !self.has_ended => Some(NotReplayable::NothingCalled(self.id)),
+            _ if self.has_body => None,
+            _ if self.has_failed => Some(NotReplayable::NoBody(self.id)),
+            _ => Some(NotReplayable::BodyExpired(self.id)),
         }
     }
 }
@@ -125,11 +140,16 @@ pub(super) const RETURNING: &str = "RETURNING id AS event_id, replay_of, bot_id,
 
 impl Store {
     /// Why some of these events can't be replayed, in the order of their ids.
-    pub(crate) async fn refuse_replays(&self, events: &[EventId]) -> Result<Vec<NotReplayable>, StoreError> {
+    pub(crate) async fn refuse_replays(
+        &self,
+        events: &[EventId],
+        calls: CallsAgain,
+    ) -> Result<Vec<NotReplayable>, StoreError> {
         let among = among(self.backend(), 1);
         let sql = format!(
             "SELECT e.id, e.state, e.payload IS NOT NULL AS has_body,
                 EXISTS (SELECT 1 FROM outhook_call c WHERE c.event_id = e.id AND c.state = 2) AS has_failed,
+                EXISTS (SELECT 1 FROM outhook_call c WHERE c.event_id = e.id AND c.state IN (1, 2)) AS has_ended,
                 (SELECT max(d.id) FROM outhook_dead_letter d
                  WHERE d.event_id = e.id AND d.replayed_by IS NULL) AS letter
              FROM outhook_event e WHERE e.id {among}"
@@ -137,7 +157,7 @@ impl Store {
         let query = statement(self.backend(), sql, [ids(self.backend(), events)]);
         let found = Candidate::find_by_statement(query).all(self.db()).await?;
         let refusal = |event: &EventId| match found.iter().find(|candidate| candidate.id == *event) {
-            Some(candidate) => candidate.refusal(),
+            Some(candidate) => candidate.refusal(calls),
             None => Some(NotReplayable::Unknown(*event)),
         };
         Ok(events.iter().filter_map(refusal).collect())
@@ -203,6 +223,10 @@ async fn replay_event(
     before: ReplayedBefore,
 ) -> Result<Option<Replayed>, DbErr> {
     let backend = transaction.get_database_backend();
+    let states = match calls {
+        CallsAgain::Failed => "= 2",
+        CallsAgain::All => "IN (1, 2)",
+    };
     let only = match before {
         ReplayedBefore::Again => "",
         ReplayedBefore::Skipped => "AND NOT EXISTS (SELECT 1 FROM outhook_event r WHERE r.replay_of = e.id)",
@@ -215,6 +239,7 @@ async fn replay_event(
              WHERE m.bot_id = e.bot_id AND m.message_id = e.message_id) + 1,
             e.conversation, 0, $2, $2, e.payload, e.id
          FROM outhook_event e WHERE e.id = $1 AND e.state = 1 AND e.payload IS NOT NULL {only}
+           AND EXISTS (SELECT 1 FROM outhook_call c WHERE c.event_id = e.id AND c.state {states})
          {RETURNING}"
     );
     let values = [event.into(), now().into()];
@@ -222,10 +247,6 @@ async fn replay_event(
         return Ok(None);
     };
     let replayed = Replayed::from_query_result(&row, "")?;
-    let states = match calls {
-        CallsAgain::Failed => "= 2",
-        CallsAgain::All => "IN (1, 2)",
-    };
     let sql = format!(
         "INSERT INTO outhook_call (event_id, service_id, service_name, state, attempts, duration_ms)
          SELECT $2, c.service_id, c.service_name, 0, 0, 0 FROM outhook_call c

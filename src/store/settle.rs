@@ -7,7 +7,7 @@ mod flags;
 use std::collections::BTreeMap;
 
 use entity::outhook::event;
-use outhook_core::identity::{EventId, EventKey, Millis, ServiceId};
+use outhook_core::identity::{BotId, EventId, EventKey, Millis, ServiceId};
 use sea_orm::{ActiveEnum, ConnectionTrait, DbErr};
 
 pub(crate) use self::calls::{CallOutcome, CallRecord};
@@ -18,7 +18,7 @@ use self::{
 use super::{
     DeadLetter, Store, StoreError,
     gates::{DatedChange, change_gates, merge},
-    letters::set_event_aside,
+    letters::{drop_old_bodies, set_event_aside},
     outbox::insert_replies,
     pool::Transaction,
     sql::{among, ids, now, statement},
@@ -74,6 +74,15 @@ impl Settlement {
         self.calls.push(call);
     }
 
+    /// The bots of its dead letters, once for each.
+    fn bots_of_letters(&self) -> Vec<Option<BotId>> {
+        let dead = self.events.iter().filter_map(|(_, _, end)| match end {
+            EventEnd::Dead { letter } => Some(letter.bot),
+            EventEnd::Finished | EventEnd::Parked(_) => None,
+        });
+        self.letters.iter().map(|(_, letter)| letter.bot).chain(dead).collect()
+    }
+
     fn finished(&self) -> Vec<(EventId, EventKey)> {
         let is_finished = |end: &EventEnd| matches!(end, EventEnd::Finished);
         self.events.iter().filter(|(_, _, end)| is_finished(end)).map(|(id, key, _)| (*id, *key)).collect()
@@ -82,10 +91,14 @@ impl Settlement {
 
 impl Store {
     /// Commits a settlement. Doing it again after an error of unknown outcome does no harm.
-    pub(crate) async fn settle(&self, settlement: Settlement) -> Result<Settled, StoreError> {
+    pub(crate) async fn settle(
+        &self,
+        settlement: Settlement,
+        letters_per_bot: usize,
+    ) -> Result<Settled, StoreError> {
         let gates = settlement.gates.clone();
-        let settled = self.write(Step::Settle, |transaction| settle(transaction, settlement)).await;
-        match settled {
+        let work = move |transaction| settle(transaction, settlement, letters_per_bot);
+        match self.write(Step::Settle, work).await {
             Err(StoreError::Locked(locked)) => {
                 self.settle_gates(gates).await?;
                 Ok(Settled { locked, ..Settled::default() })
@@ -104,11 +117,16 @@ impl Store {
     }
 }
 
-async fn settle(transaction: Transaction, settlement: Settlement) -> Result<Settled, StoreError> {
+async fn settle(
+    transaction: Transaction,
+    settlement: Settlement,
+    letters_per_bot: usize,
+) -> Result<Settled, StoreError> {
     let locked = flag_messages(&transaction, &settlement.finished()).await?;
     if !locked.is_empty() {
         return Err(StoreError::Locked(locked));
     }
+    let bots = settlement.bots_of_letters();
     fix_services(&transaction, settlement.begun).await?;
     let (dropped, replies) = record_calls(&transaction, settlement.calls).await?;
     insert_replies(&transaction, replies).await?;
@@ -117,6 +135,7 @@ async fn settle(transaction: Transaction, settlement: Settlement) -> Result<Sett
         set_event_aside(&transaction, event, letter).await?;
     }
     let due = end_events(&transaction, settlement.events).await?;
+    drop_old_bodies(&transaction, bots, letters_per_bot).await?;
     Ok(Settled { dropped, locked: Vec::new(), due })
 }
 
@@ -157,10 +176,7 @@ async fn park_event(transaction: &Transaction, event: EventId, due: Millis) -> R
     row.map_or(Ok(None), |row| row.try_get("", "due"))
 }
 
-/// An event keeps its body if one of its calls failed: a replay needs it.
-const BODY_IF_FAILED: &str = "CASE WHEN EXISTS (
-    SELECT 1 FROM outhook_call c WHERE c.event_id = outhook_event.id AND c.state = 2) THEN payload END";
-
+/// A finished event keeps its body for a while, see `history`; that of a dead one is its dead letter's.
 async fn close_events(
     transaction: &Transaction,
     events: &[EventId],
@@ -171,7 +187,7 @@ async fn close_events(
     }
     let backend = transaction.get_database_backend();
     let among = among(backend, 1);
-    let body = if state == event::State::Finished { BODY_IF_FAILED } else { "NULL" };
+    let body = if state == event::State::Finished { "payload" } else { "NULL" };
     let sql = format!(
         "UPDATE outhook_event SET state = $2, finished_at = $3, due = NULL, payload = {body}
          WHERE id {among} AND state = 0"

@@ -1,6 +1,7 @@
 //! A private RabbitMQ, beside whatever else runs on the machine.
 
 use std::fs;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -87,6 +88,21 @@ impl Rabbit {
     /// Ends it with SIGKILL.
     pub async fn kill(&self) {
         self.process.end("KILL").await;
+    }
+
+    /// Stops it from doing anything, and from ending its connections.
+    pub fn freeze(&self) {
+        self.process.signal("STOP");
+    }
+
+    /// Lets it go on after `freeze`.
+    pub fn thaw(&self) {
+        self.process.signal("CONT");
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        SocketAddr::from((Ipv4Addr::LOCALHOST, self.ports.amqp))
     }
 
     /// The address of its default virtual host, `/`.

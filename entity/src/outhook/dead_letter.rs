@@ -19,12 +19,14 @@ pub struct Model {
     pub reason: String,
     /// The reason in words.
     pub detail: String,
-    /// The delivery's whole body; empty once it was replayed.
+    /// The delivery's whole body; empty once it was replayed or dropped.
     pub payload: Vec<u8>,
     /// When it was set aside.
     pub created_at: i64,
     /// The event as which it was replayed.
     pub replayed_by: Option<i64>,
+    /// How large the body was, if it was dropped because its bot has too many dead letters.
+    pub dropped_bytes: Option<i64>,
 }
 
 /// No relation is followed through the ORM.

@@ -26,7 +26,8 @@ pub struct Model {
     pub taken_at: i64,
     /// When it was finished or dead-lettered.
     pub finished_at: Option<i64>,
-    /// The delivery's body; removed when the event is done with, unless one of its calls failed.
+    /// The delivery's body. It goes to the dead letter of a dead event, and is removed some time after an
+    /// event is finished without a failed call.
     pub payload: Option<Vec<u8>>,
     /// It was held when a process ended uncleanly, and may have been what ended it.
     pub is_suspect: bool,

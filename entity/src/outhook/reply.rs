@@ -19,9 +19,9 @@ pub struct Model {
     pub conversation: i64,
     /// Where to post: JSON, see the ReplyActor.
     pub destination: String,
-    /// Markdown, as UTF-8 bytes.
+    /// Markdown, as UTF-8 bytes; emptied some time after the reply is posted.
     pub content: Vec<u8>,
-    /// `widget_content`, as UTF-8 bytes.
+    /// `widget_content`, as UTF-8 bytes; removed with the content.
     pub widget: Option<Vec<u8>>,
     /// Where it stands.
     pub state: State,

@@ -3,13 +3,13 @@
 use std::collections::HashMap;
 
 use actix::{ActorFutureExt, AsyncContext, Context, WrapFuture};
-use outhook_core::{event::Header, identity::BotId};
+use outhook_core::{batch::batch_len, event::Header, identity::BotId};
 
 use super::{CurrentSession, QueueActor, jobs::Kind};
 use crate::{
     actors::{EVENT_LOG, count_letter},
     broker::Delivery,
-    database_job::Ended,
+    database_job::{DatabaseJob, Ended},
     store::{DeadLetter, Intake, NewEvent, StoreError, Stored},
 };
 
@@ -40,7 +40,7 @@ impl QueueActor {
     /// Stores what has arrived while the last job was being done, and acknowledges it once it is
     /// committed.
     pub(super) fn store_deliveries(&mut self, context: &mut Context<Self>) {
-        let rows = self.deliveries.len().min(self.batch_rows);
+        let rows = batch_len(self.deliveries.iter().map(|delivery| delivery.body.len()), self.batch_rows);
         let deliveries: Vec<Delivery> = self.deliveries.drain(..rows).collect();
         let again = deliveries.iter().any(|delivery| delivery.redelivered);
         let batch = Batch { deliveries, session: self.session.clone(), again };
@@ -62,9 +62,11 @@ impl QueueActor {
     }
 
     fn store_batch(&mut self, intake: Intake, batch: Batch, context: &mut Context<Self>) {
-        let (store, again) = (self.store.clone(), batch.again);
-        let job = async move { store.store_deliveries(intake, again).await };
-        self.storing().begin(context, Self::storing, job, |actor, stored, context| match stored {
+        let (again, letters_per_bot, rows) = (batch.again, self.letters_per_bot, batch.deliveries.len());
+        let store = self.store.clone();
+        let job = async move { store.store_deliveries(intake, again, letters_per_bot).await };
+        let line = (Self::storing as fn(&mut Self) -> &mut DatabaseJob, rows);
+        self.storing().begin_batch(context, line, job, |actor, stored, context| match stored {
             Ended::Done(stored) => actor.stored(stored, batch, context),
             Ended::Again => actor.store_again(batch, context),
             Ended::Failed(error) => actor.refused(batch, &error, context),
@@ -111,7 +113,7 @@ impl QueueActor {
     fn refused(&mut self, batch: Batch, error: &StoreError, context: &mut Context<Self>) {
         let rows = batch.deliveries.len();
         if self.put_back(batch) {
-            self.isolate(rows, error, context)
+            self.isolate(rows, error, context);
         } else {
             self.go_on_after(Kind::Store, context)
         }
@@ -150,8 +152,8 @@ impl QueueActor {
         count_letter(letter.reason);
         let batch = Batch { deliveries: vec![delivery], session: self.session.clone(), again: false };
         let intake = Intake { dead: vec![letter], ..Intake::default() };
-        let store = self.store.clone();
-        let job = async move { store.store_deliveries(intake, false).await };
+        let (store, letters_per_bot) = (self.store.clone(), self.letters_per_bot);
+        let job = async move { store.store_deliveries(intake, false, letters_per_bot).await };
         // If not even that is stored, it waits for better times.
         self.storing().begin_stubbornly(context, Self::storing, job, |actor, stored, context| match stored {
             Some(stored) => actor.stored(stored, batch, context),

@@ -3,7 +3,7 @@
 use clap::Args;
 use serde_json::json;
 
-use super::refuse_unless_open;
+use super::{BODY_DROPPED, refuse_unless_open};
 use crate::{
     actors::queue::read_delivery,
     cli::{
@@ -148,8 +148,7 @@ async fn refuse_what_is_no_event(
     for id in letters {
         let Some(letter) = store.find_dead_letter(*id).await? else { continue };
         if let Err(refused) = read(&letter, event_bytes_max) {
-            refusals
-                .push(format!("dead letter {id} is still no event ({}: {})", refused.reason, refused.detail));
+            refusals.push(format!("dead letter {id} can't be replayed: {refused}"));
         }
     }
     if refusals.is_empty() {
@@ -164,7 +163,7 @@ async fn replay_letter(store: &Store, id: i64, event_bytes_max: usize) -> Result
     let Some(letter) = letter else { return Ok(Outcome::Gone) };
     let event = match read(&letter, event_bytes_max) {
         Ok(event) => event,
-        Err(refused) => return Ok(Outcome::Refused(format!("{}: {}", refused.reason, refused.detail))),
+        Err(refused) => return Ok(Outcome::Refused(refused)),
     };
     match store.replay_dead_letter(id, event).await {
         Ok(Some(replayed)) => Ok(Outcome::Replayed(replayed)),
@@ -176,9 +175,14 @@ async fn replay_letter(store: &Store, id: i64, event_bytes_max: usize) -> Result
 
 /// Reads a dead letter as if it were delivered now. One of a bot that is known was an event already, and is
 /// not measured again.
-fn read(letter: &DeadLetterRow, event_bytes_max: usize) -> Result<NewEvent, DeadLetter> {
+fn read(letter: &DeadLetterRow, event_bytes_max: usize) -> Result<NewEvent, String> {
+    if letter.dropped_bytes.is_some() {
+        return Err(BODY_DROPPED.to_owned());
+    }
     let bytes_max = if letter.bot_id.is_some() { usize::MAX } else { event_bytes_max };
-    read_delivery(&letter.payload, bytes_max)
+    let still =
+        |refused: DeadLetter| format!("it is still no event ({}: {})", refused.reason, refused.detail);
+    read_delivery(&letter.payload, bytes_max).map_err(still)
 }
 
 fn record(letter: i64, replayed: &Replayed) -> serde_json::Value {

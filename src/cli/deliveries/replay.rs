@@ -65,7 +65,7 @@ impl Replay {
         let mut events = self.ids.clone();
         events.sort_unstable();
         events.dedup();
-        let refusals = store.refuse_replays(&events).await?;
+        let refusals = store.refuse_replays(&events, self.calls()).await?;
         if !refusals.is_empty() {
             let refusals: Vec<String> = refusals.iter().map(ToString::to_string).collect();
             return Err(Failed::usage(format!("nothing was replayed: {}", refusals.join("; "))));
@@ -97,6 +97,10 @@ impl Replay {
         }
     }
 
+    fn calls(&self) -> CallsAgain {
+        if self.all_services { CallsAgain::All } else { CallsAgain::Failed }
+    }
+
     /// Replays a batch when it is its time, and says how many of it could be.
     async fn replay(
         &self,
@@ -107,8 +111,7 @@ impl Replay {
     ) -> Result<usize, Failed> {
         pace.wait().await;
         let count = events.len();
-        let calls = if self.all_services { CallsAgain::All } else { CallsAgain::Failed };
-        let replayed = store.replay_events(events, calls, before).await?;
+        let replayed = store.replay_events(events, self.calls(), before).await?;
         pace.advance(count);
         if self.json {
             pace.aside(|| replayed.iter().try_for_each(say_json))?;

@@ -148,3 +148,28 @@ async fn a_flood_of_another_daemons_bot_is_no_reason_to_look_again() {
     let due = inbox.store.under(tenure).due_events(DUE, 0, PAGE).await.expect("events");
     assert_eq!((by_bot(&due), due.next), (BTreeMap::from([(mine, 2)]), Some(DUE + 1)));
 }
+
+#[tokio::test]
+async fn a_page_of_large_events_ends_before_it_is_full_and_the_next_bot_goes_on() {
+    let inbox = Inbox::new().await;
+    for bot in 1..=3 {
+        inbox.add(bot, 2, 2, DUE).await;
+    }
+    // Two of them fit into a page.
+    inbox
+        .db
+        .execute_unprepared("UPDATE outhook_event SET payload = zeroblob(6000000)")
+        .await
+        .expect("bodies");
+    inbox.add(4, 600, 1, DUE).await;
+    let (mut bots, mut after) = (Vec::new(), 0);
+    for _ in 0..3 {
+        let due = inbox.take(after).await;
+        assert_eq!(due.next, Some(DUE), "there is more");
+        bots.push(by_bot(&due).into_iter().collect::<Vec<_>>());
+        after = due.last;
+    }
+    assert_eq!(bots[0], [(1, 2)]);
+    assert_eq!(bots[1], [(2, 2)]);
+    assert_eq!(bots[2][0], (3, 2));
+}

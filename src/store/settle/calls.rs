@@ -43,6 +43,15 @@ pub(crate) struct CallRecord {
     pub(crate) gate: Option<DatedChange>,
 }
 
+impl CallRecord {
+    /// The bytes of what endpoints have a hand in.
+    pub(crate) fn bytes(&self) -> usize {
+        let detail = self.detail.as_ref().map_or(0, String::len);
+        let excerpt = self.excerpt.as_ref().map_or(0, Vec::len);
+        detail + excerpt + self.reply.as_ref().map_or(0, NewReply::bytes)
+    }
+}
+
 /// How a call stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum CallOutcome {

@@ -12,6 +12,8 @@ use crate::store::{
 
 const BOT: i64 = 1;
 const SERVICE: ServiceId = 1;
+/// `queue.dead_letters_per_bot`.
+const LETTERS: usize = 10;
 
 /// An inbox on a database of its own.
 struct Inbox {
@@ -33,14 +35,14 @@ impl Inbox {
     /// Stores an event with this body, and returns its row.
     async fn take(&self, message: i64, body: &str) -> EventId {
         let intake = Intake { events: vec![event(message, 0, body)], ..Intake::default() };
-        let stored = self.store.store_deliveries(intake, false).await.expect("an event");
+        let stored = self.store.store_deliveries(intake, false, LETTERS).await.expect("an event");
         stored.held[0].event.id
     }
 
     /// Settles twice, as when the first commit was not answered.
     async fn settle_twice(&self, settlement: Settlement) -> [Settled; 2] {
-        let first = self.store.settle(settlement.clone()).await.expect("a commit");
-        [first, self.store.settle(settlement).await.expect("another commit")]
+        let first = self.store.settle(settlement.clone(), LETTERS).await.expect("a commit");
+        [first, self.store.settle(settlement, LETTERS).await.expect("another commit")]
     }
 
     /// The reasons and bodies of all dead letters that were not replayed.
@@ -147,17 +149,17 @@ async fn a_resume_outlasts_the_changes_before_it_however_late_they_are_settled()
     let inbox = Inbox::new().await;
     let event = inbox.take(1, "one").await;
     let closed = closing(event, now());
-    inbox.store.settle(closed.clone()).await.expect("a commit");
+    inbox.store.settle(closed.clone(), LETTERS).await.expect("a commit");
     assert_eq!(inbox.store.resume_service(SERVICE).await.expect("a resume"), Pausing::Changed);
-    let again = inbox.store.settle(closed).await.expect("a commit that was not answered");
+    let again = inbox.store.settle(closed, LETTERS).await.expect("a commit that was not answered");
     assert!(again.dropped == 1 && again.due.is_some_and(|due| due <= now()), "{again:?}");
     let due = format!("WHERE due <= {}", now());
     assert_eq!(inbox.count(&format!("outhook_call {due}")).await, 1);
     assert_eq!(inbox.count(&format!("outhook_event {due}")).await, 1);
-    inbox.store.settle(changing(event, GateChange::Opened, 1)).await.expect("a late commit");
+    inbox.store.settle(changing(event, GateChange::Opened, 1), LETTERS).await.expect("a late commit");
     assert_eq!(inbox.count("outhook_gate WHERE reason = 4").await, 1);
 
-    inbox.store.settle(closing(event, now() + 1_000)).await.expect("a failure since");
+    inbox.store.settle(closing(event, now() + 1_000), LETTERS).await.expect("a failure since");
     assert_eq!(inbox.count("outhook_gate WHERE reason = 0").await, 1);
 }
 
@@ -165,16 +167,16 @@ async fn a_resume_outlasts_the_changes_before_it_however_late_they_are_settled()
 async fn a_resume_of_a_moment_to_come_outlasts_nothing() {
     let inbox = Inbox::new().await;
     let event = inbox.take(1, "one").await;
-    inbox.store.settle(closing(event, now())).await.expect("a commit");
+    inbox.store.settle(closing(event, now()), LETTERS).await.expect("a commit");
     inbox.store.resume_service(SERVICE).await.expect("a resume");
     let put_back = "UPDATE outhook_gate SET since = since + 3600000";
     inbox.db.execute_unprepared(put_back).await.expect("another moment");
 
-    inbox.store.settle(closing(event, now() - 1)).await.expect("a failure since");
+    inbox.store.settle(closing(event, now() - 1), LETTERS).await.expect("a failure since");
     assert_eq!(inbox.count("outhook_gate WHERE reason = 0").await, 1);
     inbox.store.resume_service(SERVICE).await.expect("a resume");
     inbox.db.execute_unprepared(put_back).await.expect("another moment");
-    inbox.store.settle(changing(event, GateChange::Opened, now())).await.expect("an answer since");
+    inbox.store.settle(changing(event, GateChange::Opened, now()), LETTERS).await.expect("an answer since");
     assert_eq!(inbox.count("outhook_gate").await, 0);
 }
 
@@ -183,7 +185,7 @@ async fn an_endpoint_that_says_again_after_a_resume_that_it_is_gone_is_paused_ag
     let inbox = Inbox::new().await;
     let event = inbox.take(1, "one").await;
     let gone = || GateChange::Gone { detail: "a test".into() };
-    inbox.store.settle(closing(event, 1)).await.expect("a commit");
+    inbox.store.settle(closing(event, 1), LETTERS).await.expect("a commit");
     inbox.store.resume_service(SERVICE).await.expect("a resume");
 
     let mut settlement = changing(event, gone(), 2);
@@ -191,6 +193,6 @@ async fn an_endpoint_that_says_again_after_a_resume_that_it_is_gone_is_paused_ag
         gate: Some(DatedChange { change: gone(), at: now() + 1_000 }),
         ..call(event, CallOutcome::Failed, now())
     });
-    inbox.store.settle(settlement).await.expect("a commit");
+    inbox.store.settle(settlement, LETTERS).await.expect("a commit");
     assert_eq!(inbox.count("outhook_gate WHERE reason = 3").await, 1);
 }
