@@ -24,8 +24,8 @@ use tokio::{
 use url::Url;
 
 use super::{
-    client::retry_after_value,
     dial::{DialError, Dialler},
+    retry_after::retry_after_value,
 };
 use crate::config::connection_url::ConnectionUrl;
 
