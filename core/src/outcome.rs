@@ -64,6 +64,8 @@ pub enum Fault {
     Proxy,
     /// Not called: no file was left to open a connection with, here or on the machine.
     NoFiles,
+    /// Not called: this machine has no port, no route or no memory for a connection.
+    Local,
     /// An answer with a status that is not 2xx.
     Status,
     /// A 2xx answer that is not one of the accepted shapes.
@@ -100,6 +102,7 @@ impl Fault {
             Self::Blocked => "blocked",
             Self::Proxy => "proxy",
             Self::NoFiles => "no_files",
+            Self::Local => "local",
             Self::Status => "status",
             Self::BadAnswer => "bad_answer",
             Self::Unsupported => "unsupported",
@@ -125,7 +128,18 @@ impl Fault {
                 | Self::NotHttp
                 | Self::Proxy
                 | Self::NoFiles
+                | Self::Local
         )
+    }
+
+    /// Whether the endpoint has no part in it.
+    pub(crate) const fn is_ours(self) -> bool {
+        matches!(self, Self::Proxy | Self::NoFiles | Self::Local)
+    }
+
+    /// Whether this machine made no attempt.
+    pub const fn spends_no_attempt(self) -> bool {
+        matches!(self, Self::NoFiles | Self::Local)
     }
 }
 
@@ -165,6 +179,7 @@ impl Failure {
                 "its endpoint could not be reached".into()
             }
             (Fault::NoFiles, _) => "this server has too many connections open".into(),
+            (Fault::Local, _) => "this server could not open a connection".into(),
             (Fault::Tls, _) => "no secure connection to its endpoint could be made".into(),
             (Fault::Truncated, _) => "its endpoint's answer was cut short".into(),
             (Fault::TooLarge, _) => "its endpoint's answer was too large".into(),
@@ -285,6 +300,7 @@ mod tests {
             Fault::Tls,
             Fault::Truncated,
             Fault::NoFiles,
+            Fault::Local,
         ] {
             assert!(matches!(verdict(fault), Verdict::Retry { not_before: None, .. }), "{fault}");
         }

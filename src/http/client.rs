@@ -68,6 +68,7 @@ pub(crate) struct WebhookClient {
     response_bytes_max: usize,
     no_files_at: Cell<Option<Instant>>,
     no_files_told: Reminder,
+    local_told: Reminder,
 }
 
 struct Kept {
@@ -116,6 +117,7 @@ impl WebhookClient {
             response_bytes_max: config.max_response_bytes,
             no_files_at: Cell::default(),
             no_files_told: Reminder::default(),
+            local_told: Reminder::default(),
         }
     }
 
@@ -155,6 +157,15 @@ impl WebhookClient {
             log::warn!(
                 "no file is left to open connections with, so calls are put off: raise the limit of open files \
                  (LimitNOFILE= of systemd, ulimit -n), or lower http.max_calls"
+            );
+        }
+    }
+
+    /// This machine could not open a connection for a call; an operator is told now and then.
+    pub(crate) fn could_not_connect(&self, why: &str) {
+        if self.local_told.is_due() {
+            log::warn!(
+                "this machine can't open a connection that a call needs, so the call is deferred: {why}"
             );
         }
     }

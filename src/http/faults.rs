@@ -94,12 +94,17 @@ fn connect_fault(error: &ConnectFault) -> Attempt {
         ConnectFault::Proxy(fault) => return fault.clone().into(),
         ConnectFault::Tls(_) => Fault::Tls,
         ConnectFault::Late(_) => Fault::Timeout,
-        ConnectFault::Dial(error) if error.is_for_want_of_files() => Fault::NoFiles,
-        ConnectFault::Dial(DialError::Blocked(_)) => Fault::Blocked,
-        ConnectFault::Dial(DialError::Unresolved(..)) => Fault::Dns,
-        ConnectFault::Dial(DialError::Io(error)) => io_fault(error),
+        ConnectFault::Dial(error) => error.local_fault().unwrap_or_else(|| dial_fault(error)),
     };
     failed(fault, error.to_string())
+}
+
+fn dial_fault(error: &DialError) -> Fault {
+    match error {
+        DialError::Blocked(_) => Fault::Blocked,
+        DialError::Unresolved(..) => Fault::Dns,
+        DialError::Io(error) => io_fault(error),
+    }
 }
 
 /// A connection that broke; TLS may do so after it was agreed on, as when a certificate of ours is asked for.
@@ -155,13 +160,15 @@ mod tests {
     }
 
     #[test]
-    fn that_no_file_is_left_is_no_fault_of_the_endpoint() {
+    fn a_fault_of_this_machine_is_none_of_the_endpoint() {
         let dial = |number| fault(DialError::Io(io::Error::from_raw_os_error(number)).into());
-        let (no_memory, enfile, emfile, not_a_terminal) = (12, 23, 24, 25);
+        let (no_memory, enfile, emfile, not_a_terminal, unreachable) = (12, 23, 24, 25, 101);
         assert_eq!([enfile, emfile].map(dial), [Fault::NoFiles; 2]);
-        assert_eq!([no_memory, not_a_terminal].map(dial), [Fault::Reset; 2]);
+        assert_eq!([no_memory, unreachable].map(dial), [Fault::Local; 2]);
+        assert_eq!(dial(not_a_terminal), Fault::Reset);
         let look_up = |error| fault(DialError::Unresolved("bot.example".into(), error).into());
         assert_eq!(look_up(LookupError::NoFiles), Fault::NoFiles);
+        assert_eq!(look_up(LookupError::Local("no route".into())), Fault::Local);
         assert_eq!(look_up(LookupError::Silence), Fault::Dns);
     }
 }

@@ -18,6 +18,7 @@
 //! | `redirect`, `retry_after` | where a redirect leads; when to call again |
 //! | `files` | how the files that may be open are shared out, and what it looks like when there are no more |
 //! | `inflate` | decompression that stops at the same size |
+//! | `local` | faults of this machine |
 //! | `reminder` | what is said once in a while |
 //! | `faults` | what the libraries' errors mean |
 
@@ -30,6 +31,7 @@ mod files;
 mod framing;
 mod header_section;
 mod inflate;
+mod local;
 mod proxy;
 mod redirect;
 mod reminder;

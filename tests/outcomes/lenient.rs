@@ -30,6 +30,26 @@ async fn what_is_wrong_is_named() {
     table.check(&config()).await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fault_of_this_machine_spends_no_attempt() {
+    let mut table = Table::default();
+    // Linux connects to no group of hosts and no broadcast, whatever its routes.
+    for host in ["224.0.0.1", "239.255.255.250"] {
+        let url = format!("http://{host}/");
+        table.url(&url, &url, Outcome::failed("local").after(0)).because("unreachable");
+    }
+    let allowed = r#"["127.0.0.0/8", "224.0.0.0/4"]"#;
+    let config = config().set("egress.allow", allowed).text("retry.give_up_after", "2s");
+    // A failure that is held against the endpoint would close its gate for good.
+    let config =
+        config.set("breaker.failures", "1").text("breaker.open", "1d").text("breaker.max_open", "1d");
+
+    table.check(&config).await;
+
+    let services = config.cli(&["services", "list", "--json"]).await.success().records();
+    assert!(services.iter().all(|service| service["state"] == "open"), "{services:?}");
+}
+
 fn soup() -> Outcome {
     Outcome::succeeded(Says::reply("soup"))
 }

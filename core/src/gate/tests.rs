@@ -239,6 +239,7 @@ fn a_call_that_was_not_made_says_nothing_of_its_endpoint() {
         Fault::Panicked,
         Fault::Proxy,
         Fault::NoFiles,
+        Fault::Local,
     ] {
         assert_eq!(signal(fault), Signal::None, "{fault}");
     }
