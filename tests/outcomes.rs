@@ -1,5 +1,7 @@
 //! What happens to an answer: every row of the outcome table, each with a bot of its own at one daemon.
 
+mod lenient;
+
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::{Duration, SystemTime};
 
@@ -224,6 +226,8 @@ struct Case {
     endpoint: Option<Endpoint>,
     /// Between two requests.
     wait_min: Duration,
+    /// What the ledger says of it, among other words.
+    detail: &'static str,
     expected: Outcome,
 }
 
@@ -292,8 +296,12 @@ impl Case {
         self.wait_min = wait;
     }
 
+    fn because(&mut self, detail: &'static str) {
+        self.detail = detail;
+    }
+
     /// What is wrong, if anything is.
-    fn fault(&self, seen: &Outcome) -> Option<String> {
+    fn fault(&self, seen: &Outcome, delivery: &Value) -> Option<String> {
         let requests = self.endpoint.as_ref().map(Endpoint::requests);
         let wrong_count =
             requests.as_ref().map(Vec::len).filter(|count| *count as u64 != self.expected.attempts);
@@ -302,6 +310,9 @@ impl Case {
         match () {
             () if *seen != self.expected => {
                 Some(format!("{}: expected {:?}, not {seen:?}", self.name, self.expected))
+            }
+            () if !delivery["detail"].as_str().unwrap_or_default().contains(self.detail) => {
+                Some(format!("{}: expected {:?} in {}", self.name, self.detail, delivery["detail"]))
             }
             () if wrong_count.is_some() => Some(format!("{}: {wrong_count:?} requests", self.name)),
             () if waits.iter().any(|wait| *wait < self.wait_min) => {
@@ -336,6 +347,7 @@ impl Table {
             interface: 1,
             endpoint: None,
             wait_min: Duration::ZERO,
+            detail: "",
             expected,
         });
         self.0.last_mut().unwrap()
@@ -369,10 +381,11 @@ impl Table {
         let faults: Vec<String> = self
             .numbered()
             .filter_map(|(bot, message, case)| {
-                let seen = Outcome::seen(only_delivery(&deliveries, bot), &said_by(&said, bot));
+                let delivery = only_delivery(&deliveries, bot);
+                let seen = Outcome::seen(delivery, &said_by(&said, bot));
                 let is_silent = seen.says == Says::Failure && !has_warning(&outhook.log(), bot, message);
                 let unlogged = is_silent.then(|| format!("{}: no warning in the log", case.name));
-                case.fault(&seen).or(unlogged)
+                case.fault(&seen, delivery).or(unlogged)
             })
             .collect();
         assert!(faults.is_empty(), "\n{}\n", faults.join("\n"));

@@ -3,7 +3,7 @@
 use serde_json::{Map, Value};
 
 use crate::{
-    json::Plain,
+    json,
     outcome::{Failure, Fault},
 };
 
@@ -31,11 +31,11 @@ impl Answer {
     /// # Errors
     /// [`Fault::BadAnswer`] if it is not JSON, or JSON but neither an object nor `""`.
     pub fn read(body: &[u8]) -> Result<Self, Failure> {
+        let body = json::without_byte_order_mark(body);
         if body.trim_ascii().is_empty() {
             return Ok(Self::Nothing);
         }
-        let Plain(said) = serde_json::from_slice(body)
-            .map_err(|error| unusable(format!("the answer is not JSON: {error}")))?;
+        let said = json::read(body).map_err(|error| unusable(format!("the answer is not JSON: {error}")))?;
         match said {
             Value::Object(object) => Ok(Self::Object(object)),
             Value::String(text) if text.is_empty() => Ok(Self::Nothing),
@@ -96,15 +96,29 @@ mod tests {
 
     #[test]
     fn an_empty_body_and_an_empty_string_are_answers_without_words() {
-        for body in ["", " \r\n", "\"\"", " \"\" "] {
+        for body in ["", " \r\n", "\"\"", " \"\" ", "\u{feff}", "\u{feff}\r\n", "\u{feff}\"\""] {
             assert_eq!(Answer::read(body.as_bytes()), Ok(Answer::Nothing), "{body:?}");
         }
     }
 
     #[test]
     fn only_an_object_is_read_further() {
-        assert!(matches!(Answer::read(b"{}"), Ok(Answer::Object(_))));
-        for body in ["true", "[]", "null", "3", "\"x\"", "<html>", "{", "{} {}", "NaN", "{\"a\":NaN}"] {
+        for body in ["{}", "\u{feff}{}", "\u{feff} {}", r#"{"content":"\ud83d"}"#] {
+            assert!(matches!(Answer::read(body.as_bytes()), Ok(Answer::Object(_))), "{body}");
+        }
+        for body in [
+            "true",
+            "[]",
+            "null",
+            "3",
+            "\"x\"",
+            "<html>",
+            "{",
+            "{} {}",
+            "\u{feff}\u{feff}{}",
+            "NaN",
+            "{\"a\":NaN}",
+        ] {
             let failure = Answer::read(body.as_bytes()).expect_err(body);
             assert_eq!(failure.fault, Fault::BadAnswer, "{body}");
         }

@@ -92,9 +92,7 @@ impl Signal {
         match verdict {
             Verdict::Success { .. } => Self::Answered,
             // That is no fault of the endpoint.
-            Verdict::Retry { failure, .. } if matches!(failure.fault, Fault::Proxy | Fault::NoFiles) => {
-                Self::None
-            }
+            Verdict::Retry { failure, .. } if failure.fault.is_ours() => Self::None,
             Verdict::Retry { failure: Failure { status, .. }, not_before } => {
                 let speaks_for_all = status.is_some_and(|status| LEAVE_ALONE.contains(&status));
                 Self::Failed { not_before: not_before.filter(|_| speaks_for_all) }

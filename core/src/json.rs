@@ -1,6 +1,6 @@
 //! JSON of strangers.
 
-use std::fmt;
+use std::{borrow::Cow, fmt};
 
 use serde::{
     Deserialize, Deserializer,
@@ -8,9 +8,63 @@ use serde::{
 };
 use serde_json::{Map, Value};
 
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+
+/// The bytes of an escaped UTF-16 code unit, such as `\ud83d`.
+const ESCAPE_BYTES: usize = 6;
+
+/// JSON text without the byte order mark that it must not have and that a reader may ignore (RFC 8259 §8.1).
+pub(crate) fn without_byte_order_mark(text: &[u8]) -> &[u8] {
+    text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(text)
+}
+
+/// Reads JSON text. A surrogate without its other half becomes U+FFFD: no Rust string can hold it, and its
+/// behavior is left to the reader (RFC 8259 §8.2).
+pub(crate) fn read(text: &[u8]) -> Result<Value, serde_json::Error> {
+    serde_json::from_slice(&without_lone_surrogates(text)).map(|Plain(value)| value)
+}
+
+/// Half of a surrogate pair.
+#[derive(PartialEq, Eq)]
+enum Half {
+    High,
+    Low,
+}
+
+fn without_lone_surrogates(text: &[u8]) -> Cow<'_, [u8]> {
+    let (mut text, mut at) = (Cow::Borrowed(text), 0);
+    while let Some(ahead) = text.get(at..).and_then(|rest| rest.iter().position(|byte| *byte == b'\\')) {
+        at += ahead;
+        at += match Half::of(&text[at..]) {
+            Some(Half::High) if Half::of(&text[at + ESCAPE_BYTES..]) == Some(Half::Low) => 2 * ESCAPE_BYTES,
+            Some(_) => {
+                text.to_mut()[at..at + ESCAPE_BYTES].copy_from_slice(br"\ufffd");
+                ESCAPE_BYTES
+            }
+            // Whatever is escaped does not begin another escape.
+            None => 2,
+        };
+    }
+    text
+}
+
+impl Half {
+    /// The surrogate that a text begins with as an escape.
+    fn of(text: &[u8]) -> Option<Self> {
+        let digits = text.strip_prefix(br"\u")?.first_chunk::<4>()?;
+        let unit =
+            digits.iter().try_fold(0, |unit, digit| Some(unit * 16 + char::from(*digit).to_digit(16)?))?;
+        match unit {
+            0xd800..=0xdbff => Some(Self::High),
+            0xdc00..=0xdfff => Some(Self::Low),
+            _ => None,
+        }
+    }
+}
+
 /// A JSON value as it was written. `Value` reads itself otherwise: it takes an object with a certain key for
 /// serde_json's own raw text, and parses that anew, as deep as the limit allows once more for each of them.
-pub(crate) struct Plain(pub(crate) Value);
+struct Plain(Value);
 
 impl<'de> Deserialize<'de> for Plain {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -75,8 +129,36 @@ mod tests {
     use super::*;
 
     fn read(text: &str) -> Value {
-        let Plain(value) = serde_json::from_str(text).expect("JSON");
-        value
+        super::read(text.as_bytes()).expect("JSON")
+    }
+
+    #[test]
+    fn lone_surrogates_are_replaced_wherever_they_stand() {
+        for (text, expected) in [
+            (r#""\ud83d""#, "\u{fffd}"),
+            (r#""\uDC00""#, "\u{fffd}"),
+            (r#""a\ud83db""#, "a\u{fffd}b"),
+            (r#""\ud83d\ud83d""#, "\u{fffd}\u{fffd}"),
+            (r#""\udc00\ud83d""#, "\u{fffd}\u{fffd}"),
+            (r#""\ud83d\ud83d\udcdd""#, "\u{fffd}\u{1f4dd}"),
+            (r#""\ud83d\n""#, "\u{fffd}\n"),
+            (r#""\ud83d\u0041""#, "\u{fffd}A"),
+            (r#""\uD83D\uDCDD""#, "\u{1f4dd}"),
+            (r#""\\ud83d""#, r"\ud83d"),
+            (r#""\\\ud83d""#, "\\\u{fffd}"),
+            (r#""\ud7ff\ue000""#, "\u{d7ff}\u{e000}"),
+        ] {
+            assert_eq!(read(text), json!(expected), "{text}");
+        }
+        let nested = r#"{"\ud83d":[{"a\udfff":"\udbff"}]}"#;
+        assert_eq!(read(nested), json!({"\u{fffd}": [{"a\u{fffd}": "\u{fffd}"}]}));
+    }
+
+    #[test]
+    fn a_broken_escape_stays_an_error() {
+        for text in [r#""\ud8""#, r#""\ud83g""#, r#""\u+d83""#, r#""\"#, r#""\ud83d"#, r#""\ud83d\"#] {
+            assert!(super::read(text.as_bytes()).is_err(), "{text}");
+        }
     }
 
     #[test]

@@ -13,6 +13,8 @@ pub enum Attempt {
         status: u16,
         /// When the endpoint asked to be tried again (`Retry-After`).
         retry_after: Option<Millis>,
+        /// Where a redirect leads, fit to be shown.
+        leads_to: Option<String>,
         /// The body after decompression.
         body: Vec<u8>,
     },
@@ -49,7 +51,7 @@ pub enum Fault {
     Tls,
     /// The body ended early or was framed wrongly.
     Truncated,
-    /// What came back is not HTTP, or an encoding that was not asked for.
+    /// The response is not HTTP; the detail names the line or header that is wrong.
     NotHttp,
     /// The answer is larger than `http.max_response_bytes`, or its head or its frames are larger than they
     /// may be.
@@ -62,6 +64,8 @@ pub enum Fault {
     Proxy,
     /// Not called: no file was left to open a connection with, here or on the machine.
     NoFiles,
+    /// Not called: this machine has no port, no route or no memory for a connection.
+    Local,
     /// An answer with a status that is not 2xx.
     Status,
     /// A 2xx answer that is not one of the accepted shapes.
@@ -98,6 +102,7 @@ impl Fault {
             Self::Blocked => "blocked",
             Self::Proxy => "proxy",
             Self::NoFiles => "no_files",
+            Self::Local => "local",
             Self::Status => "status",
             Self::BadAnswer => "bad_answer",
             Self::Unsupported => "unsupported",
@@ -123,7 +128,18 @@ impl Fault {
                 | Self::NotHttp
                 | Self::Proxy
                 | Self::NoFiles
+                | Self::Local
         )
+    }
+
+    /// Whether the endpoint has no part in it.
+    pub(crate) const fn is_ours(self) -> bool {
+        matches!(self, Self::Proxy | Self::NoFiles | Self::Local)
+    }
+
+    /// Whether this machine made no attempt.
+    pub const fn spends_no_attempt(self) -> bool {
+        matches!(self, Self::NoFiles | Self::Local)
     }
 }
 
@@ -163,6 +179,7 @@ impl Failure {
                 "its endpoint could not be reached".into()
             }
             (Fault::NoFiles, _) => "this server has too many connections open".into(),
+            (Fault::Local, _) => "this server could not open a connection".into(),
             (Fault::Tls, _) => "no secure connection to its endpoint could be made".into(),
             (Fault::Truncated, _) => "its endpoint's answer was cut short".into(),
             (Fault::TooLarge, _) => "its endpoint's answer was too large".into(),
@@ -200,21 +217,31 @@ pub enum Verdict {
     Final(Failure),
 }
 
-/// Statuses that ask for another attempt.
-const TRY_AGAIN: [u16; 7] = [408, 425, 429, 500, 502, 503, 504];
+/// Client errors that ask for another attempt.
+const RETRIED_4XX: [u16; 3] = [408, 425, 429];
+/// Registered server errors that another attempt would not change.
+const FINAL_5XX: [u16; 7] = [501, 505, 506, 507, 508, 510, 511];
+
+/// Whether a status asks for another attempt. One that is not registered means the same as the first of its
+/// class, and one beyond 599 is a server error (RFC 9110 §15).
+pub fn is_retried(status: u16) -> bool {
+    RETRIED_4XX.contains(&status) || (status >= 500 && !FINAL_5XX.contains(&status))
+}
 
 /// Judges an attempt by the outcome table. Whether a 2xx body is acceptable is for
 /// [`crate::answer`] to say.
 pub fn judge(attempt: Attempt) -> Verdict {
     match attempt {
         Attempt::Answered { status: 200..=299, body, .. } => Verdict::Success { body },
-        Attempt::Answered { status, retry_after, .. } => {
-            let failure = Failure {
-                fault: Fault::Status,
-                status: Some(status),
-                detail: format!("the endpoint answered with status {status}"),
+        Attempt::Answered { status, retry_after, leads_to, .. } => {
+            let detail = match leads_to {
+                Some(place) => {
+                    format!("the endpoint redirects with status {status}, which is not followed, to {place}")
+                }
+                None => format!("the endpoint answered with status {status}"),
             };
-            if TRY_AGAIN.contains(&status) {
+            let failure = Failure { fault: Fault::Status, status: Some(status), detail };
+            if is_retried(status) {
                 Verdict::Retry { failure, not_before: retry_after }
             } else {
                 Verdict::Final(failure)
@@ -235,21 +262,31 @@ mod tests {
     use super::*;
 
     fn answered(status: u16) -> Verdict {
-        judge(Attempt::Answered { status, retry_after: Some(5), body: b"x".to_vec() })
+        let body = b"x".to_vec();
+        judge(Attempt::Answered { status, retry_after: Some(5), leads_to: None, body })
     }
 
     #[test]
     fn only_statuses_of_the_table_are_tried_again() {
-        for status in 100..=599 {
+        for status in 100..=999 {
             let verdict = answered(status);
             match status {
                 200..=299 => assert!(matches!(verdict, Verdict::Success { .. }), "{status}"),
-                408 | 425 | 429 | 500 | 502 | 503 | 504 => {
-                    assert!(matches!(verdict, Verdict::Retry { not_before: Some(5), .. }), "{status}");
+                100..=407 | 409..=424 | 426..=428 | 430..=499 | 501 | 505..=508 | 510 | 511 => {
+                    assert!(matches!(verdict, Verdict::Final(_)), "{status}");
                 }
-                _ => assert!(matches!(verdict, Verdict::Final(_)), "{status}"),
+                _ => assert!(matches!(verdict, Verdict::Retry { not_before: Some(5), .. }), "{status}"),
             }
         }
+    }
+
+    #[test]
+    fn a_redirect_says_where_it_leads() {
+        let leads_to = Some("https://bot.example/new".to_owned());
+        let attempt = Attempt::Answered { status: 307, retry_after: None, leads_to, body: Vec::new() };
+        let Verdict::Final(failure) = judge(attempt) else { panic!("it is final") };
+        assert!(failure.detail.ends_with("status 307, which is not followed, to https://bot.example/new"));
+        assert!(!failure.told().contains("bot.example"));
     }
 
     #[test]
@@ -263,6 +300,7 @@ mod tests {
             Fault::Tls,
             Fault::Truncated,
             Fault::NoFiles,
+            Fault::Local,
         ] {
             assert!(matches!(verdict(fault), Verdict::Retry { not_before: None, .. }), "{fault}");
         }

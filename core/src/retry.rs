@@ -23,6 +23,10 @@ pub struct RetryPolicy {
     pub give_up_after: Duration,
 }
 
+/// Shortest and longest wait for a connection of this machine, in milliseconds.
+const DEFERRAL_MIN: Millis = 1000;
+const DEFERRAL_MAX: Millis = 30_000;
+
 /// What to do after an attempt that may be repeated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Next {
@@ -50,6 +54,15 @@ impl RetryPolicy {
     /// attempt.
     pub fn put_off(&self, taken: Millis, due: Millis) -> Next {
         if taken < self.given_up_before(due) { Next::TooLate } else { Next::At(due) }
+    }
+
+    /// When a call is tried again for which this machine had no connection, for an event taken at `taken`. The
+    /// wait grows with the event's age, so that a long outage costs few tries, and the last one comes when
+    /// `give_up_after` is over.
+    pub fn deferred_until(&self, taken: Millis, now: Millis) -> Millis {
+        let wait = (now.saturating_sub(taken) / 2).clamp(DEFERRAL_MIN, DEFERRAL_MAX);
+        let (due, last) = (now.saturating_add(wait), taken.saturating_add(millis(self.give_up_after)));
+        if now < last { due.min(last) } else { due }
     }
 
     /// Events that were taken before this moment are given up instead of being put off until `due`.
@@ -150,6 +163,17 @@ mod tests {
         assert_eq!(policy().next(5, 0, 250_000, None), Next::TooLate, "its own wait is a minute");
         assert_eq!(policy().put_off(0, 251_000), Next::At(251_000));
         assert_eq!(policy().given_up_before(300_001), 1);
+    }
+
+    #[test]
+    fn a_deferred_call_is_tried_until_give_up_after() {
+        let (mut now, mut tries) = (0, Vec::new());
+        while let Next::At(due) = policy().put_off(0, policy().deferred_until(0, now)) {
+            assert!(due > now);
+            (now, _) = (due, tries.push(due));
+        }
+        assert_eq!((tries[..4].to_vec(), tries.last()), (vec![1000, 2000, 3000, 4500], Some(&300_000)));
+        assert!(tries.len() < 25, "{tries:?}");
     }
 
     #[test]

@@ -156,9 +156,9 @@ impl Assignment {
         let began = Instant::now();
         let result = self.try_once(&bot, service).await;
         if let Verdict::Retry { failure, .. } = &result.verdict
-            && failure.fault == Fault::NoFiles
+            && failure.fault.spends_no_attempt()
         {
-            return self.put_off_without_files(service, failure.clone());
+            return self.defer_by_this_machine(service, failure.clone());
         }
         let took = began.elapsed();
         metrics::histogram!("outhook_call_seconds").record(took.as_secs_f64());

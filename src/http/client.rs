@@ -4,22 +4,20 @@ use std::{
     cell::{Cell, RefCell},
     collections::HashMap,
     mem,
-    panic::AssertUnwindSafe,
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant},
 };
 
 use actix_web::{
-    error::PayloadError,
     http::{
         Uri,
-        header::{CONTENT_ENCODING, HeaderMap, HeaderName, RETRY_AFTER},
+        header::{CONTENT_ENCODING, CONTENT_LENGTH, HeaderName, LOCATION},
     },
     web::Bytes,
 };
 use awc::{Client, ClientRequest, ClientResponse, Connector, error::SendRequestError};
-use futures_util::{FutureExt, StreamExt};
+use futures_util::StreamExt;
 use outhook_core::{
-    identity::{BotId, Millis},
+    identity::BotId,
     outcome::{Attempt, Fault},
 };
 use tokio::time::timeout_at;
@@ -28,16 +26,17 @@ use url::{Position, Url};
 use super::{
     connect::{EndpointConnector, Route},
     dial::Dialler,
-    faults,
-    framing::{Body, Field, Framing},
-    heads::HEAD_BYTES_MAX,
+    faults, header_section,
     inflate::{ENCODINGS, inflate},
     proxy::Proxy,
+    redirect,
+    reminder::Reminder,
+    retry_after::retry_after,
     signature::Signature,
-    socket::{is_end, is_unsent},
+    socket::is_unsent,
     tally::Tally,
 };
-use crate::{clock::now, config::http::Http};
+use crate::config::http::Http;
 
 /// How long a connection may have been unused and be used again; and how often those of bots that were not
 /// called for as long are let go.
@@ -46,8 +45,6 @@ pub(crate) const KEEP_ALIVE: Duration = Duration::from_secs(30);
 /// How long no call begins after one found no file: each that tried would be put off, and make way for the
 /// next.
 pub(crate) const NO_FILES_PAUSE: Duration = Duration::from_secs(1);
-/// How often, at most, it is said that no file is left.
-const NO_FILES_INTERVAL: Duration = Duration::from_secs(10);
 
 /// How many bytes may be sent for a byte of a body: small chunks and TLS records have large frames.
 const FRAMED_BYTES_PER_BYTE: usize = 4;
@@ -70,8 +67,8 @@ pub(crate) struct WebhookClient {
     timeout: Duration,
     response_bytes_max: usize,
     no_files_at: Cell<Option<Instant>>,
-    /// When it was last said that no file is left.
-    no_files_told: Cell<Option<Instant>>,
+    no_files_told: Reminder,
+    local_told: Reminder,
 }
 
 struct Kept {
@@ -119,7 +116,8 @@ impl WebhookClient {
             timeout: config.timeout,
             response_bytes_max: config.max_response_bytes,
             no_files_at: Cell::default(),
-            no_files_told: Cell::default(),
+            no_files_told: Reminder::default(),
+            local_told: Reminder::default(),
         }
     }
 
@@ -155,14 +153,21 @@ impl WebhookClient {
     pub(crate) fn ran_out_of_files(&self) {
         self.no_files_at.set(Some(Instant::now()));
         self.let_go_of_all();
-        if self.no_files_told.get().is_some_and(|at| at.elapsed() < NO_FILES_INTERVAL) {
-            return;
+        if self.no_files_told.is_due() {
+            log::warn!(
+                "no file is left to open connections with, so calls are put off: raise the limit of open files \
+                 (LimitNOFILE= of systemd, ulimit -n), or lower http.max_calls"
+            );
         }
-        self.no_files_told.set(Some(Instant::now()));
-        log::warn!(
-            "no file is left to open connections with, so calls are put off: raise the limit of open files \
-             (LimitNOFILE= of systemd, ulimit -n), or lower http.max_calls"
-        );
+    }
+
+    /// This machine could not open a connection for a call; an operator is told now and then.
+    pub(crate) fn could_not_connect(&self, why: &str) {
+        if self.local_told.is_due() {
+            log::warn!(
+                "this machine can't open a connection that a call needs, so the call is deferred: {why}"
+            );
+        }
     }
 
     /// Whether a call that began now would hardly find a file.
@@ -184,10 +189,10 @@ impl WebhookClient {
             self.exchange(outbound).await
         };
         let call = self.calls.add();
-        let ended = AssertUnwindSafe(exchange).catch_unwind().await;
+        let attempt = exchange.await;
         drop(call);
         self.let_go_if_too_much_is_kept();
-        ended.unwrap_or_else(|_| faults::unreadable())
+        attempt
     }
 
     async fn exchange(&self, mut outbound: Outbound<'_>) -> Attempt {
@@ -223,15 +228,11 @@ impl WebhookClient {
             Ok(Err(error)) => return faults::no_answer(&error),
             Err(_) => return self.timed_out(),
         };
-        let framing = framing(&response);
-        if !framing.is_safe {
-            self.let_go_of(&pool);
-        }
         let forwarder = self.route.forwarder(&outbound.url);
         let intercepted = |proxy: &Proxy| proxy.own_answer(response.status().as_u16(), response.headers());
         match forwarder.and_then(intercepted) {
             Some(attempt) => attempt,
-            None => self.read(response, framing.body, deadline).await,
+            None => self.read(response, &outbound.url, deadline).await,
         }
     }
 
@@ -254,19 +255,26 @@ impl WebhookClient {
             .no_decompress()
     }
 
-    async fn read(&self, mut response: ClientResponse, end: Body, deadline: tokio::time::Instant) -> Attempt {
+    async fn read(
+        &self,
+        mut response: ClientResponse,
+        called: &Url,
+        deadline: tokio::time::Instant,
+    ) -> Attempt {
         let (status, retry_after) = (response.status().as_u16(), retry_after(response.headers()));
-        let encoding = text(response.headers(), CONTENT_ENCODING).unwrap_or_default().to_owned();
-        let reading = read_body(&mut response, end, self.response_bytes_max);
+        let location = text(&response, LOCATION).filter(|_| (300..400).contains(&status));
+        let leads_to = location.map(|location| redirect::leads_to(called, &location));
+        let encoding = text(&response, CONTENT_ENCODING).unwrap_or_default();
+        let reading = read_body(&mut response, self.response_bytes_max);
         let body = timeout_at(deadline, reading).await.unwrap_or_else(|_| Err(self.timed_out()));
         let body = body.and_then(|body| {
             inflate(body, &encoding, self.response_bytes_max).map_err(|error| faults::not_inflated(&error))
         });
         match body {
-            Ok(body) => Attempt::Answered { status, retry_after, body },
+            Ok(body) => Attempt::Answered { status, retry_after, leads_to, body },
             Err(fault) if (200..300).contains(&status) => fault,
             // The status says enough; what came with it is only for people to look at.
-            Err(_) => Attempt::Answered { status, retry_after, body: Vec::new() },
+            Err(_) => Attempt::Answered { status, retry_after, leads_to, body: Vec::new() },
         }
     }
 
@@ -289,8 +297,10 @@ impl WebhookClient {
     }
 
     fn new_client(&self, url: &Url) -> Client {
-        let answer_bytes_max =
-            self.response_bytes_max.saturating_mul(FRAMED_BYTES_PER_BYTE).saturating_add(HEAD_BYTES_MAX);
+        let answer_bytes_max = self
+            .response_bytes_max
+            .saturating_mul(FRAMED_BYTES_PER_BYTE)
+            .saturating_add(header_section::BYTES_MAX);
         let endpoint = EndpointConnector::new(
             &self.route,
             self.dialler.clone(),
@@ -316,55 +326,25 @@ impl WebhookClient {
     }
 }
 
-fn framing(response: &ClientResponse) -> Framing {
-    let headers = response.headers().iter();
-    let fields: Vec<Field<'_>> = headers.map(|(name, value)| (name.as_str(), value.as_bytes())).collect();
-    Framing::of(response.status(), response.version(), &fields)
-}
-
 /// Reads a body up to a size. One that is not read takes its connection with it.
-async fn read_body(response: &mut ClientResponse, end: Body, bytes_max: usize) -> Result<Vec<u8>, Attempt> {
-    match end {
-        Body::None => return Ok(Vec::new()),
-        Body::Length(length) if length > bytes_max as u64 => return Err(faults::too_large()),
-        _ => {}
+async fn read_body(response: &mut ClientResponse, bytes_max: usize) -> Result<Vec<u8>, Attempt> {
+    let length: Option<u64> = text(response, CONTENT_LENGTH).and_then(|length| length.parse().ok());
+    if length.is_some_and(|length| length > bytes_max as u64) {
+        return Err(faults::too_large());
     }
     let mut body = Vec::new();
     while let Some(chunk) = response.next().await {
         match chunk {
             Ok(chunk) if body.len() + chunk.len() > bytes_max => return Err(faults::too_large()),
             Ok(chunk) => body.extend_from_slice(&chunk),
-            Err(error) if end == Body::Connection && faults::cause(&error).is_some_and(is_end) => break,
             Err(error) => return Err(faults::no_body(&error)),
         }
     }
-    match end {
-        // However it came to that.
-        Body::Length(length) if length > body.len() as u64 => {
-            Err(faults::no_body(&PayloadError::Incomplete(None)))
-        }
-        _ => Ok(body),
-    }
+    Ok(body)
 }
 
-/// `Retry-After` as a moment: seconds from now, or an HTTP date.
-pub(crate) fn retry_after(headers: &HeaderMap) -> Option<Millis> {
-    retry_after_value(text(headers, RETRY_AFTER)?)
-}
-
-/// The same from the header's value.
-pub(super) fn retry_after_value(value: &str) -> Option<Millis> {
-    let value = value.trim();
-    if !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit()) {
-        let seconds: u32 = value.parse().unwrap_or(u32::MAX);
-        return Some(now().saturating_add(i64::from(seconds) * 1000));
-    }
-    let date: SystemTime = httpdate::parse_http_date(value).ok()?;
-    Millis::try_from(date.duration_since(UNIX_EPOCH).ok()?.as_millis()).ok()
-}
-
-fn text(headers: &HeaderMap, name: HeaderName) -> Option<&str> {
-    headers.get(name).and_then(|value| value.to_str().ok())
+fn text(response: &ClientResponse, name: HeaderName) -> Option<String> {
+    response.headers().get(name).map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned())
 }
 
 #[cfg(test)]

@@ -27,8 +27,8 @@ use url::{Position, Url};
 
 use super::{
     dial::{DialError, Dialler},
-    heads::Heads,
     proxy::{Proxy, ProxyFault},
+    responses::Responses,
     socket::{Socket, end, is_end},
     tally::Tally,
     tls::{CaFileError, Tls, client_config, client_config_and},
@@ -163,7 +163,7 @@ impl Target {
 }
 
 impl Service<ConnectInfo<Uri>> for EndpointConnector {
-    type Response = Connection<Uri, Heads<Stream>>;
+    type Response = Connection<Uri, Responses<Stream>>;
     type Error = ConnectError;
     type Future = LocalBoxFuture<'static, Result<Self::Response, Self::Error>>;
 
@@ -175,7 +175,7 @@ impl Service<ConnectInfo<Uri>> for EndpointConnector {
         let target = Rc::clone(&self.0);
         Box::pin(async move {
             let stream = target.connect().await.map_err(|fault| ConnectError::Resolver(Box::new(fault)))?;
-            Ok(Connection::new(request.request().clone(), Heads::new(stream)))
+            Ok(Connection::new(request.request().clone(), Responses::new(stream)))
         })
     }
 }

@@ -13,7 +13,10 @@ use std::{
 
 use actix_rt::net::TcpStream;
 use futures_util::future::{LocalBoxFuture, select_all};
-use outhook_core::egress::{Blocked, Egress};
+use outhook_core::{
+    egress::{Blocked, Egress},
+    outcome::Fault,
+};
 use thiserror::Error;
 use tokio::{
     net::TcpSocket,
@@ -21,7 +24,7 @@ use tokio::{
 };
 
 use super::{
-    files,
+    files, local,
     resolve::{LookupError, Resolver},
 };
 
@@ -64,12 +67,13 @@ pub(crate) enum DialError {
 }
 
 impl DialError {
-    /// Whether it failed because no further file could be opened.
-    pub(super) fn is_for_want_of_files(&self) -> bool {
+    /// The fault, if it is one of this machine and says nothing of the host.
+    pub(super) fn local_fault(&self) -> Option<Fault> {
         match self {
-            Self::Unresolved(_, error) => *error == LookupError::NoFiles,
-            Self::Io(error) => files::are_used_up(error),
-            Self::Blocked(_) => false,
+            Self::Unresolved(_, LookupError::NoFiles) => Some(Fault::NoFiles),
+            Self::Unresolved(_, LookupError::Local(_)) => Some(Fault::Local),
+            Self::Io(error) => local::fault(error),
+            Self::Unresolved(..) | Self::Blocked(_) => None,
         }
     }
 }
@@ -131,7 +135,7 @@ impl Dialler {
     async fn dial_any(&self, addresses: &[SocketAddr]) -> io::Result<TcpStream> {
         let mut rest = addresses.iter().take(ADDRESSES_MAX);
         let mut open: VecDeque<(Instant, Connecting)> = VecDeque::with_capacity(OPEN_MAX);
-        let mut failure = io::Error::new(io::ErrorKind::AddrNotAvailable, "the host has no addresses");
+        let mut failure = None;
         loop {
             if let Some(address) = rest.next() {
                 if open.len() == OPEN_MAX {
@@ -139,7 +143,9 @@ impl Dialler {
                 }
                 open.push_back((Instant::now(), (self.dial)(*address)));
             }
-            let Some((oldest, _)) = open.front() else { return Err(failure) };
+            let Some((oldest, _)) = open.front() else {
+                return Err(failure.unwrap_or_else(|| io::Error::other("the host has no addresses")));
+            };
             let patience = match rest.len() {
                 0 => Duration::MAX,
                 _ => (HEAD_START * open.len() as u32).saturating_sub(oldest.elapsed()),
@@ -153,14 +159,25 @@ impl Dialler {
                 Ok((Err(error), _)) if files::are_used_up(&error) => return Err(error),
                 Ok((Err(error), index)) => {
                     open.remove(index);
-                    // That somebody refused says more than that a network is away.
-                    if failure.kind() != io::ErrorKind::ConnectionRefused {
-                        failure = error;
-                    }
+                    failure = Some(weightier(failure, error));
                 }
                 Err(_) => {}
             }
         }
+    }
+}
+
+/// Which of two failures to connect to a host tells more of it, the later one in doubt.
+fn weightier(known: Option<io::Error>, new: io::Error) -> io::Error {
+    // A refusal is the host's own; that this machine has no way to one address says nothing of the others.
+    let weight = |error: &io::Error| match local::fault(error) {
+        Some(_) => 0,
+        None if error.kind() == io::ErrorKind::ConnectionRefused => 2,
+        None => 1,
+    };
+    match known {
+        Some(known) if weight(&known) > weight(&new) => known,
+        _ => new,
     }
 }
 

@@ -9,8 +9,9 @@ use outhook_core::outcome::{Attempt, Fault};
 use super::{
     connect::ConnectFault,
     dial::DialError,
-    files,
+    header_section::HeaderFault,
     inflate::InflateError,
+    responses::header_fault,
     socket::is_excess,
     tls::{explained, rustls_error},
 };
@@ -21,7 +22,6 @@ pub(super) fn no_answer(error: &SendRequestError) -> Attempt {
         SendRequestError::Connect(error) => return not_connected(error),
         SendRequestError::Timeout => Fault::Timeout,
         SendRequestError::Send(error) => return broken(error),
-        SendRequestError::Response(ParseError::TooLarge) => return head_too_large(),
         SendRequestError::Response(ParseError::Io(error)) => return broken(error),
         SendRequestError::Response(error) => response_fault(error),
         SendRequestError::Url(_) | SendRequestError::Http(_) => Fault::BadUrl,
@@ -36,7 +36,6 @@ pub(super) fn no_body(error: &PayloadError) -> Attempt {
         error if cause(error).is_some_and(is_tls) => Fault::Tls,
         error if cause(error).is_some_and(is_excess) => Fault::TooLarge,
         PayloadError::Overflow => Fault::TooLarge,
-        PayloadError::EncodingCorrupted => Fault::NotHttp,
         _ => Fault::Truncated,
     };
     let why = match (cause(error), error) {
@@ -62,24 +61,12 @@ pub(super) fn not_inflated(error: &InflateError) -> Attempt {
         InflateError::Damaged(detail) => {
             failed(Fault::Truncated, format!("the answer can't be decompressed: {detail}"))
         }
-        InflateError::Unknown => {
-            failed(Fault::BadAnswer, "the answer has an encoding that was not asked for".into())
-        }
     }
 }
 
 /// An attempt whose answer is too large.
 pub(super) fn too_large() -> Attempt {
     failed(Fault::TooLarge, "the answer is larger than http.max_response_bytes".into())
-}
-
-fn head_too_large() -> Attempt {
-    failed(Fault::TooLarge, "the answer's head has more than 128 KiB or more than 96 headers".into())
-}
-
-/// An attempt whose answer made the HTTP library panic: it does so at a header's name of 64 KiB.
-pub(super) fn unreadable() -> Attempt {
-    failed(Fault::NotHttp, "the answer made the HTTP library panic; the log names the place".into())
 }
 
 /// An attempt that took too long.
@@ -107,12 +94,17 @@ fn connect_fault(error: &ConnectFault) -> Attempt {
         ConnectFault::Proxy(fault) => return fault.clone().into(),
         ConnectFault::Tls(_) => Fault::Tls,
         ConnectFault::Late(_) => Fault::Timeout,
-        ConnectFault::Dial(DialError::Blocked(_)) => Fault::Blocked,
-        ConnectFault::Dial(error) if error.is_for_want_of_files() => Fault::NoFiles,
-        ConnectFault::Dial(DialError::Unresolved(..)) => Fault::Dns,
-        ConnectFault::Dial(DialError::Io(error)) => io_fault(error),
+        ConnectFault::Dial(error) => error.local_fault().unwrap_or_else(|| dial_fault(error)),
     };
     failed(fault, error.to_string())
+}
+
+fn dial_fault(error: &DialError) -> Fault {
+    match error {
+        DialError::Blocked(_) => Fault::Blocked,
+        DialError::Unresolved(..) => Fault::Dns,
+        DialError::Io(error) => io_fault(error),
+    }
 }
 
 /// A connection that broke; TLS may do so after it was agreed on, as when a certificate of ours is asked for.
@@ -128,8 +120,11 @@ fn io_fault(error: &io::Error) -> Fault {
     if is_excess(error) {
         return Fault::TooLarge;
     }
-    if files::are_used_up(error) {
-        return Fault::NoFiles;
+    if let Some(fault) = header_fault(error) {
+        return match fault {
+            HeaderFault::TooManyBytes | HeaderFault::TooManyLines => Fault::TooLarge,
+            HeaderFault::StatusLine(_) | HeaderFault::Header { .. } => Fault::NotHttp,
+        };
     }
     match error.kind() {
         io::ErrorKind::ConnectionRefused => Fault::Refused,
@@ -146,6 +141,7 @@ fn response_fault(error: &ParseError) -> Fault {
     match error {
         ParseError::Incomplete => Fault::Reset,
         ParseError::Timeout => Fault::Timeout,
+        ParseError::TooLarge => Fault::TooLarge,
         _ => Fault::NotHttp,
     }
 }
@@ -164,13 +160,15 @@ mod tests {
     }
 
     #[test]
-    fn that_no_file_is_left_is_no_fault_of_the_endpoint() {
+    fn a_fault_of_this_machine_is_none_of_the_endpoint() {
         let dial = |number| fault(DialError::Io(io::Error::from_raw_os_error(number)).into());
-        let (no_memory, enfile, emfile, not_a_terminal) = (12, 23, 24, 25);
+        let (no_memory, enfile, emfile, not_a_terminal, unreachable) = (12, 23, 24, 25, 101);
         assert_eq!([enfile, emfile].map(dial), [Fault::NoFiles; 2]);
-        assert_eq!([no_memory, not_a_terminal].map(dial), [Fault::Reset; 2]);
+        assert_eq!([no_memory, unreachable].map(dial), [Fault::Local; 2]);
+        assert_eq!(dial(not_a_terminal), Fault::Reset);
         let look_up = |error| fault(DialError::Unresolved("bot.example".into(), error).into());
         assert_eq!(look_up(LookupError::NoFiles), Fault::NoFiles);
+        assert_eq!(look_up(LookupError::Local("no route".into())), Fault::Local);
         assert_eq!(look_up(LookupError::Silence), Fault::Dns);
     }
 }

@@ -24,8 +24,8 @@ use tokio::{
 use url::Url;
 
 use super::{
-    client::retry_after_value,
     dial::{DialError, Dialler},
+    retry_after::retry_after_value,
 };
 use crate::config::connection_url::ConnectionUrl;
 
@@ -104,8 +104,10 @@ impl Proxy {
     pub(super) async fn dial(&self, dialler: &Dialler, deadline: Instant) -> Result<TcpStream, ProxyFault> {
         let why = match timeout_at(deadline, dialler.dial_own(&self.host, self.port)).await {
             Ok(Ok(stream)) => return Ok(stream),
-            Ok(Err(error)) if error.is_for_want_of_files() => return Err(ProxyFault::no_files(&error)),
-            Ok(Err(error)) => error.to_string(),
+            Ok(Err(error)) => match error.local_fault() {
+                Some(fault) => return Err(ProxyFault::local(fault, &error)),
+                None => error.to_string(),
+            },
             Err(_) => "no connection within http.connect_timeout".into(),
         };
         Err(self.fault(&format!("can't be reached: {why}")))
@@ -219,9 +221,9 @@ impl Proxy {
 }
 
 impl ProxyFault {
-    /// The proxy was not reached for: no file was left for a connection to it.
-    fn no_files(error: &DialError) -> Self {
-        Self { fault: Fault::NoFiles, detail: error.to_string(), retry_after: None }
+    /// The proxy was not reached for: this machine could not open a connection to it.
+    fn local(fault: Fault, error: &DialError) -> Self {
+        Self { fault, detail: error.to_string(), retry_after: None }
     }
 }
 

@@ -24,6 +24,7 @@ use hickory_resolver::{
         rr::{Name, RecordType},
     },
 };
+use outhook_core::outcome::Fault;
 use thiserror::Error;
 
 use self::{
@@ -31,7 +32,7 @@ use self::{
     servers::Servers,
     system::{Stamps, SystemFiles},
 };
-use super::files;
+use super::local;
 use crate::config::egress::NameServers;
 
 /// How often the system's files are looked at.
@@ -86,6 +87,9 @@ pub(crate) enum LookupError {
     /// No socket could be opened to ask with.
     #[error("no file is left for a question to a name server")]
     NoFiles,
+    /// This machine has no way to a name server.
+    #[error("no name server could be asked: {0}")]
+    Local(String),
     /// There is nobody to ask.
     #[error("/etc/resolv.conf names no server: mend it, or set egress.resolver")]
     NoServer,
@@ -177,7 +181,11 @@ fn fault(error: NetError) -> LookupError {
         error if error.is_nx_domain() => LookupError::NoSuchName,
         error if error.is_no_records_found() => LookupError::NoAddress,
         NetError::Timeout => LookupError::Silence,
-        NetError::Io(error) if files::are_used_up(&error) => LookupError::NoFiles,
+        NetError::Io(error) => match local::fault(&error) {
+            Some(Fault::NoFiles) => LookupError::NoFiles,
+            Some(_) => LookupError::Local(error.to_string()),
+            None => LookupError::Failed(error.to_string()),
+        },
         NetError::Dns(DnsError::ResponseCode(code)) => LookupError::Failed(code.to_string()),
         other => LookupError::Failed(other.to_string()),
     }

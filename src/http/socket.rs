@@ -6,8 +6,8 @@
 //! that only ends with its connection passes over it ([`is_end`]).
 //!
 //! **An answer is bounded.** awc reads trailers, the extensions of chunks and the like without end. Here no
-//! more bytes are read after a request than an answer may need ([`is_excess`]). And awc parses a head from
-//! its beginning whenever a part of it arrives, so an answer in many small pieces is read with pauses.
+//! more bytes are read after a request than an answer may need ([`is_excess`]). And each piece wakes every
+//! layer above, so an answer in many small pieces is read with pauses.
 //!
 //! **A request that never left is known.** If nothing of a request could be written on a connection that has
 //! carried an answer before, it was certainly not received ([`is_unsent`]).

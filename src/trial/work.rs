@@ -63,8 +63,12 @@ impl Work {
                     drop(build_request(self.message, payload, call, &egress, &self.site));
                 }
                 Part::Answer { service: id, status, body } if *id == service.id => {
-                    let answered =
-                        Attempt::Answered { status: *status, retry_after: None, body: body.clone() };
+                    let answered = Attempt::Answered {
+                        status: *status,
+                        retry_after: None,
+                        leads_to: None,
+                        body: body.clone(),
+                    };
                     drop(read_answer(self.message, answered, handler, &secrets));
                 }
                 Part::Answer { .. } => {}

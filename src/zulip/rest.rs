@@ -6,7 +6,7 @@ use awc::{
     Client, ClientRequest, Connector,
     error::{ConnectError, SendRequestError},
 };
-use outhook_core::{excerpt::excerpt, identity::Millis};
+use outhook_core::{excerpt::excerpt, identity::Millis, outcome::is_retried};
 use rustls::ClientConfig;
 use secrecy::ExposeSecret;
 use serde::Deserialize;
@@ -15,7 +15,7 @@ use url::{Url, form_urlencoded};
 
 use super::Destination;
 use crate::{
-    http::retry_after,
+    http::{retry_after, retry_after_value},
     store::{Bot, Outgoing},
 };
 
@@ -60,6 +60,16 @@ pub(crate) struct RestClient {
 struct ApiError {
     msg: Option<String>,
     code: Option<String>,
+    /// Seconds, with a fraction: the same as in the header, which a proxy may take away.
+    #[serde(rename = "retry-after")]
+    retry_after: Option<serde_json::Value>,
+}
+
+impl ApiError {
+    fn not_before(&self) -> Option<Millis> {
+        let seconds = self.retry_after.as_ref()?;
+        retry_after_value(&seconds.as_str().map_or_else(|| seconds.to_string(), str::to_owned))
+    }
 }
 
 impl RestClient {
@@ -159,6 +169,7 @@ fn unsent(error: &SendRequestError) -> Posted {
 
 fn read_answer(status: u16, not_before: Option<Millis>, body: &[u8], secrets: &[&str]) -> Posted {
     let error: Option<ApiError> = serde_json::from_slice(body).ok();
+    let not_before = not_before.max(error.as_ref().and_then(ApiError::not_before));
     let said =
         error.map(|error| [error.code, error.msg].into_iter().flatten().collect::<Vec<_>>().join(": "));
     // Zulip, and what is in front of it, may give back what they were sent.
@@ -167,9 +178,9 @@ fn read_answer(status: u16, not_before: Option<Millis>, body: &[u8], secrets: &[
     match status {
         200..=299 => Posted::Done,
         429 => Posted::NotDone { detail, not_before },
-        // A proxy in front answers so when the request may have got through.
-        502 | 504 => Posted::Unknown { detail },
         500 | 503 | 408 => Posted::NotDone { detail, not_before },
+        // A proxy in front answers so, also with statuses of its own, when the request may have got through.
+        500.. if is_retried(status) => Posted::Unknown { detail },
         _ => Posted::Refused { detail },
     }
 }
@@ -241,9 +252,19 @@ mod tests {
         let limited = read_answer(429, Some(7), br#"{"code":"RATE_LIMIT_HIT","msg":"slow down"}"#, &[KEY]);
         let Posted::NotDone { detail, not_before: Some(7) } = limited else { panic!("{limited:?}") };
         assert!(detail.contains("RATE_LIMIT_HIT: slow down"), "{detail}");
+        for seconds in ["21.66437864303589", "\"21.66437864303589\""] {
+            let body = format!(r#"{{"code":"RATE_LIMIT_HIT","msg":"slow down","retry-after":{seconds}}}"#);
+            let earliest = crate::store::now() + 22_000;
+            let limited = read_answer(429, None, body.as_bytes(), &[KEY]);
+            let Posted::NotDone { detail, not_before: Some(until) } = limited else { panic!("{limited:?}") };
+            assert!(until >= earliest && detail.contains("slow down"), "{until}: {detail}");
+        }
         assert!(matches!(read_answer(400, None, b"", &[KEY]), Posted::Refused { .. }));
         assert!(matches!(read_answer(401, None, b"", &[KEY]), Posted::Refused { .. }));
-        assert!(matches!(read_answer(504, None, b"", &[KEY]), Posted::Unknown { .. }));
+        for status in [502, 504, 520, 524, 529, 599] {
+            assert!(matches!(read_answer(status, None, b"", &[KEY]), Posted::Unknown { .. }), "{status}");
+        }
+        assert!(matches!(read_answer(501, None, b"", &[KEY]), Posted::Refused { .. }));
     }
 
     #[test]

@@ -95,7 +95,7 @@ fn heads() -> Vec<Case> {
         http("10,000 headers", TOO_LARGE, says(many(10_000))),
         http("a header of 100 KB", Silence, says(with(&format!("x: {}\r\n", "x".repeat(100_000)), "{}"))),
         http("a header of 1 MB", TOO_LARGE, says(with(&format!("x: {}\r\n", "x".repeat(1_000_000)), "{}"))),
-        http("a header's name of 70 KB", Failed(&["not_http"]), says(name)),
+        http("a header's name of 70 KB", Silence, says(name)),
         http(
             "headers that are not UTF-8",
             Silence,
@@ -204,7 +204,7 @@ fn chunks() -> Vec<Case> {
         http("a chunk beyond all size", TRUNCATED, says(chunked("fffffffffffffffff\r\n{}"))),
         http("an endless extension", TOO_LARGE, floods(chunked("2;"), of(b'x', MUCH))),
         http("an endless size", TOO_LARGE, floods(chunked(""), of(b'0', MUCH))),
-        http("endless trailers", TOO_LARGE, floods(chunked("2\r\n{}\r\n0\r\n"), "x: y\r\n".repeat(MUCH / 4))),
+        http("endless trailers", Silence, floods(chunked("2\r\n{}\r\n0\r\n"), "x: y\r\n".repeat(MUCH / 4))),
         http("an endless chunk", TOO_LARGE, floods(chunked("ffffffff\r\n"), of(b' ', MUCH))),
         http("chunks of a byte", Silence, says(chunked("1\r\n{\r\n1\r\n}\r\n0\r\n\r\n"))),
         http("chunks with trailers", Silence, says(chunked("2;a=b\r\n{}\r\n0\r\nx: y\r\n\r\n"))),
@@ -213,6 +213,7 @@ fn chunks() -> Vec<Case> {
 
 fn lengths() -> Vec<Case> {
     const NOT_HTTP: Comes = Failed(&["not_http"]);
+    const BAD: Comes = Failed(&["bad_answer"]);
     let length = |value: &str| says(format!("{OK}content-length: {value}\r\n\r\n{{}}"));
     let two =
         |first: &str, second: &str| says(format!("{OK}{first}\r\n{second}\r\n\r\n2\r\n{{}}\r\n0\r\n\r\n"));
@@ -227,19 +228,21 @@ fn lengths() -> Vec<Case> {
         http("a length that is no number", NOT_HTTP, length("two")),
         http("a negative length", NOT_HTTP, length("-2")),
         http("a length with a sign", NOT_HTTP, length("+2")),
-        http("a list of lengths", NOT_HTTP, length("2, 2")),
+        http("a list of lengths", Silence, length("2, 2")),
+        http("a list of different lengths", NOT_HTTP, length("2, 3")),
         http("a length beyond all size", NOT_HTTP, length("99999999999999999999")),
         http("a length of 16 EiB", Failed(&["too_large"]), length("18446744073709551615")),
         http("two lengths", NOT_HTTP, two("content-length: 2", "content-length: 12")),
+        http("a length twice", BAD, two("content-length: 12", "content-length: 12")),
         http("a length beside chunks", Silence, two("content-length: 5", "transfer-encoding: chunked")),
         http("chunks beside a length", Silence, two("transfer-encoding: chunked", "content-length: 500")),
-        http("chunks twice", NOT_HTTP, two("transfer-encoding: chunked", "transfer-encoding: chunked")),
+        http("chunks twice", Silence, two("transfer-encoding: chunked", "transfer-encoding: chunked")),
         http("chunks of something else", NOT_HTTP, two("transfer-encoding: gzip, chunked", "x: y")),
         http("no chunks of something else", NOT_HTTP, two("transfer-encoding: gzip", "x: y")),
-        http("no coding twice", NOT_HTTP, two("transfer-encoding: identity", "transfer-encoding: identity")),
+        http("no coding twice", BAD, two("transfer-encoding: identity", "transfer-encoding: identity")),
         http(
             "chunks behind no coding",
-            NOT_HTTP,
+            Silence,
             two("transfer-encoding: identity", "transfer-encoding: chunked"),
         ),
     ]
@@ -288,9 +291,9 @@ fn not_http() -> Vec<Case> {
         http("HTTP/3", NOT_HTTP, says("HTTP/3.0 200 OK\r\ncontent-length: 2\r\n\r\n{}")),
         http("HTTP/2's preface", NOT_HTTP, says("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")),
         http("a request", NOT_HTTP, says("POST / HTTP/1.1\r\nhost: x\r\n\r\n")),
-        http("a header without a colon", NOT_HTTP, says(format!("{OK}header\r\n\r\n"))),
-        http("a header with NUL", NOT_HTTP, says(format!("{OK}x: a\0b\r\n\r\n"))),
-        http("a folded header", NOT_HTTP, says(format!("{OK}x: a\r\n b\r\n\r\n"))),
+        http("a header without a colon", Silence, says(format!("{OK}header\r\n\r\n"))),
+        http("a header with NUL", Silence, says(format!("{OK}x: a\0b\r\n\r\n"))),
+        http("a folded header", Silence, says(format!("{OK}x: a\r\n b\r\n\r\n"))),
     ]
 }
 
@@ -305,7 +308,7 @@ fn ends() -> Vec<Case> {
         http("an end in the body", TRUNCATED, says(begun())),
         http("an end in the size of a chunk", TRUNCATED, says(chunked("2"))),
         http("an end before the last chunk", TRUNCATED, says(chunked("2\r\n{}\r\n"))),
-        http("an end before the end of the last chunk", TRUNCATED, says(chunked("2\r\n{}\r\n0\r\n"))),
+        http("an end before the end of the last chunk", Silence, says(chunked("2\r\n{}\r\n0\r\n"))),
         http("a reset at once", RESET, resets_at_once()),
         http("a reset before the head", RESET, resets("")),
         http("a reset in the head", RESET, resets("HTTP/1.1 200 OK\r\ncont")),
@@ -330,9 +333,9 @@ fn bodies() -> Vec<Case> {
         http("a number beyond all size", BAD, says(ok(r#"{"content":1e999999}"#))),
         http("an integer of 400 digits", BAD, says(ok(format!(r#"{{"content":{}}}"#, "9".repeat(400))))),
         http("a key twice", Reply("two"), says(ok(r#"{"content":"one","content":"two"}"#))),
-        http("half a surrogate pair", BAD, says(ok(r#"{"content":"\ud800"}"#))),
+        http("half a surrogate pair", Reply("\u{fffd}"), says(ok(r#"{"content":"\ud800"}"#))),
         http("NUL", Reply("a\0b"), says(ok(r#"{"content":"a\u0000b"}"#))),
-        http("a byte order mark", BAD, says(ok("\u{feff}{}"))),
+        http("a byte order mark", Silence, says(ok("\u{feff}{}"))),
         http("UTF-16", BAD, says(ok(b"{\0}\0"))),
         http("invalid UTF-8", BAD, says(ok(b"{\"content\":\"\xc3\x28\"}"))),
         http("NUL instead of JSON", BAD, says(ok(of(0, 1000)))),
@@ -365,13 +368,14 @@ fn encodings() -> Vec<Case> {
     vec![
         http("a bomb", TOO_LARGE, encoded("gzip", &bomb)),
         http("a bomb of several members", TOO_LARGE, encoded("gzip", &bomb.repeat(16))),
+        http("10,000 empty members", Silence, encoded("gzip", &gzip(b"").repeat(10_000))),
         // What is inside was not asked for: it is data.
         http("a bomb in a bomb", BAD, encoded("gzip", &gzip(&bomb))),
         http("an encoding twice", BAD, encoded("gzip, gzip", &gzip(&gzip(b"{}")))),
         http("brotli", BAD, encoded("br", b"\x0b\x00\x80{}\x03")),
-        http("an unknown encoding", BAD, encoded("soup", b"{}")),
+        http("an unknown encoding", Silence, encoded("soup", b"{}")),
         http("no encoding, by its name", Reply("soup"), encoded("identity", br#"{"content":"soup"}"#)),
-        http("no gzip, though it says so", TRUNCATED, encoded("gzip", b"{}")),
+        http("no gzip, though it says so", Silence, encoded("gzip", b"{}")),
         http("half of a gzip", TRUNCATED, encoded("gzip", &bomb[..20])),
         http("no zlib, though it says so", TRUNCATED, encoded("deflate", b"\xff\xff\xff\xff")),
     ]

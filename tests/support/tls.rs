@@ -172,6 +172,8 @@ impl TlsFront {
         let accepting = tokio::spawn(async move {
             let mut connections = JoinSet::new();
             while let Ok((stream, _)) = listener.accept().await {
+                // A reset would drop what still waits for the client's acknowledgement of TLS's tickets.
+                stream.set_nodelay(true).unwrap();
                 let (front, record, mut entered) =
                     (Arc::clone(&front), Arc::clone(&record), entrance.enter());
                 connections.spawn(async move {

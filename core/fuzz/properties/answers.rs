@@ -10,23 +10,44 @@ use serde_json::{Map, Value, json};
 const FAULT_BYTES_MAX: usize = 200;
 
 pub fn hold(bytes: &[u8]) {
-    let is_blank = bytes.iter().all(u8::is_ascii_whitespace);
-    let is_empty_text = serde_json::from_slice::<String>(bytes).is_ok_and(|text| text.is_empty());
-    let object = || serde_json::from_slice::<Map<String, Value>>(bytes).ok();
+    let text = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
+    let is_blank = text.iter().all(u8::is_ascii_whitespace);
+    let is_empty_text = serde_json::from_slice::<String>(text).is_ok_and(|text| text.is_empty());
+    let object = || serde_json::from_slice::<Map<String, Value>>(text).ok();
+    let tame_object = || serde_json::from_slice::<Map<String, Value>>(&without_surrogates(text)).ok();
     match Answer::read(bytes) {
         Ok(Answer::Nothing) => assert!(is_blank || is_empty_text),
         Ok(Answer::Object(read)) => {
             read.values().for_each(value);
-            if !read.iter().any(is_private) {
-                assert_eq!(Some(read), object());
+            assert!(tame_object().is_some());
+            if !read.iter().any(is_private)
+                && let Some(object) = object()
+            {
+                assert_eq!(read, object);
             }
         }
         Err(failure) => {
-            assert!(!is_blank && !is_empty_text && object().is_none(), "{failure:?}");
+            assert!(!is_blank && !is_empty_text && tame_object().is_none(), "{failure:?}");
             assert_eq!((failure.fault, failure.status), (Fault::BadAnswer, None));
             assert!(failure.detail.len() <= FAULT_BYTES_MAX, "{failure:?}");
         }
     }
+}
+
+/// A text in which no escape is a surrogate, whole pair or not.
+fn without_surrogates(text: &[u8]) -> Vec<u8> {
+    let mut tame = text.to_vec();
+    for at in 0..tame.len().saturating_sub(5) {
+        let [b'\\', b'u', b'd' | b'D', b'8'..=b'9' | b'a'..=b'f' | b'A'..=b'F', last @ ..] =
+            &tame[at..at + 6]
+        else {
+            continue;
+        };
+        if last.iter().all(u8::is_ascii_hexdigit) {
+            tame[at + 2..at + 6].copy_from_slice(b"fffd");
+        }
+    }
+    tame
 }
 
 /// Whether serde_json's own reading of an entry is another, because a key in it means something to that

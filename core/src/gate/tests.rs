@@ -207,7 +207,7 @@ fn a_clock_that_is_put_back_keeps_it_closed_no_longer_than_its_limit_from_then_o
 }
 
 fn signal_of(status: u16, retry_after: Option<Millis>) -> Signal {
-    Signal::of(&judge(Attempt::Answered { status, retry_after, body: Vec::new() }))
+    Signal::of(&judge(Attempt::Answered { status, retry_after, leads_to: None, body: Vec::new() }))
 }
 
 #[test]
@@ -215,7 +215,8 @@ fn an_answer_is_a_sign_of_life_unless_it_asks_for_another_attempt() {
     for status in 100..=599 {
         let expected = match status {
             429 | 503 => asks_until(5),
-            408 | 425 | 500 | 502 | 504 => FAILED,
+            501 | 505..=508 | 510 | 511 => Signal::Answered,
+            408 | 425 | 500.. => FAILED,
             _ => Signal::Answered,
         };
         assert_eq!(signal_of(status, Some(5)), expected, "{status}");
@@ -238,6 +239,7 @@ fn a_call_that_was_not_made_says_nothing_of_its_endpoint() {
         Fault::Panicked,
         Fault::Proxy,
         Fault::NoFiles,
+        Fault::Local,
     ] {
         assert_eq!(signal(fault), Signal::None, "{fault}");
     }

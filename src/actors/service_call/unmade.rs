@@ -1,4 +1,4 @@
-//! Calls that are not made: the service is gone or paused, its gate is closed, or no file is left for a
+//! Calls that are not made: the service is gone or paused, its gate is closed, or this machine can't open a
 //! connection. They spend no attempt.
 
 use std::sync::Arc;
@@ -101,9 +101,16 @@ impl Assignment {
     }
 
     /// The endpoint was not reached for, and has no part in it.
-    pub(super) fn put_off_without_files(&self, service: &Service, failure: Failure) -> CallRecord {
-        self.tools.client.ran_out_of_files();
-        self.put_off(service, now().saturating_add(NO_FILES_DELAY_MS), failure.fault, failure.detail)
+    pub(super) fn defer_by_this_machine(&self, service: &Service, failure: Failure) -> CallRecord {
+        let (client, now) = (&self.tools.client, now());
+        let until = if failure.fault == Fault::NoFiles {
+            client.ran_out_of_files();
+            now.saturating_add(NO_FILES_DELAY_MS)
+        } else {
+            client.could_not_connect(&failure.detail);
+            self.tools.retry.deferred_until(self.event.taken_at, now)
+        };
+        self.put_off(service, until, failure.fault, failure.detail)
     }
 
     fn put_off(&self, service: &Service, until: Millis, fault: Fault, detail: String) -> CallRecord {

@@ -5,7 +5,6 @@ use std::{
 };
 
 use actix_rt::net::TcpStream;
-use actix_web::http::header::HeaderValue;
 use futures_util::future::join_all;
 use outhook_core::egress::{Allowed, Egress};
 use tokio::{
@@ -269,34 +268,33 @@ async fn no_more_is_kept_of_bots_that_can_not_be_reached_either() {
 }
 
 #[actix::test]
-async fn an_answer_that_makes_the_http_library_panic_is_not_http() {
-    let head: &'static str =
-        Box::leak(format!("HTTP/1.1 200 OK\r\n{}: x\r\n\r\n", "x".repeat(70_000)).into_boxed_str());
-    let (peer, client) = (Peer::start(head, true).await, client());
-    let attempt = client.post(peer.outbound()).await;
-    assert!(matches!(attempt, Attempt::Failed { fault: Fault::NotHttp, .. }), "{attempt:?}");
+async fn a_header_name_of_any_length_is_passed_over() {
+    let section = format!("HTTP/1.1 204 x\r\n{}: x\r\n\r\n", "x".repeat(70_000));
+    let (peer, client) = (Peer::start(Box::leak(section.into_boxed_str()), true).await, client());
+    assert_eq!(status(&client.post(peer.outbound()).await), Some(204));
 }
 
-fn after(value: &'static str) -> Option<Millis> {
-    let mut headers = HeaderMap::new();
-    headers.insert(RETRY_AFTER, HeaderValue::from_static(value));
-    retry_after(&headers)
-}
-
-#[test]
-fn retry_after_is_read_as_seconds_or_as_a_date() {
-    let wait = after("120").expect("seconds") - now();
-    assert!((119_000..=120_000).contains(&wait), "{wait}");
-    assert_eq!(after("Fri, 31 Dec 1999 23:59:59 GMT"), Some(946_684_799_000));
-    for nonsense in ["", "soon", "-1", "+1", "1.5", "Fri, 31 Dec 1899 23:59:59 GMT"] {
-        assert_eq!(after(nonsense), None, "{nonsense}");
+#[actix::test]
+async fn a_mended_response_leaves_no_connection() {
+    for response in [
+        "HTTP/1.1 200 OK\r\nnoise\r\ncontent-length: 2\r\n\r\n{}",
+        "HTTP/1.1 200 OK\r\ncontent-length: 2, 2\r\n\r\n{}",
+        "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n",
+    ] {
+        let (peer, client) = (Peer::start(response, true).await, client());
+        for connections in 1..=2 {
+            assert_eq!(status(&client.post(peer.outbound()).await), Some(200), "{response}");
+            assert_eq!(peer.connections.get(), connections, "{response}");
+        }
     }
 }
 
-#[test]
-fn a_retry_after_beyond_all_measure_is_a_very_late_moment() {
-    let century = 100 * 365 * 86_400_000;
-    for late in ["4294967295", "4294967296", "99999999999999999999999999", "Fri, 31 Dec 9999 23:59:59 GMT"] {
-        assert!(after(late) > Some(now() + century), "{late}");
-    }
+#[actix::test]
+async fn a_redirect_says_where_it_leads() {
+    let response = "HTTP/1.1 302 x\r\nlocation: /new?token=secret\r\ncontent-length: 0\r\n\r\n";
+    let (peer, client) = (Peer::start(response, true).await, client());
+    let Attempt::Answered { leads_to: Some(place), .. } = client.post(peer.outbound()).await else {
+        panic!("it leads somewhere")
+    };
+    assert_eq!(place, peer.url.join("/new").expect("a URL").as_str());
 }

@@ -73,7 +73,10 @@ impl Servers {
         let found = timeout(patience, self.asked.lookup_ip(name.clone())).await;
         let now = Instant::now();
         let (answer, valid) = answers::read(found.unwrap_or(Err(NetError::Timeout)), now);
-        if let Err(LookupError::Silence | LookupError::Failed(_) | LookupError::NoFiles) = answer {
+        if let Err(
+            LookupError::Silence | LookupError::Failed(_) | LookupError::NoFiles | LookupError::Local(_),
+        ) = answer
+        {
             return self.answers.valid(&name, now).unwrap_or(answer);
         }
         self.answers.put(name, &answer, valid, now);

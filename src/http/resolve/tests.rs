@@ -93,9 +93,10 @@ async fn files_that_have_changed_are_read_again() {
 #[test]
 fn that_no_socket_could_be_opened_is_told_from_a_server_that_failed() {
     let told = |number| fault(NetError::from(io::Error::from_raw_os_error(number)));
-    let (enfile, emfile, unreachable) = (23, 24, 101);
+    let (enfile, emfile, unreachable, refused) = (23, 24, 101, 111);
     assert_eq!([enfile, emfile].map(told), [LookupError::NoFiles, LookupError::NoFiles]);
-    assert!(matches!(told(unreachable), LookupError::Failed(_)));
+    assert!(matches!(told(unreachable), LookupError::Local(_)));
+    assert!(matches!(told(refused), LookupError::Failed(_)));
 }
 
 #[tokio::test]

@@ -150,3 +150,19 @@ async fn when_no_file_is_left_that_is_said_whatever_the_other_addresses_do() {
         assert!(files::are_used_up(&dialled.error()));
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_the_host_itself_does_decides() {
+    use io::ErrorKind::{ConnectionRefused, NetworkUnreachable};
+    type Reacts = fn(u8) -> Reaction;
+    let cases: [(Reacts, io::ErrorKind); 3] = [
+        (|number| if number == 0 { Reaction::Refuses } else { Reaction::Unreachable }, ConnectionRefused),
+        (|number| if number == 2 { Reaction::Refuses } else { Reaction::Unreachable }, ConnectionRefused),
+        (|_| Reaction::Unreachable, NetworkUnreachable),
+    ];
+    for (number, (reaction, expected)) in cases.into_iter().enumerate() {
+        let error = dial(4, reaction).await.error();
+        assert_eq!(error.kind(), expected, "case {number}");
+        assert_eq!(local::fault(&error).is_some(), expected == NetworkUnreachable, "case {number}");
+    }
+}
