@@ -69,7 +69,7 @@ pub(crate) use gates::{DatedChange, GateChange, Pausing, StoredGate, reason_name
 pub(crate) use history::{HistoryPlace, Pruned};
 pub(crate) use inbox::{BotPage, InboxEvent, Intake, LanePage, NewEvent, Stored, Taken};
 pub(crate) use ledger::{BotSummary, CallRow, DeliveryFilter};
-pub(crate) use letters::{DeadLetter, DeadLetterRow};
+pub(crate) use letters::{DeadLetter, DeadLetterRow, LetterSummary};
 pub(crate) use lock::FileLock;
 pub(crate) use outbox::{NewReply, Outgoing, PostResult};
 pub(crate) use replays::{CallsAgain, FailedFilter, Replayed, ReplayedBefore};
