@@ -1,5 +1,6 @@
 //! The inbox: storing deliveries. What is due of them is handed out by `rows`.
 
+mod admit;
 mod event;
 mod insert;
 
@@ -16,6 +17,7 @@ use sea_orm::{ConnectionTrait, DatabaseTransaction, DbErr};
 pub(super) use self::event::PendingCall;
 use self::insert::insert_events;
 pub(crate) use self::{
+    admit::Admission,
     event::{BotPage, InboxEvent, LanePage, Taken},
     insert::Stored,
 };
@@ -163,16 +165,20 @@ async fn free_known_events(transaction: &DatabaseTransaction, events: &[NewEvent
 
 /// Makes dead letters of those that the inbox does not hold: a redelivery of a known event is not a new one.
 async fn set_overflow_aside(transaction: &DatabaseTransaction, events: Vec<NewEvent>) -> Result<(), DbErr> {
-    let backend = transaction.get_database_backend();
-    let sql = "SELECT 1 AS known FROM outhook_event WHERE bot_id = $1 AND message_id = $2 AND replay = $3";
     let mut letters = Vec::new();
     for event in events {
-        let values = [event.header.bot.into(), event.header.message.into(), event.replay.into()];
-        if transaction.query_one_raw(statement(backend, sql, values)).await?.is_none() {
+        if !is_known(transaction, &event).await? {
             letters.push(overflowed(event));
         }
     }
     insert_dead_letters(transaction, letters).await
+}
+
+async fn is_known(transaction: &DatabaseTransaction, event: &NewEvent) -> Result<bool, DbErr> {
+    let sql = "SELECT 1 AS known FROM outhook_event WHERE bot_id = $1 AND message_id = $2 AND replay = $3";
+    let values = [event.header.bot.into(), event.header.message.into(), event.replay.into()];
+    let query = statement(transaction.get_database_backend(), sql, values);
+    Ok(transaction.query_one_raw(query).await?.is_some())
 }
 
 fn overflowed(event: NewEvent) -> DeadLetter {

@@ -67,7 +67,7 @@ pub(crate) use due_replies::{DueReplies, Places};
 pub(crate) use error::StoreError;
 pub(crate) use gates::{DatedChange, GateChange, Pausing, StoredGate, reason_name};
 pub(crate) use history::{HistoryPlace, Pruned};
-pub(crate) use inbox::{BotPage, InboxEvent, Intake, LanePage, NewEvent, Stored, Taken};
+pub(crate) use inbox::{Admission, BotPage, InboxEvent, Intake, LanePage, NewEvent, Stored, Taken};
 pub(crate) use ledger::{BotSummary, CallRow, DeliveryFilter};
 pub(crate) use letters::{DeadLetter, DeadLetterRow, LetterSummary};
 pub(crate) use lock::FileLock;
