@@ -70,6 +70,7 @@ impl From<crate::store::OpenError> for Failed {
     fn from(error: crate::store::OpenError) -> Self {
         match error {
             crate::store::OpenError::Unsuitable(message) => Self::usage(message),
+            crate::store::OpenError::Unusable(message) => Self::unavailable(message),
             crate::store::OpenError::Store(error) => error.into(),
         }
     }

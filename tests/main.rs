@@ -34,5 +34,7 @@ mod replies;
 mod reuse;
 mod secrets;
 mod shut;
+mod sqlite_file;
 mod support;
+mod tables;
 mod tls;

@@ -3,11 +3,13 @@
 use sea_orm::{DbErr, RuntimeErr, SqlxError, sqlx};
 use thiserror::Error;
 
+use super::sqlite;
+
 /// Why a store function failed.
 #[derive(Debug, Error)]
 pub(crate) enum StoreError {
     /// The database is away, busy, full or read-only: the same statement may succeed later.
-    #[error("the database is not available: {0}")]
+    #[error("the database is not available: {}", in_words(.0))]
     Away(#[source] DbErr),
     /// The database does not let us in, or not do this: an operator has to act.
     #[error("the database denies access: {0}")]
@@ -39,6 +41,14 @@ impl StoreError {
         code.is_some_and(|code| LOCK_TIMEOUTS.contains(&&*code))
     }
 
+    /// The fault of an SQLite file that waiting does not mend, in words for the operator.
+    pub(super) fn lasting_fault(&self) -> Option<String> {
+        match self {
+            Self::Away(error) | Self::Denied(error) | Self::Refused(error) => sqlite::lasting_fault(error),
+            Self::Fenced | Self::Ended(_) => None,
+        }
+    }
+
     /// Whether the same call may succeed later, with nothing changed on our side.
     pub(crate) fn is_transient(&self) -> bool {
         matches!(self, Self::Away(_) | Self::Denied(_) | Self::Fenced)
@@ -58,6 +68,11 @@ impl From<DbErr> for StoreError {
 /// An error of the driver, met outside the ORM while connecting or listening.
 pub(super) fn from_sqlx(error: SqlxError) -> StoreError {
     DbErr::Conn(RuntimeErr::SqlxError(std::sync::Arc::new(error))).into()
+}
+
+/// What the driver says, or what that means for an SQLite file.
+fn in_words(error: &DbErr) -> String {
+    sqlite::fault_of_file(error).unwrap_or_else(|| error.to_string())
 }
 
 enum Weight {
@@ -84,9 +99,9 @@ const DENIED_SQLSTATES: [&str; 3] = ["28", "3D", "42"];
 /// PERM.
 const DENIED_SQLITE_CODES: [i64; 2] = [1, 3];
 
-/// Primary result codes of SQLite that pass by themselves: BUSY, LOCKED, NOMEM, READONLY, IOERR,
-/// FULL, CANTOPEN, PROTOCOL.
-const PASSING_SQLITE_CODES: [i64; 8] = [5, 6, 7, 8, 10, 13, 14, 15];
+/// Primary result codes of SQLite that pass by themselves, or once an operator has mended the file: BUSY,
+/// LOCKED, NOMEM, READONLY, IOERR, CORRUPT, FULL, CANTOPEN, PROTOCOL, NOTADB.
+const PASSING_SQLITE_CODES: [i64; 10] = [5, 6, 7, 8, 10, 11, 13, 14, 15, 26];
 
 fn weigh(error: &DbErr) -> Weight {
     match error {

@@ -2,6 +2,8 @@
 //!
 //! | file | holds |
 //! | --- | --- |
+//! | `sqlite`, `lock` | the file of an SQLite database |
+//! | `tables` | whether the tables are there, and making them |
 //! | `daemons` | who works on this database, and for which bots |
 //! | `inbox` | storing deliveries |
 //! | `due_events` | handing out the events whose time has come, bots taking turns |
@@ -43,6 +45,8 @@ mod replays;
 mod rows;
 mod settle;
 mod sql;
+mod sqlite;
+mod tables;
 mod turns;
 mod wake;
 
@@ -76,6 +80,7 @@ pub(crate) use replays::{CallsAgain, FailedFilter, Replayed, ReplayedBefore};
 pub(crate) use settle::{CallOutcome, CallRecord, EventEnd, Settled, Settlement};
 pub(crate) use sql::now;
 use sql::statement;
+pub(crate) use sqlite::{FileState, create_file, examine_file, exposure};
 pub(crate) use wake::Wake;
 
 /// How long a database may take to say good-bye.
