@@ -6,6 +6,7 @@ use super::support::*;
 
 /// A bot with one endpoint, and events for it in as many conversations.
 async fn bot(config: &Config, endpoint: &Endpoint, events: i64) -> (i64, String) {
+    config.cli(&["migrate"]).await.success();
     let added = config.cli(&["bots", "add", "--email", "b@x.org", "--name", "B", "--json"]).await.success();
     let bot = added.records()[0]["id"].as_i64().unwrap();
     let (id, url) = (bot.to_string(), endpoint.url("/hook"));

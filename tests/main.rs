@@ -39,5 +39,7 @@ mod retention;
 mod reuse;
 mod secrets;
 mod shut;
+mod sqlite_file;
 mod support;
+mod tables;
 mod tls;

@@ -6,6 +6,7 @@ use std::{collections::HashSet, time::Duration};
 use super::support::*;
 
 async fn bot(config: &Config, endpoint: &Endpoint) -> i64 {
+    config.cli(&["migrate"]).await.success();
     let added = config.cli(&["bots", "add", "--email", "b@x.org", "--name", "B", "--json"]).await.success();
     let bot = added.records()[0]["id"].as_i64().unwrap();
     let (id, url) = (bot.to_string(), endpoint.url("/hook"));

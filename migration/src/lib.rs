@@ -28,6 +28,8 @@ use sea_orm_migration::{
 /// Any number will do, as long as it is only outhook's ("outhook" in ASCII).
 const MIGRATION_LOCK: i64 = 0x6f75_7468_6f6f_6b00;
 
+const MIGRATION_TABLE: &str = "outhook_migration";
+
 /// The migrations for one kind of database.
 #[derive(Debug, Clone, Copy)]
 pub struct Migrator {
@@ -52,7 +54,7 @@ impl MigratorTraitSelf for Migrator {
     }
 
     fn migration_table_name(&self) -> DynIden {
-        "outhook_migration".into_iden()
+        MIGRATION_TABLE.into_iden()
     }
 }
 
@@ -65,6 +67,10 @@ pub struct Status {
     pub created_zulip_tables: bool,
     /// Migrations that were not applied yet.
     pub pending: Vec<String>,
+    /// Applied migrations that this version does not know: a newer one made them.
+    pub unknown: Vec<String>,
+    /// Nothing of outhook's has ever been made here.
+    pub is_new: bool,
 }
 
 impl Migrator {
@@ -97,20 +103,31 @@ impl Migrator {
     /// Whatever the database answers.
     pub async fn status(&self, db: &DatabaseConnection) -> Result<Status, DbErr> {
         let has_zulip_tables = has_zulip_tables(db).await?;
-        let all = Migrator { own_tables: true };
-        let pending = all.get_pending_migrations_read_only(db).await?;
-        let own = m20261101_000002_own_tables::Migration;
-        let created = !pending.iter().any(|migration| migration.name() == own.name());
+        let applied = Self::applied(db).await?;
+        let is_applied = |name: &str| applied.iter().any(|version| version == name);
+        let known = names(Migrator { own_tables: true });
         Ok(Status {
             has_zulip_tables,
-            created_zulip_tables: created,
-            pending: pending
-                .iter()
-                .map(|migration| migration.name().to_owned())
-                .filter(|name| self.own_tables || name != own.name())
-                .collect(),
+            created_zulip_tables: is_applied(m20261101_000002_own_tables::Migration.name()),
+            pending: names(*self).into_iter().filter(|name| !is_applied(name)).collect(),
+            unknown: applied.iter().filter(|version| !known.contains(version)).cloned().collect(),
+            is_new: applied.is_empty(),
         })
     }
+
+    /// The names of the applied migrations. Not the library's list, which fails at one that it does not know.
+    async fn applied(db: &DatabaseConnection) -> Result<Vec<String>, DbErr> {
+        if !SchemaManager::new(db).has_table(MIGRATION_TABLE).await? {
+            return Ok(Vec::new());
+        }
+        let sql = format!("SELECT version FROM {MIGRATION_TABLE} ORDER BY version");
+        let rows = db.query_all_raw(Statement::from_string(db.get_database_backend(), sql)).await?;
+        rows.iter().map(|row| row.try_get("", "version")).collect()
+    }
+}
+
+fn names(migrator: Migrator) -> Vec<String> {
+    migrator.migrations().iter().map(|migration| migration.name().to_owned()).collect()
 }
 
 /// Whether any table has a name of Zulip's.

@@ -31,20 +31,46 @@ impl Token {
         let Some(token) = &self.0 else {
             return Some(HttpResponse::Forbidden().body("set admin.token_file to use this\n"));
         };
-        let given = request
-            .headers()
-            .get(AUTHORIZATION)
-            .and_then(|value| value.to_str().ok())
-            .and_then(|value| value.strip_prefix("Bearer "));
+        let given =
+            request.headers().get(AUTHORIZATION).and_then(|value| value.to_str().ok()).and_then(bearer);
         // Digests are compared, so that the time taken says nothing of the token.
         let digest = |text: &str| Sha256::digest(text.as_bytes());
         match given {
-            Some(given) if digest(given.trim()) == digest(token.expose_secret()) => None,
+            Some(given) if digest(given) == digest(token.expose_secret()) => None,
             _ => Some(
                 HttpResponse::Unauthorized()
                     .insert_header(("www-authenticate", "Bearer"))
                     .body("a valid bearer token is needed\n"),
             ),
+        }
+    }
+}
+
+/// The token in the value of `Authorization`. The scheme may be written in any case (RFC 9110 §11.1).
+fn bearer(value: &str) -> Option<&str> {
+    let (scheme, token) = value.trim().split_once([' ', '\t'])?;
+    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bearer_token_is_read_in_any_case_and_spacing() {
+        let values = [
+            ("Bearer t", Some("t")),
+            ("bearer t", Some("t")),
+            ("BEARER   t", Some("t")),
+            ("bEaReR\tt ", Some("t")),
+            ("Bearer t u", Some("t u")),
+            ("Basic t", None),
+            ("Bearert", None),
+            ("Bearer", None),
+            ("", None),
+        ];
+        for (value, token) in values {
+            assert_eq!(bearer(value), token, "{value:?}");
         }
     }
 }

@@ -1,12 +1,14 @@
 //! Taking events over HTTP.
 
-use std::sync::OnceLock;
+use std::{sync::OnceLock, time::Duration};
 
 use actix_web::{
     HttpRequest, HttpResponse,
-    web::{Data, Payload},
+    http::header::RETRY_AFTER,
+    web::{Bytes, Data, Payload},
 };
 use serde_json::json;
+use tokio::{sync::Semaphore, time::timeout};
 
 use super::auth::Token;
 use crate::{
@@ -14,8 +16,17 @@ use crate::{
     config::queue::PerBot,
     mailbox::Mailbox,
     messages::settled::DueAt,
-    store::{Store, StoreError, now},
+    store::{Admission, Store, StoreError, now},
 };
+
+/// Requests in work at a time; each may hold `queue.max_event_bytes` in memory.
+pub(super) const REQUESTS_MAX: usize = 16;
+
+/// How long a client may take to send the body of its request.
+const BODY_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Seconds after which a client that was turned away may come again.
+const RETRY_SECONDS: &str = "1";
 
 /// Where events go.
 pub(super) struct Intake {
@@ -27,6 +38,8 @@ pub(super) struct Intake {
     pub(super) event_bytes_max: usize,
     /// What may be stored for one bot.
     pub(super) per_bot: PerBot,
+    /// [`REQUESTS_MAX`].
+    pub(super) permits: Semaphore,
 }
 
 /// Takes one event: 202 once it is stored, also if it was known before.
@@ -40,40 +53,56 @@ pub(super) async fn post(
         return refusal;
     }
     let Some(intake) = intake.get() else {
-        return HttpResponse::ServiceUnavailable().body("the database is not connected yet\n");
+        return unavailable("the database is not connected yet");
     };
-    let body = match payload.to_bytes_limited(intake.event_bytes_max).await {
-        Ok(Ok(body)) => body,
-        Ok(Err(error)) => return HttpResponse::BadRequest().body(format!("{error}\n")),
-        Err(_) => {
-            let limit = intake.event_bytes_max;
-            return HttpResponse::PayloadTooLarge()
-                .body(format!("an event may have {limit} bytes (queue.max_event_bytes)\n"));
-        }
+    let Ok(_permit) = intake.permits.try_acquire() else {
+        return unavailable(&format!("{REQUESTS_MAX} requests are in work already"));
+    };
+    let body = match intake.read(payload).await {
+        Ok(body) => body,
+        Err(refusal) => return refusal,
     };
     match intake.take(&body).await {
         Ok(response) => response,
-        Err(error) if error.is_transient() => HttpResponse::ServiceUnavailable().body(format!("{error}\n")),
+        Err(error) if error.is_transient() => unavailable(&error.to_string()),
         Err(error) => HttpResponse::InternalServerError().body(format!("{error}\n")),
     }
 }
 
+fn unavailable(why: &str) -> HttpResponse {
+    HttpResponse::ServiceUnavailable().insert_header((RETRY_AFTER, RETRY_SECONDS)).body(format!("{why}\n"))
+}
+
 impl Intake {
+    async fn read(&self, payload: Payload) -> Result<Bytes, HttpResponse> {
+        let limit = self.event_bytes_max;
+        match timeout(BODY_TIMEOUT, payload.to_bytes_limited(limit)).await {
+            Ok(Ok(Ok(body))) => Ok(body),
+            Ok(Ok(Err(error))) => Err(HttpResponse::BadRequest().body(format!("{error}\n"))),
+            Ok(Err(_)) => Err(HttpResponse::PayloadTooLarge()
+                .body(format!("an event may have {limit} bytes (queue.max_event_bytes)\n"))),
+            Err(_) => Err(HttpResponse::RequestTimeout()
+                .body(format!("the body did not arrive within {BODY_TIMEOUT:?}\n"))),
+        }
+    }
+
     async fn take(&self, body: &[u8]) -> Result<HttpResponse, StoreError> {
         let event = match read_delivery(body, self.event_bytes_max) {
             Ok(event) => event,
             Err(letter) => return Ok(HttpResponse::BadRequest().body(letter.detail + "\n")),
         };
-        let bot = event.header.bot;
-        let counts = self.store.count_unfinished(vec![bot]).await?;
-        if counts.get(&bot).is_some_and(|unfinished| *unfinished >= self.per_bot.events) {
-            let body = "the bot has queue.stored_per_bot unfinished events already\n";
-            return Ok(HttpResponse::TooManyRequests().body(body));
+        let status = match self.store.admit_event(event, self.per_bot.events).await? {
+            Admission::Stored => "stored",
+            Admission::Known => "known",
+            Admission::Full => {
+                let body = "the bot has queue.stored_per_bot unfinished events already\n";
+                return Ok(HttpResponse::TooManyRequests().body(body));
+            }
+        };
+        if status == "stored" {
+            metrics::counter!("outhook_events_taken_total").increment(1);
+            self.inbox.send(DueAt(now()));
         }
-        let stored = self.store.put_into_inbox(vec![event], self.per_bot).await?;
-        metrics::counter!("outhook_events_taken_total").increment(stored as u64);
-        self.inbox.send(DueAt(now()));
-        let status = if stored > 0 { "stored" } else { "known" };
         Ok(HttpResponse::Accepted().json(json!({ "status": status })))
     }
 }

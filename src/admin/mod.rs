@@ -8,13 +8,27 @@ mod metrics;
 use std::{
     net::SocketAddr,
     sync::{Arc, OnceLock},
+    time::Duration,
 };
 
-use actix_web::{App, HttpServer, dev::ServerHandle, web};
+use actix_web::{
+    App, FromRequest, Handler, HttpResponse, HttpServer, Resource, Responder,
+    dev::ServerHandle,
+    http::{KeepAlive, header::ALLOW},
+    web,
+};
+use tokio::sync::Semaphore;
 
 use crate::{
     actors::queue::QueueActor, config, exit::Failed, health::Health, mailbox::Mailbox, store::Store,
 };
+
+/// Connections at a time. Others wait for one to end, which those that send nothing do soon: so health
+/// stays reachable.
+const CONNECTIONS_MAX: usize = 64;
+
+/// How long a client may take to send the header section of its request, and to close its connection.
+const CLIENT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A running admin server.
 pub(crate) struct Server {
@@ -41,12 +55,17 @@ impl Server {
                 .app_data(web::Data::new(exporter.clone()))
                 .app_data(web::Data::new(token.clone()))
                 .app_data(shared.clone())
-                .route("/health/live", web::get().to(health::live))
-                .route("/health/ready", web::get().to(health::ready))
-                .route("/metrics", web::get().to(metrics::render))
-                .route("/v1/events", web::post().to(events::post))
+                .service(page("/health/live", health::live))
+                .service(page("/health/ready", health::ready))
+                .service(page("/metrics", metrics::render))
+                .service(web::resource("/v1/events").post(events::post).default_service(only(POST)))
         })
         .workers(1)
+        .max_connections(CONNECTIONS_MAX)
+        // One request a connection: actix-http bounds the time for the header section of the first only.
+        .keep_alive(KeepAlive::Disabled)
+        .client_request_timeout(CLIENT_TIMEOUT)
+        .client_disconnect_timeout(CLIENT_TIMEOUT)
         .disable_signals()
         .shutdown_timeout(1)
         .bind(address)
@@ -78,6 +97,7 @@ impl Server {
             inbox,
             event_bytes_max: queue.max_event_bytes,
             per_bot: queue.per_bot(),
+            permits: Semaphore::new(events::REQUESTS_MAX),
         });
     }
 
@@ -85,4 +105,27 @@ impl Server {
     pub(crate) async fn stop(self) {
         self.handle.stop(false).await;
     }
+}
+
+/// The methods of what is only read, as `Allow` lists them.
+const READ: &str = "GET, HEAD";
+const POST: &str = "POST";
+
+/// A page, of which HEAD gets what GET gets, without the body.
+fn page<F, Args>(path: &str, handler: F) -> Resource
+where
+    F: Handler<Args>,
+    Args: FromRequest + 'static,
+    F::Output: Responder + 'static,
+{
+    web::resource(path).get(handler.clone()).head(handler).default_service(only(READ))
+}
+
+/// Refuses every other method (RFC 9110 §15.5.6).
+fn only(methods: &'static str) -> actix_web::Route {
+    web::to(move || async move {
+        HttpResponse::MethodNotAllowed()
+            .insert_header((ALLOW, methods))
+            .body(format!("only {methods} may be used here\n"))
+    })
 }

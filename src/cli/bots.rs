@@ -4,7 +4,7 @@ use clap::{Args, Subcommand};
 use serde_json::json;
 
 use super::{
-    open_store,
+    open_or_create, open_store,
     output::{say, say_json, table},
     random_key,
 };
@@ -58,7 +58,7 @@ impl Add {
         if self.email.trim().is_empty() || self.name.trim().is_empty() {
             return Err(Failed::usage("a bot needs an email address and a name"));
         }
-        let store = open_store(&config).await?;
+        let store = open_or_create(&config).await?;
         if store.knows_email(&self.email).await? {
             return Err(Failed::usage(format!(
                 "there is an account with the address {} already",

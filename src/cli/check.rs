@@ -7,10 +7,10 @@ use outhook_core::egress::Egress;
 use super::output::say;
 use crate::{
     broker,
-    config::{Config, queue::QueueUrl, reply::ReplyTo},
+    config::{Config, database::DatabaseUrl, queue::QueueUrl, reply::ReplyTo},
     exit::{Exit, Failed},
     http::{Dialler, FILES_BESIDE, FileShares, Resolver, Route, client_config},
-    store,
+    store::{self, FileState},
     zulip::RestClient,
 };
 
@@ -25,7 +25,7 @@ enum Found {
 pub(super) async fn execute(config: Config) -> Result<Exit, Failed> {
     let results = [
         ("configuration", Ok(Found::Well("valid".into()))),
-        ("database", check_database(&config).await.map(Found::Well)),
+        ("database", check_database(&config).await),
         ("queue", check_queue(&config).await.map(Found::Well)),
         ("calls to bots", check_route(&config).await),
         ("replies", check_replies(&config).await.map(Found::Well)),
@@ -42,13 +42,30 @@ pub(super) async fn execute(config: Config) -> Result<Exit, Failed> {
     Ok(worst.map_or(Exit::Success, |fault| fault.exit))
 }
 
-async fn check_database(config: &Config) -> Result<String, Failed> {
-    let store = store::open(&config.database).await?;
-    let pending = store.pending_migrations(&config.database).await?;
-    store.close().await;
-    if pending > 0 && !config.database.auto_migrate {
-        return Err(Failed::usage(format!("{pending} migrations are pending: run `outhook migrate`")));
+async fn check_database(config: &Config) -> Result<Found, Failed> {
+    let database = &config.database;
+    let DatabaseUrl::Sqlite(path) = &database.url else { return check_tables(config).await.map(Found::Well) };
+    if store::examine_file(path)? == FileState::Missing {
+        return if database.auto_migrate {
+            Ok(Found::Well(format!("{} does not exist yet: `outhook run` creates it", database.url)))
+        } else {
+            Err(Failed::unavailable(format!("{} does not exist: run `outhook migrate`", database.url)))
+        };
     }
+    let works = check_tables(config).await?;
+    Ok(match store::exposure(path) {
+        Some(exposure) => Found::Doubtful(format!("{works}; {exposure}")),
+        None => Found::Well(works),
+    })
+}
+
+async fn check_tables(config: &Config) -> Result<String, Failed> {
+    let store = store::open(&config.database).await?;
+    let pending = store.pending_migrations(&config.database).await?.names.len();
+    if !config.database.auto_migrate {
+        store.require_tables(&config.database).await?;
+    }
+    store.close().await;
     Ok(format!("{} answers, {pending} migrations are pending", config.database.url))
 }
 

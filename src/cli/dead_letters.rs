@@ -13,7 +13,7 @@ use super::{
 use crate::{
     config::Config,
     exit::{Exit, Failed},
-    store::{DeadLetterRow, Store},
+    store::{LetterSummary, Store},
 };
 
 /// Why a dead letter has no body.
@@ -75,7 +75,7 @@ async fn list(config: Config, json: bool) -> Result<Exit, Failed> {
             letter.reason.clone(),
             match letter.dropped_bytes {
                 Some(bytes) => format!("{bytes} (dropped)"),
-                None => letter.payload.len().to_string(),
+                None => letter.bytes.to_string(),
             },
             moment(letter.created_at),
             letter.detail.clone(),
@@ -95,7 +95,7 @@ async fn show(config: Config, id: i64, json: bool) -> Result<Exit, Failed> {
         return Err(Failed::usage(format!("there is no dead letter with the id {id}")));
     };
     if json {
-        let mut shown = record(&letter);
+        let mut shown = record(&LetterSummary::from(&letter));
         shown["payload"] = json!(String::from_utf8_lossy(&letter.payload));
         say_json(&shown)?;
         return Ok(Exit::Success);
@@ -132,7 +132,7 @@ async fn refuse_unless_open(store: &Store, ids: &[i64], done: &str) -> Result<Ve
     Err(Failed::usage(format!("nothing was {done}: {}", refusals.join("; "))))
 }
 
-fn record(letter: &DeadLetterRow) -> serde_json::Value {
+fn record(letter: &LetterSummary) -> serde_json::Value {
     json!({
         "id": letter.id,
         "event_id": letter.event_id,
@@ -140,7 +140,7 @@ fn record(letter: &DeadLetterRow) -> serde_json::Value {
         "message_id": letter.message_id,
         "reason": letter.reason,
         "detail": letter.detail,
-        "bytes": letter.payload.len(),
+        "bytes": letter.bytes,
         "dropped_bytes": letter.dropped_bytes,
         "created_at": moment(letter.created_at),
         "replayed_by": letter.replayed_by,

@@ -9,6 +9,7 @@ use crate::{
 
 /// Applies what is pending.
 pub(super) async fn execute(config: Config) -> Result<Exit, Failed> {
+    store::create_file(&config.database)?;
     let store = store::open(&config.database).await?;
     match store.migrate_tables(&config.database).await? {
         0 => say("outhook's tables are up to date")?,

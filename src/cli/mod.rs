@@ -126,10 +126,24 @@ fn block_on(command: impl Future<Output = Result<Exit, Failed>>) -> Result<Exit,
     actix::System::new().block_on(command)
 }
 
-/// Opens the configured database with its tables up to date, for a command other than `run`.
+/// Opens the configured database as it is, for a command other than `run`.
 async fn open_store(config: &Config) -> Result<Store, Failed> {
     let store = store::open(&config.database).await?;
-    store.prepare_tables(&config.database).await?;
+    ready(store, config).await
+}
+
+/// The same for a command that adds rows, and so makes an SQLite database that is missing.
+async fn open_or_create(config: &Config) -> Result<Store, Failed> {
+    store::create_file(&config.database)?;
+    let store = store::open(&config.database).await?;
+    if store.make_tables_of_new_file(&config.database).await? {
+        output::complain(&format!("created the database {}", config.database.url));
+    }
+    ready(store, config).await
+}
+
+async fn ready(store: Store, config: &Config) -> Result<Store, Failed> {
+    store.require_tables(&config.database).await?;
     store.keep_its_time().await?;
     Ok(store)
 }

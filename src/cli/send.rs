@@ -10,7 +10,7 @@ use clap::Args;
 use outhook_core::{batch, event::Header, identity::BotId};
 use serde_json::{Value, json};
 
-use super::{open_store, output::say};
+use super::{open_or_create, output::say};
 use crate::{
     broker::Publisher,
     config::{
@@ -155,7 +155,7 @@ async fn send_lines(target: &Target, lines: Box<dyn BufRead>) -> Result<usize, F
 impl Target {
     async fn open(config: &Config) -> Result<Self, Failed> {
         match &config.queue.url {
-            QueueUrl::Stored => Ok(Self::Inbox(open_store(config).await?, config.queue.clone())),
+            QueueUrl::Stored => Ok(Self::Inbox(open_or_create(config).await?, config.queue.clone())),
             QueueUrl::Amqp(url) => {
                 let publisher = Publisher::connect(url, &config.queue.name).await;
                 let publisher = publisher

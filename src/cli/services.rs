@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::{
     bots::needs_own_tables,
-    open_store,
+    open_or_create, open_store,
     output::{say, say_json},
     random_key,
 };
@@ -97,7 +97,7 @@ impl Add {
             Some(token) => token,
             None => random_key()?,
         };
-        let store = open_store(&config).await?;
+        let store = open_or_create(&config).await?;
         let service = NewService {
             bot: self.bot,
             name: self.name.clone(),

@@ -4,7 +4,7 @@
 //! | --- | --- | --- |
 //! | `url` | `"sqlite://outhook.db"` | `sqlite://` and a path, relative or absolute, or a `postgres://` URL |
 //! | `tables` | `"own"` | `"own"`, or `"zulip"`: bots are read from Zulip's tables |
-//! | `auto_migrate` | true | whether `run` brings outhook's own tables up to date |
+//! | `auto_migrate` | true | whether `run` brings outhook's own tables up to date, or says what is pending |
 //! | `max_connections` | 8 connections | 2 to 100 |
 //! | `lease` | 15 s | 1 s to 1 h |
 //! | `timeout` | 10 s | 1 s to 10 min |

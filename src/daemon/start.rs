@@ -60,10 +60,16 @@ pub(super) async fn open_database(config: &Config, health: &Health) -> Result<St
     }
 }
 
-/// An SQLite file serves one daemon.
+/// Locks an SQLite file, which serves one daemon; creates it if it is missing.
 pub(super) fn lock_file(config: &Config) -> Result<Option<FileLock>, Failed> {
     match &config.database.url {
-        DatabaseUrl::Sqlite(path) => FileLock::take(path).map(Some).map_err(Failed::unavailable),
+        DatabaseUrl::Sqlite(path) => {
+            let lock = FileLock::take(path)?;
+            if let Some(exposure) = store::exposure(path) {
+                log::warn!("{exposure}");
+            }
+            Ok(Some(lock))
+        }
         DatabaseUrl::Postgres(_) => Ok(None),
     }
 }

@@ -13,6 +13,8 @@ use sea_orm::{
 };
 use thiserror::Error;
 
+use super::sqlite;
+
 /// Why a store function failed.
 #[derive(Debug, Error)]
 pub(crate) enum StoreError {
@@ -55,6 +57,14 @@ impl StoreError {
     pub(crate) fn is_missing_right(&self) -> bool {
         let Self::Denied(error) = self else { return false };
         driver_error(error).and_then(sqlstate).is_some_and(|code| code == INSUFFICIENT_PRIVILEGE)
+    }
+
+    /// The fault of an SQLite file that waiting does not mend, in words for the operator.
+    pub(super) fn lasting_fault(&self) -> Option<String> {
+        match self {
+            Self::Away(error) | Self::Denied(error) | Self::Refused(error) => sqlite::lasting_fault(error),
+            Self::MissingRights(_) | Self::Fenced | Self::Locked(_) | Self::Ended(_) => None,
+        }
     }
 
     /// Whether the same call may succeed later, with nothing changed on our side.
@@ -137,9 +147,9 @@ const DENIED_SQLSTATES: [&str; 3] = ["28", "3D", "42"];
 /// PERM.
 const DENIED_SQLITE_CODES: [i64; 2] = [1, 3];
 
-/// Primary result codes of SQLite that pass by themselves: BUSY, LOCKED, NOMEM, READONLY, IOERR,
-/// FULL, CANTOPEN, PROTOCOL.
-const PASSING_SQLITE_CODES: [i64; 8] = [5, 6, 7, 8, 10, 13, 14, 15];
+/// Primary result codes of SQLite that pass by themselves, or once an operator has mended the file: BUSY,
+/// LOCKED, NOMEM, READONLY, IOERR, CORRUPT, FULL, CANTOPEN, PROTOCOL, NOTADB.
+const PASSING_SQLITE_CODES: [i64; 10] = [5, 6, 7, 8, 10, 11, 13, 14, 15, 26];
 
 fn weigh(error: &DbErr) -> Weight {
     match (error, driver_error(error)) {
@@ -199,6 +209,9 @@ fn sqlstate(error: &SqlxError) -> Option<Cow<'_, str>> {
 
 /// What the database or the driver said, without the names of the layers that it passed, and what to do.
 fn sentence(error: &DbErr) -> String {
+    if let Some(fault) = sqlite::fault_of_file(error) {
+        return fault;
+    }
     let cause = match (driver_error(error), error) {
         (Some(SqlxError::Database(error)), _) => error.message().to_owned(),
         (Some(SqlxError::Io(error)), _) => error.to_string(),

@@ -1,5 +1,6 @@
 //! The inbox: storing deliveries. What is due of them is handed out by `rows`.
 
+mod admit;
 mod event;
 mod insert;
 
@@ -16,6 +17,7 @@ use sea_orm::{ConnectionTrait, DbErr};
 pub(super) use self::event::PendingCall;
 use self::insert::insert_events;
 pub(crate) use self::{
+    admit::Admission,
     event::{BotPage, InboxEvent, LanePage, Taken},
     insert::Stored,
 };
@@ -173,16 +175,20 @@ async fn unknown_overflow(
     transaction: &Transaction,
     events: Vec<NewEvent>,
 ) -> Result<Vec<DeadLetter>, DbErr> {
-    let backend = transaction.get_database_backend();
-    let sql = "SELECT 1 AS known FROM outhook_event WHERE bot_id = $1 AND message_id = $2 AND replay = $3";
     let mut letters = Vec::new();
     for event in events {
-        let values = [event.header.bot.into(), event.header.message.into(), event.replay.into()];
-        if transaction.query_one_raw(statement(backend, sql, values)).await?.is_none() {
+        if !is_known(transaction, &event).await? {
             letters.push(overflowed(event));
         }
     }
     Ok(letters)
+}
+
+async fn is_known(transaction: &Transaction, event: &NewEvent) -> Result<bool, DbErr> {
+    let sql = "SELECT 1 AS known FROM outhook_event WHERE bot_id = $1 AND message_id = $2 AND replay = $3";
+    let values = [event.header.bot.into(), event.header.message.into(), event.replay.into()];
+    let query = statement(transaction.get_database_backend(), sql, values);
+    Ok(transaction.query_one_raw(query).await?.is_some())
 }
 
 fn overflowed(event: NewEvent) -> DeadLetter {

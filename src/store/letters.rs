@@ -4,10 +4,7 @@ use std::collections::BTreeMap;
 
 use entity::outhook::dead_letter;
 use outhook_core::identity::{BotId, EventId, EventKey};
-use sea_orm::{
-    ColumnTrait, ConnectionTrait, DbBackend, DbErr, EntityTrait, FromQueryResult, QueryFilter, QueryOrder,
-    Value,
-};
+use sea_orm::{ConnectionTrait, DbBackend, DbErr, EntityTrait, FromQueryResult, Value};
 use thiserror::Error;
 
 use super::{
@@ -42,8 +39,42 @@ impl DeadLetter {
     }
 }
 
-/// A dead letter, for listing.
+/// A dead letter with its body.
 pub(crate) type DeadLetterRow = dead_letter::Model;
+
+/// A dead letter without its body.
+#[derive(Debug, FromQueryResult)]
+pub(crate) struct LetterSummary {
+    pub(crate) id: i64,
+    pub(crate) event_id: Option<EventId>,
+    pub(crate) bot_id: Option<BotId>,
+    pub(crate) message_id: Option<i64>,
+    pub(crate) reason: String,
+    pub(crate) detail: String,
+    /// The length of its body.
+    pub(crate) bytes: i64,
+    /// The length of the body that it had, if that was dropped.
+    pub(crate) dropped_bytes: Option<i64>,
+    pub(crate) created_at: i64,
+    pub(crate) replayed_by: Option<EventId>,
+}
+
+impl From<&DeadLetterRow> for LetterSummary {
+    fn from(row: &DeadLetterRow) -> Self {
+        Self {
+            id: row.id,
+            event_id: row.event_id,
+            bot_id: row.bot_id,
+            message_id: row.message_id,
+            reason: row.reason.clone(),
+            detail: row.detail.clone(),
+            bytes: i64::try_from(row.payload.len()).unwrap_or(i64::MAX),
+            dropped_bytes: row.dropped_bytes,
+            created_at: row.created_at,
+            replayed_by: row.replayed_by,
+        }
+    }
+}
 
 /// Dead letters that await an operator.
 #[derive(Debug, Clone, Copy, FromQueryResult)]
@@ -69,10 +100,14 @@ pub(crate) enum NotOpen {
 const OPEN: &str = "FROM outhook_dead_letter WHERE replayed_by IS NULL AND ($1 IS NULL OR reason = $1)";
 
 impl Store {
-    /// All dead letters that were not replayed, oldest first.
-    pub(crate) async fn list_dead_letters(&self) -> Result<Vec<DeadLetterRow>, StoreError> {
-        let open = dead_letter::Entity::find().filter(dead_letter::Column::ReplayedBy.is_null());
-        Ok(open.order_by_asc(dead_letter::Column::Id).all(self.db()).await?)
+    /// All dead letters that were not replayed, oldest first. Their bodies may be large, so none is read:
+    /// both databases know the length of one without that.
+    pub(crate) async fn list_dead_letters(&self) -> Result<Vec<LetterSummary>, StoreError> {
+        let sql = "SELECT id, event_id, bot_id, message_id, reason, detail,
+                CAST(length(payload) AS bigint) AS bytes, dropped_bytes, created_at, replayed_by
+            FROM outhook_dead_letter WHERE replayed_by IS NULL ORDER BY id";
+        let listed = LetterSummary::find_by_statement(statement(self.backend(), sql, []));
+        Ok(listed.all(self.db()).await?)
     }
 
     /// One dead letter, replayed or not.

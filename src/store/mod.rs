@@ -2,6 +2,8 @@
 //!
 //! | file | holds |
 //! | --- | --- |
+//! | `sqlite`, `lock` | the file of an SQLite database |
+//! | `tables` | whether the tables are there, and making them |
 //! | `daemons` | who works on this database, and for which bots |
 //! | `inbox` | storing deliveries |
 //! | `due_events` | handing out the events whose time has come, bots taking turns |
@@ -48,6 +50,8 @@ mod rights;
 mod rows;
 mod settle;
 mod sql;
+mod sqlite;
+mod tables;
 mod too_large;
 mod turns;
 mod wake;
@@ -75,14 +79,15 @@ pub(crate) use due_replies::{DueReplies, Places};
 pub(crate) use error::StoreError;
 pub(crate) use gates::{DatedChange, GateChange, Pausing, StoredGate, reason_name};
 pub(crate) use history::{Expiring, HistoryPlace, Pruned};
-pub(crate) use inbox::{BotPage, InboxEvent, Intake, LanePage, NewEvent, Stored, Taken};
+pub(crate) use inbox::{Admission, BotPage, InboxEvent, Intake, LanePage, NewEvent, Stored, Taken};
 pub(crate) use ledger::{BotSummary, CallRow, DeliveryFilter};
-pub(crate) use letters::{DeadLetter, DeadLetterRow};
+pub(crate) use letters::{DeadLetter, DeadLetterRow, LetterSummary};
 pub(crate) use lock::FileLock;
 pub(crate) use outbox::{NewReply, Outgoing, PostResult};
 pub(crate) use replays::{CallsAgain, FailedFilter, Replayed, ReplayedBefore};
 pub(crate) use settle::{CallOutcome, CallRecord, EventEnd, Settled, Settlement};
 pub(crate) use sql::now;
+pub(crate) use sqlite::{FileState, create_file, examine_file, exposure};
 pub(crate) use wake::FileWatch;
 
 /// The database, as the daemon and the commands use it. Cheap to clone.

@@ -112,6 +112,19 @@ impl Config {
         self
     }
 
+    /// Has the permission bits of files bind every process, also if root runs the tests.
+    pub fn bound_by_permissions(self) -> Self {
+        self.shell_first(
+            r#"[ "$(id -u)" != 0 ] || exec setpriv --bounding-set=-dac_override,-dac_read_search \
+                --inh-caps=-dac_override,-dac_read_search "$0" "$@""#,
+        )
+    }
+
+    /// The file of the database, if that is SQLite.
+    pub fn database_file(&self) -> PathBuf {
+        PathBuf::from(self.database.strip_prefix("sqlite://").expect("SQLite"))
+    }
+
     /// The temporary folder, in which everything runs.
     pub fn folder(&self) -> &Path {
         self.folder.path()

@@ -23,6 +23,12 @@ pub async fn request(
     parse(&response).ok_or(io::ErrorKind::InvalidData.into())
 }
 
+/// Sends bytes, and returns everything that comes back until the connection ends.
+pub async fn raw(address: SocketAddr, request: &[u8]) -> io::Result<String> {
+    let exchange = exchange(address, String::new(), request);
+    Ok(String::from_utf8_lossy(&tokio::time::timeout(PATIENCE, exchange).await??).into_owned())
+}
+
 /// HTTP/1.0, so that the end of the connection is the end of the body.
 fn head(address: SocketAddr, method: &str, path: &str, headers: &[(&str, &str)], length: usize) -> String {
     let mut head = format!("{method} {path} HTTP/1.0\r\nhost: {address}\r\ncontent-length: {length}\r\n");

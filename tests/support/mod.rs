@@ -16,7 +16,7 @@ mod dice;
 pub mod dns;
 mod endpoint;
 mod events;
-mod http;
+pub mod http;
 mod load;
 mod outhook;
 mod ports;

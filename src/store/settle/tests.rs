@@ -6,7 +6,7 @@ use sea_orm::DatabaseConnection;
 
 use super::*;
 use crate::store::{
-    DeadLetterRow, GateChange, Intake, NewEvent, Pausing,
+    GateChange, Intake, NewEvent, Pausing,
     in_memory::{count, in_memory},
 };
 
@@ -47,9 +47,12 @@ impl Inbox {
 
     /// The reasons and bodies of all dead letters that were not replayed.
     async fn letters(&self) -> Vec<(String, String)> {
-        let told =
-            |letter: DeadLetterRow| (letter.reason, String::from_utf8(letter.payload).expect("a body"));
-        self.store.list_dead_letters().await.expect("letters").into_iter().map(told).collect()
+        let mut letters = Vec::new();
+        for listed in self.store.list_dead_letters().await.expect("letters") {
+            let letter = self.store.find_dead_letter(listed.id).await.expect("an answer").expect("a letter");
+            letters.push((letter.reason, String::from_utf8(letter.payload).expect("a body")));
+        }
+        letters
     }
 
     async fn count(&self, rows: &str) -> i64 {
