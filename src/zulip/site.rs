@@ -70,7 +70,7 @@ impl Site {
                 let hash = hex(&Md5::digest(email.as_bytes()));
                 Some(format!("https://secure.gravatar.com/avatar/{hash}?d=identicon&version={version}"))
             }
-            _ => Some(format!("/static/images/default-avatar.png?version={version}")),
+            _ => Some(self.default_avatar(version)),
         }
     }
 
@@ -94,6 +94,12 @@ fn salt_in(text: &str) -> String {
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
+    /// Zulip's static files are at its external host, for all organizations.
+    fn default_avatar(&self, version: i64) -> String {
+        let path = format!("/static/images/default-avatar.png?version={version}");
+        if self.external_host.is_empty() { path } else { format!("https://{}{path}", self.external_host) }
+    }
+
 
 #[cfg(test)]
 mod tests {
@@ -132,7 +138,7 @@ mod tests {
         let hash = hex(&Md5::digest(b"rosa@example.org"));
         assert_eq!(url, format!("https://secure.gravatar.com/avatar/{hash}?d=identicon&version=2"));
         let without = avatar(&site(false, None), gravatar).expect("a URL");
-        assert_eq!(without, "/static/images/default-avatar.png?version=2");
+        assert_eq!(without, "https://chat.example.org/static/images/default-avatar.png?version=2");
 
         let uploaded =
             r#""sender_avatar_source":"U","sender_avatar_version":3,"sender_id":31,"sender_realm_id":2"#;
