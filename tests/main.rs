@@ -36,3 +36,4 @@ mod secrets;
 mod shut;
 mod support;
 mod tls;
+mod zulip;

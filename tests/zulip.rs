@@ -1,0 +1,3 @@
+//! With a Zulip: requests as its own worker makes them, its tables, its backup and its REST API.
+
+mod requests;
