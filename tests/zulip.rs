@@ -1,3 +1,5 @@
 //! With a Zulip: requests as its own worker makes them, its tables, its backup and its REST API.
 
+mod database;
+mod deactivated;
 mod requests;

@@ -10,6 +10,7 @@
 //! | `outbox` | replies to post |
 //! | `due_replies` | handing out the replies whose time has come, bots taking turns |
 //! | `directory` | bots and their services, read and (own tables only) written |
+//! | `organizations` | the organizations of a Zulip server |
 //! | `gates` | what keeps services from being called, and pausing them |
 //! | `ledger` | what commands and pages show |
 //! | `replays` | making the calls of finished events again |
@@ -38,6 +39,7 @@ mod inbox;
 mod ledger;
 mod letters;
 mod lock;
+mod organizations;
 mod outbox;
 mod replays;
 mod rows;
@@ -52,7 +54,7 @@ use outhook_core::partition::Partitions;
 use sea_orm::{
     ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr, RuntimeErr, TransactionTrait,
 };
-use tokio::runtime::Handle;
+use tokio::{runtime::Handle, sync::OnceCell};
 
 use crate::{
     fail_points::{self, Step},
@@ -93,12 +95,15 @@ struct Inner {
     db: DatabaseConnection,
     /// Runtime of the main arbiter.
     runtime: Handle,
+    /// See [`Store::reads_deactivated`].
+    reads_deactivated: OnceCell<bool>,
 }
 
 impl Store {
     /// Wraps a pool; its queries will run on the current runtime.
     pub(crate) fn new(db: DatabaseConnection) -> Self {
-        Self { inner: Arc::new(Inner { db, runtime: Handle::current() }), tenure: None }
+        let inner = Inner { db, runtime: Handle::current(), reads_deactivated: OnceCell::new() };
+        Self { inner: Arc::new(inner), tenure: None }
     }
 
     /// The same database, for the actors of a daemon.
