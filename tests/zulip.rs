@@ -1,5 +1,7 @@
 //! With a Zulip: requests as its own worker makes them, its tables, its backup and its REST API.
 
+mod check;
 mod database;
 mod deactivated;
+mod refused;
 mod requests;

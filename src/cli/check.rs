@@ -1,5 +1,8 @@
 //! `outhook check`
 
+mod files;
+mod hosts;
+
 use std::sync::Arc;
 
 use outhook_core::egress::Egress;
@@ -9,9 +12,8 @@ use crate::{
     broker::Publisher,
     config::{Config, queue::QueueUrl, reply::ReplyTo},
     exit::{Exit, Failed},
-    http::{Dialler, FILES_BESIDE, FileShares, Resolver, Route, client_config},
+    http::{Dialler, FILES_BESIDE, FileShares, Resolver, Route},
     store,
-    zulip::RestClient,
 };
 
 /// What there is to say of a part that works.
@@ -28,7 +30,8 @@ pub(super) async fn execute(config: Config) -> Result<Exit, Failed> {
         ("database", check_database(&config).await.map(Found::Well)),
         ("queue", check_queue(&config).await.map(Found::Well)),
         ("calls to bots", check_route(&config).await),
-        ("replies", check_replies(&config).await.map(Found::Well)),
+        ("replies", check_replies(&config).await),
+        ("files", files::check(&config)),
         ("open files", check_files(&config)),
     ];
     for (part, result) in &results {
@@ -78,17 +81,11 @@ async fn check_route(config: &Config) -> Result<Found, Failed> {
     })
 }
 
-async fn check_replies(config: &Config) -> Result<String, Failed> {
+async fn check_replies(config: &Config) -> Result<Found, Failed> {
     match &config.reply.to {
-        ReplyTo::None => Ok("none".into()),
-        ReplyTo::Log => Ok("to the log".into()),
-        ReplyTo::Zulip { site } => {
-            let rest = RestClient::new(site.clone(), client_config());
-            match rest.server_version().await {
-                Ok(version) => Ok(format!("{site} is Zulip {version}")),
-                Err(fault) => Err(Failed::unavailable(format!("{site}: {fault}"))),
-            }
-        }
+        ReplyTo::None => Ok(Found::Well("none".into())),
+        ReplyTo::Log => Ok(Found::Well("to the log".into())),
+        ReplyTo::Zulip { site } => hosts::check(config, site).await,
     }
 }
 
