@@ -1,5 +1,6 @@
 //! `outhook check`
 
+mod backup;
 mod files;
 mod hosts;
 
@@ -31,6 +32,7 @@ pub(super) async fn execute(config: Config) -> Result<Exit, Failed> {
         ("queue", check_queue(&config).await.map(Found::Well)),
         ("calls to bots", check_route(&config).await),
         ("replies", check_replies(&config).await),
+        ("backup", backup::check(&config).await),
         ("files", files::check(&config)),
         ("open files", check_files(&config)),
     ];

@@ -11,6 +11,7 @@
 //! | `due_replies` | handing out the replies whose time has come, bots taking turns |
 //! | `directory` | bots and their services, read and (own tables only) written |
 //! | `organizations` | the organizations of a Zulip server |
+//! | `backup` | whether Zulip's own backup can read outhook's tables |
 //! | `gates` | what keeps services from being called, and pausing them |
 //! | `ledger` | what commands and pages show |
 //! | `replays` | making the calls of finished events again |
@@ -25,6 +26,7 @@
 //! Functions run on the runtime that opened the pool, whoever calls them: a connection opened from an
 //! EventActor's arbiter would die with it.
 
+mod backup;
 mod connect;
 mod daemons;
 mod directory;
