@@ -6,3 +6,4 @@ mod database;
 mod deactivated;
 mod refused;
 mod requests;
+mod send;

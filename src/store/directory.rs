@@ -247,6 +247,14 @@ impl Store {
         .await
     }
 
+    /// The organization of a bot, or why the bot may not be called.
+    pub(crate) async fn find_realm(&self, bot: BotId) -> Result<Result<i64, NotCallable>, StoreError> {
+        self.on_main(move |store| async move {
+            Ok(store.find_callable(bot).await?.map(|profile| profile.realm_id))
+        })
+        .await
+    }
+
     async fn find_callable(&self, bot: BotId) -> Result<Result<Profile, NotCallable>, StoreError> {
         Ok(self.find_profile(bot).await?.ok_or(NotCallable::Unknown).and_then(Profile::callable))
     }

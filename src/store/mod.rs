@@ -11,6 +11,7 @@
 //! | `due_replies` | handing out the replies whose time has come, bots taking turns |
 //! | `directory` | bots and their services, read and (own tables only) written |
 //! | `organizations` | the organizations of a Zulip server |
+//! | `places` | the channels and people of a Zulip server |
 //! | `backup` | whether Zulip's own backup can read outhook's tables |
 //! | `gates` | what keeps services from being called, and pausing them |
 //! | `ledger` | what commands and pages show |
@@ -43,6 +44,7 @@ mod letters;
 mod lock;
 mod organizations;
 mod outbox;
+mod places;
 mod replays;
 mod rows;
 mod settle;
@@ -76,6 +78,7 @@ pub(crate) use ledger::{BotSummary, CallRow, DeliveryFilter};
 pub(crate) use letters::{DeadLetter, DeadLetterRow};
 pub(crate) use lock::FileLock;
 pub(crate) use outbox::{NewReply, Outgoing, PostResult};
+pub(crate) use places::{Channel, Person};
 pub(crate) use replays::{CallsAgain, FailedFilter, Replayed, ReplayedBefore};
 pub(crate) use settle::{CallOutcome, CallRecord, EventEnd, Settled, Settlement};
 pub(crate) use sql::now;
