@@ -43,3 +43,4 @@ mod sqlite_file;
 mod support;
 mod tables;
 mod tls;
+mod zulip;

@@ -171,6 +171,18 @@ async fn widget_content_is_posted_with_its_reply() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_long_reply_is_cut_as_zulip_cuts_it() {
+    let zulip = Endpoint::start(|_, _| taken()).await;
+    let endpoint = Endpoint::json(json!({ "content": "🍲".repeat(10_001) })).await;
+    let scene = Scene::start(Inlet::Stored, replying_to(&zulip, Config::sqlite())).await;
+    let bot = scene.bot_at("soup", &endpoint.url("/hook")).await;
+    scene.send(&[channel_event(bot, 1, 7, "Kitchen", "soup?")]).await;
+    scene.posted(1).await;
+    let cut = "🍲".repeat(9_980) + "\n[message truncated]";
+    assert!(said(&zulip.requests()[0]) == cut && setup::outbox(&scene.db).await[0].content == cut);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_a_bot_says_of_a_failure_is_posted_too() {
     let zulip = Endpoint::start(|_, _| taken()).await;
     let endpoint = Endpoint::start(|_, _| Answer::status(404)).await;

@@ -22,6 +22,7 @@
 //! | [`quota`] | how many unfinished events a bot may have |
 //! | [`egress`] | which URLs and addresses may be dialled |
 //! | [`excerpt`] | what of an answer may be kept |
+//! | [`message_text`] | how long a reply may be |
 
 pub mod answer;
 pub mod batch;
@@ -34,6 +35,7 @@ pub mod gate;
 pub mod identity;
 mod json;
 pub mod lanes;
+pub mod message_text;
 pub mod newcomers;
 pub mod outcome;
 pub mod partition;

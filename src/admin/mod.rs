@@ -37,6 +37,14 @@ pub(crate) struct Server {
     intake: Arc<OnceLock<events::Intake>>,
 }
 
+/// That the token's file can be used.
+///
+/// # Errors
+/// If it can't be read, or holds no token.
+pub(crate) fn check_token(config: &config::admin::Admin) -> Result<(), Failed> {
+    auth::Token::read(config.token_file.as_deref()).map(drop)
+}
+
 impl Server {
     /// Binds and serves; `None` if `admin.listen` is empty.
     ///

@@ -1,5 +1,9 @@
 //! `outhook check`
 
+mod backup;
+mod files;
+mod hosts;
+
 use std::sync::Arc;
 
 use outhook_core::egress::Egress;
@@ -9,9 +13,8 @@ use crate::{
     broker,
     config::{Config, database::DatabaseUrl, queue::QueueUrl, reply::ReplyTo},
     exit::{Exit, Failed},
-    http::{Dialler, FILES_BESIDE, FileShares, Resolver, Route, client_config},
+    http::{Dialler, FILES_BESIDE, FileShares, Resolver, Route},
     store::{self, FileState},
-    zulip::RestClient,
 };
 
 /// What there is to say of a part that works.
@@ -28,7 +31,9 @@ pub(super) async fn execute(config: Config) -> Result<Exit, Failed> {
         ("database", check_database(&config).await),
         ("queue", check_queue(&config).await.map(Found::Well)),
         ("calls to bots", check_route(&config).await),
-        ("replies", check_replies(&config).await.map(Found::Well)),
+        ("replies", check_replies(&config).await),
+        ("backup", backup::check(&config).await),
+        ("files", files::check(&config)),
         ("open files", check_files(&config)),
     ];
     for (part, result) in &results {
@@ -95,17 +100,11 @@ async fn check_route(config: &Config) -> Result<Found, Failed> {
     })
 }
 
-async fn check_replies(config: &Config) -> Result<String, Failed> {
+async fn check_replies(config: &Config) -> Result<Found, Failed> {
     match &config.reply.to {
-        ReplyTo::None => Ok("none".into()),
-        ReplyTo::Log => Ok("to the log".into()),
-        ReplyTo::Zulip { site } => {
-            let rest = RestClient::new(site.clone(), client_config());
-            match rest.server_version().await {
-                Ok(version) => Ok(format!("{site} is Zulip {version}")),
-                Err(fault) => Err(Failed::unavailable(format!("{site}: {fault}"))),
-            }
-        }
+        ReplyTo::None => Ok(Found::Well("none".into())),
+        ReplyTo::Log => Ok(Found::Well("to the log".into())),
+        ReplyTo::Zulip { site } => hosts::check(config, site).await,
     }
 }
 

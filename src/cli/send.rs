@@ -1,5 +1,7 @@
 //! `outhook send`
 
+mod places;
+
 use std::{
     fs::File,
     io::{self, BufRead, BufReader},
@@ -10,6 +12,7 @@ use clap::Args;
 use outhook_core::{batch, event::Header, identity::BotId};
 use serde_json::{Value, json};
 
+use self::places::Places;
 use super::{open_or_create, output::say};
 use crate::{
     broker::Publisher,
@@ -43,6 +46,9 @@ pub(super) struct Send {
     /// It is a direct message; so it is unless --stream is given.
     #[arg(long, conflicts_with = "file")]
     direct: bool,
+    /// With Zulip: the id of the person who writes it and gets the reply to a direct message.
+    #[arg(long, value_name = "ID", conflicts_with = "file")]
+    from: Option<i64>,
     /// A file with one event as JSON on each line; - for standard input.
     #[arg(long, value_name = "FILE", conflicts_with = "content")]
     file: Option<PathBuf>,
@@ -56,27 +62,38 @@ enum Target {
 
 impl Send {
     pub(super) async fn execute(self, config: Config) -> Result<Exit, Failed> {
+        let mut places = Places::of(&config).await?;
         let target = Target::open(&config).await?;
         let sent = match &self.file {
-            Some(path) => send_lines(&target, open_lines(path)?).await?,
-            None => target.put(vec![self.event().to_string().into_bytes()]).await?,
+            Some(path) => send_lines(&target, places.as_mut(), open_lines(path)?).await?,
+            None => {
+                let event = self.event(places.as_ref()).await?;
+                target.put(vec![event.to_string().into_bytes()]).await?
+            }
         };
         say(format!("{sent} {} put on the queue", if sent == 1 { "event was" } else { "events were" }))?;
         match target {
             Target::Inbox(store, _) => store.close().await,
             Target::Broker(publisher) => publisher.close().await,
         }
+        if let Some(places) = places {
+            places.close().await;
+        }
         Ok(Exit::Success)
     }
 
-    fn event(&self) -> Value {
+    /// With Zulip, everything that it names exists.
+    async fn event(&self, places: Option<&Places>) -> Result<Value, Failed> {
         let bot = self.bot.unwrap_or_default();
         let content = self.content.clone().unwrap_or_default();
-        match (&self.stream, &self.topic) {
-            (Some(stream), Some(topic)) => {
-                sample_event(bot, new_message_id(), &content, Some((stream, topic)))
+        let channel = self.stream.as_deref().zip(self.topic.as_deref());
+        let event = sample_event(bot, new_message_id(), &content, channel);
+        match places {
+            Some(places) => places.real(event, bot, self.stream.as_deref(), self.from).await,
+            None if self.from.is_some() => {
+                Err(Failed::usage("--from names a person of Zulip: it needs database.tables = \"zulip\""))
             }
-            _ => sample_event(bot, new_message_id(), &content, None),
+            None => Ok(event),
         }
     }
 }
@@ -127,7 +144,11 @@ fn open_lines(path: &PathBuf) -> Result<Box<dyn BufRead>, Failed> {
 }
 
 /// Every line is checked before any is sent in its batch, so that a bad one is named with its number.
-async fn send_lines(target: &Target, lines: Box<dyn BufRead>) -> Result<usize, Failed> {
+async fn send_lines(
+    target: &Target,
+    mut places: Option<&mut Places>,
+    lines: Box<dyn BufRead>,
+) -> Result<usize, Failed> {
     let (mut sent, mut bytes) = (0, 0);
     let mut events = Vec::new();
     for (index, line) in lines.lines().enumerate() {
@@ -136,11 +157,12 @@ async fn send_lines(target: &Target, lines: Box<dyn BufRead>) -> Result<usize, F
             continue;
         }
         let body = line.into_bytes();
-        if let Err(malformed) = Header::read(&body) {
+        if let Err(fault) = check_line(&body, places.as_deref_mut()).await {
             sent += target.put(events).await?;
+            let Failed { exit, message } = fault;
             let message =
-                format!("line {}: {malformed}; the {sent} events before it were put on the queue", index + 1);
-            return Err(Failed::usage(message));
+                format!("line {}: {message}; the {sent} events before it were put on the queue", index + 1);
+            return Err(Failed { exit, message });
         }
         if events.len() == BATCH_EVENTS || bytes + body.len() > batch::BYTES_MAX {
             sent += target.put(std::mem::take(&mut events)).await?;
@@ -150,6 +172,14 @@ async fn send_lines(target: &Target, lines: Box<dyn BufRead>) -> Result<usize, F
         events.push(body);
     }
     Ok(sent + target.put(events).await?)
+}
+
+async fn check_line(body: &[u8], places: Option<&mut Places>) -> Result<(), Failed> {
+    let header = Header::read(body).map_err(Failed::usage)?;
+    match places {
+        Some(places) => places.check(header.bot, body).await,
+        None => Ok(()),
+    }
 }
 
 impl Target {

@@ -21,8 +21,7 @@ const START: &str = "start";
 
 /// What is known of the Zulip server.
 pub(super) fn site(config: &Config) -> Result<Site, Failed> {
-    Site::new(&config.zulip)
-        .map_err(|error| Failed::usage(format!("zulip.avatar_salt_file can't be read: {error}")))
+    Site::new(&config.zulip).map_err(Failed::usage)
 }
 
 /// How bots are called.

@@ -78,6 +78,9 @@ pub(crate) enum NotCallable {
     /// It was deactivated.
     #[error("the bot is deactivated")]
     Inactive,
+    /// Its organization was deactivated.
+    #[error("the bot's organization is deactivated")]
+    InactiveOrganization,
     /// It is a person, or another kind of bot.
     #[error("the account is not an outgoing webhook bot")]
     NotOutgoingWebhook,
@@ -88,7 +91,7 @@ impl NotCallable {
     pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Unknown => "unknown_bot",
-            Self::Inactive => "inactive_bot",
+            Self::Inactive | Self::InactiveOrganization => "inactive_bot",
             Self::NotOutgoingWebhook => "not_a_webhook_bot",
         }
     }
@@ -173,6 +176,20 @@ struct Profile {
     api_key: String,
     is_active: bool,
     string_id: Option<String>,
+    deactivated: Option<bool>,
+}
+
+impl Profile {
+    fn callable(self) -> Result<Self, NotCallable> {
+        match () {
+            () if !self.is_bot || self.bot_type != Some(BOT_TYPE_OUTGOING_WEBHOOK) => {
+                Err(NotCallable::NotOutgoingWebhook)
+            }
+            () if !self.is_active => Err(NotCallable::Inactive),
+            () if self.deactivated == Some(true) => Err(NotCallable::InactiveOrganization),
+            () => Ok(self),
+        }
+    }
 }
 
 #[derive(FromQueryResult)]
@@ -210,13 +227,10 @@ impl Store {
     /// Ids are cast, because Zulip's columns have had different integer types over its versions.
     pub(crate) async fn find_bot(&self, bot: BotId) -> Result<Result<Bot, NotCallable>, StoreError> {
         self.read(move |store| async move {
-            let Some(profile) = store.find_profile(bot).await? else { return Ok(Err(NotCallable::Unknown)) };
-            if !profile.is_bot || profile.bot_type != Some(BOT_TYPE_OUTGOING_WEBHOOK) {
-                return Ok(Err(NotCallable::NotOutgoingWebhook));
-            }
-            if !profile.is_active {
-                return Ok(Err(NotCallable::Inactive));
-            }
+            let profile = match store.find_callable(bot).await? {
+                Ok(profile) => profile,
+                Err(reason) => return Ok(Err(reason)),
+            };
             let services = store.find_services(bot).await?;
             Ok(Ok(Bot {
                 id: profile.id,
@@ -233,11 +247,27 @@ impl Store {
         .await
     }
 
+    /// The organization of a bot, or why the bot may not be called.
+    pub(crate) async fn find_realm(&self, bot: BotId) -> Result<Result<i64, NotCallable>, StoreError> {
+        self.read(
+            move |store| async move { Ok(store.find_callable(bot).await?.map(|profile| profile.realm_id)) },
+        )
+        .await
+    }
+
+    async fn find_callable(&self, bot: BotId) -> Result<Result<Profile, NotCallable>, StoreError> {
+        Ok(self.find_profile(bot).await?.ok_or(NotCallable::Unknown).and_then(Profile::callable))
+    }
+
     async fn find_profile(&self, bot: BotId) -> Result<Option<Profile>, StoreError> {
-        let sql = "SELECT CAST(u.id AS BIGINT) AS id, CAST(u.realm_id AS BIGINT) AS realm_id,
+        let deactivated = if self.reads_deactivated().await? { "r.deactivated" } else { "NULL" };
+        let sql = format!(
+            "SELECT CAST(u.id AS BIGINT) AS id, CAST(u.realm_id AS BIGINT) AS realm_id,
                 CAST(u.recipient_id AS BIGINT) AS recipient_id, u.delivery_email, u.email, u.full_name,
-                u.is_bot, u.bot_type, u.api_key, u.is_active, r.string_id
-            FROM zerver_userprofile u LEFT JOIN zerver_realm r ON r.id = u.realm_id WHERE u.id = $1";
+                u.is_bot, u.bot_type, u.api_key, u.is_active, r.string_id,
+                CAST({deactivated} AS BOOLEAN) AS deactivated
+            FROM zerver_userprofile u LEFT JOIN zerver_realm r ON r.id = u.realm_id WHERE u.id = $1"
+        );
         let row = self.db().query_one_raw(statement(self.backend(), sql, [bot.into()])).await?;
         Ok(row.map(|row| Profile::from_query_result(&row, "")).transpose()?)
     }

@@ -12,6 +12,9 @@
 //! | `outbox` | replies to post |
 //! | `due_replies` | handing out the replies whose time has come, bots taking turns |
 //! | `directory` | bots and their services, read and (own tables only) written |
+//! | `organizations` | the organizations of a Zulip server |
+//! | `places` | the channels and people of a Zulip server |
+//! | `backup` | whether Zulip's own backup can read outhook's tables |
 //! | `gates` | what keeps services from being called, and pausing them |
 //! | `ledger` | what commands and pages show |
 //! | `replays` | making the calls of finished events again |
@@ -28,6 +31,7 @@
 //! unknown. Jobs run on the runtime that opened the pool, whoever asks for them: a connection opened from an
 //! EventActor's arbiter would die with it.
 
+mod backup;
 mod connect;
 mod daemons;
 mod directory;
@@ -42,7 +46,9 @@ mod inbox;
 mod ledger;
 mod letters;
 mod lock;
+mod organizations;
 mod outbox;
+mod places;
 mod pool;
 mod postgres;
 mod replays;
@@ -60,7 +66,7 @@ use std::{future::Future, sync::Arc, time::Duration};
 
 use outhook_core::partition::Partitions;
 use sea_orm::{ConnectionTrait, DbBackend, DbErr, RuntimeErr};
-use tokio::runtime::Handle;
+use tokio::{runtime::Handle, sync::OnceCell};
 
 use self::{
     pool::{Pool, Transaction},
@@ -84,6 +90,7 @@ pub(crate) use ledger::{BotSummary, CallRow, DeliveryFilter};
 pub(crate) use letters::{DeadLetter, DeadLetterRow, LetterSummary};
 pub(crate) use lock::FileLock;
 pub(crate) use outbox::{NewReply, Outgoing, PostResult};
+pub(crate) use places::{Channel, Person};
 pub(crate) use replays::{CallsAgain, FailedFilter, Replayed, ReplayedBefore};
 pub(crate) use settle::{CallOutcome, CallRecord, EventEnd, Settled, Settlement};
 pub(crate) use sql::now;
@@ -102,6 +109,8 @@ struct Inner {
     pool: Pool,
     /// Runtime of the main arbiter.
     runtime: Handle,
+    /// See [`Store::reads_deactivated`].
+    reads_deactivated: OnceCell<bool>,
 }
 
 /// An advisory lock behind which some transactions stand in line, for as long as their patience.
@@ -115,7 +124,8 @@ struct Lock {
 impl Store {
     /// Wraps a pool; its jobs will run on the current runtime.
     fn new(pool: Pool) -> Self {
-        Self { inner: Arc::new(Inner { pool, runtime: Handle::current() }), tenure: None }
+        let inner = Inner { pool, runtime: Handle::current(), reads_deactivated: OnceCell::new() };
+        Self { inner: Arc::new(inner), tenure: None }
     }
 
     /// The same database, for the actors of a daemon.

@@ -3,8 +3,9 @@
 use std::{sync::Arc, time::Duration};
 
 use awc::{
-    Client, ClientRequest, Connector,
+    Client, ClientRequest, ClientResponse, Connector,
     error::{ConnectError, SendRequestError},
+    http::header::LOCATION,
 };
 use outhook_core::{excerpt::excerpt, identity::Millis, outcome::is_retried};
 use rustls::ClientConfig;
@@ -13,7 +14,7 @@ use serde::Deserialize;
 use tokio::time::{Instant, timeout_at};
 use url::{Url, form_urlencoded};
 
-use super::Destination;
+use super::{Destination, advice::Unserved};
 use crate::{
     http::{retry_after, retry_after_value},
     store::{Bot, Outgoing},
@@ -23,6 +24,9 @@ use crate::{
 const TIMEOUT: Duration = Duration::from_secs(10);
 /// The most that is read of an answer.
 const ANSWER_BYTES_MAX: usize = 65_536;
+
+const MESSAGES: &str = "/api/v1/messages";
+const SERVER_SETTINGS: &str = "/api/v1/server_settings";
 
 /// What came of a post.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,11 +45,27 @@ pub(crate) enum Posted {
         /// Why.
         detail: String,
     },
+    /// It is not there: the bot is not who it says. Its key may have been regenerated since it was read.
+    Unauthorized {
+        /// Why.
+        detail: String,
+    },
     /// It is not there, and no further attempt would help.
     Refused {
         /// Why.
         detail: String,
     },
+}
+
+impl Posted {
+    /// The same, with what to set right if it was refused.
+    fn advised(mut self, advice: Option<String>) -> Self {
+        if let (Self::Refused { detail } | Self::Unauthorized { detail }, Some(advice)) = (&mut self, advice)
+        {
+            *detail = format!("{detail}: {advice}");
+        }
+        self
+    }
 }
 
 /// Posts messages. Belongs to the thread that made it.
@@ -54,6 +74,15 @@ pub(crate) struct RestClient {
     client: Client,
     site: Url,
     timeout: Duration,
+}
+
+/// What a Zulip server tells everybody of itself.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Settings {
+    /// Its version.
+    pub(crate) zulip_version: String,
+    /// The organization at the host that was asked for, if there is one.
+    pub(crate) realm_name: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -95,25 +124,36 @@ impl RestClient {
         let body = timeout_at(deadline, response.body().limit(ANSWER_BYTES_MAX)).await;
         let body = body.ok().and_then(Result::ok).unwrap_or_default();
         let secrets: Vec<&str> = bot.secrets().collect();
-        read_answer(response.status().as_u16(), retry_after(response.headers()), &body, &secrets)
+        let status = response.status().as_u16();
+        let location = location(&response);
+        let unserved = Unserved {
+            status,
+            location: location.as_deref(),
+            body: &body,
+            url: &self.url(MESSAGES),
+            host,
+            secrets: &secrets,
+        };
+        read_answer(status, retry_after(response.headers()), &body, &secrets).advised(unserved.advice())
     }
 
-    /// Asks the server for its version, without signing in.
+    /// Asks the server what it is, as one of its hosts, without signing in.
     ///
     /// # Errors
     /// Why it could not be asked, or does not answer as Zulip does.
-    pub(crate) async fn server_version(&self) -> Result<String, String> {
-        #[derive(Deserialize)]
-        struct Settings {
-            zulip_version: String,
-        }
-        let url = format!("{}/api/v1/server_settings", self.site.as_str().trim_end_matches('/'));
+    pub(crate) async fn server_settings(&self, host: &str) -> Result<Settings, String> {
+        let url = self.url(SERVER_SETTINGS);
+        let request = with_host(self.client.get(url.as_str()), host);
         let ask = async {
-            let mut response = self.client.get(url).send().await.map_err(|error| error.to_string())?;
+            let mut response = request.send().await.map_err(|error| error.to_string())?;
             let body = response.body().limit(ANSWER_BYTES_MAX).await.map_err(|error| error.to_string())?;
-            let settings: Result<Settings, _> = serde_json::from_slice(&body);
-            settings.map(|settings| settings.zulip_version).map_err(|_| {
-                format!("it answers with status {}, but not as a Zulip server", response.status().as_u16())
+            let (status, location) = (response.status().as_u16(), location(&response));
+            serde_json::from_slice(&body).map_err(|_| {
+                let location = location.as_deref();
+                let advice =
+                    Unserved { status, location, body: &body, url: &url, host, secrets: &[] }.advice();
+                let advice = advice.map(|advice| format!(": {advice}")).unwrap_or_default();
+                format!("it answers with status {status}, but not as a Zulip server{advice}")
             })
         };
         tokio::time::timeout(self.timeout, ask)
@@ -121,16 +161,29 @@ impl RestClient {
             .unwrap_or_else(|_| Err(format!("no answer within {:?}", self.timeout)))
     }
 
+    fn url(&self, path: &str) -> Url {
+        let mut url = self.site.clone();
+        url.set_path(&format!("{}{path}", self.site.path().trim_end_matches('/')));
+        url
+    }
+
     fn request(&self, bot: &Bot, host: &str) -> ClientRequest {
-        let url = format!("{}/api/v1/messages", self.site.as_str().trim_end_matches('/'));
         let request = self
             .client
-            .post(url)
+            .post(self.url(MESSAGES).as_str())
             .basic_auth(&bot.delivery_email, bot.api_key.expose_secret())
             .insert_header(("content-type", "application/x-www-form-urlencoded"))
             .insert_header(("user-agent", concat!("outhook/", env!("CARGO_PKG_VERSION"))));
-        if host.is_empty() { request } else { request.insert_header(("host", host)) }
+        with_host(request, host)
     }
+}
+
+fn with_host(request: ClientRequest, host: &str) -> ClientRequest {
+    if host.is_empty() { request } else { request.insert_header(("host", host)) }
+}
+
+fn location<S>(response: &ClientResponse<S>) -> Option<String> {
+    response.headers().get(LOCATION)?.to_str().ok().map(str::to_owned)
 }
 
 fn form(reply: &Outgoing) -> Option<String> {
@@ -175,12 +228,14 @@ fn read_answer(status: u16, not_before: Option<Millis>, body: &[u8], secrets: &[
     // Zulip, and what is in front of it, may give back what they were sent.
     let said = excerpt(said.unwrap_or_default().as_bytes(), secrets);
     let detail = format!("Zulip answered with status {status} {}", String::from_utf8_lossy(&said));
+    let detail = detail.trim_end().to_owned();
     match status {
         200..=299 => Posted::Done,
         429 => Posted::NotDone { detail, not_before },
         500 | 503 | 408 => Posted::NotDone { detail, not_before },
         // A proxy in front answers so, also with statuses of its own, when the request may have got through.
         500.. if is_retried(status) => Posted::Unknown { detail },
+        401 => Posted::Unauthorized { detail },
         _ => Posted::Refused { detail },
     }
 }
@@ -260,7 +315,7 @@ mod tests {
             assert!(until >= earliest && detail.contains("slow down"), "{until}: {detail}");
         }
         assert!(matches!(read_answer(400, None, b"", &[KEY]), Posted::Refused { .. }));
-        assert!(matches!(read_answer(401, None, b"", &[KEY]), Posted::Refused { .. }));
+        assert!(matches!(read_answer(401, None, b"", &[KEY]), Posted::Unauthorized { .. }));
         for status in [502, 504, 520, 524, 529, 599] {
             assert!(matches!(read_answer(status, None, b"", &[KEY]), Posted::Unknown { .. }), "{status}");
         }

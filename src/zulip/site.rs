@@ -1,11 +1,12 @@
 //! What is known of the Zulip server from `[zulip]`.
 
-use std::{collections::BTreeMap, fs, io};
+use std::{collections::BTreeMap, fs, io, path::Path};
 
 use md5::Md5;
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
+use thiserror::Error;
 
 use crate::{config::zulip::Zulip, handlers::event_body::Fields, trial::work::exposed};
 
@@ -22,16 +23,35 @@ pub(crate) struct Site {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct Salt(#[serde(with = "exposed")] SecretString);
 
+/// Why there is no salt of avatar URLs.
+#[derive(Debug, Error)]
+pub(crate) enum SaltFileError {
+    /// The file is not there, or may not be read.
+    #[error("zulip.avatar_salt_file {0}: {1}")]
+    Unreadable(String, io::Error),
+    /// It holds something else.
+    #[error(
+        "zulip.avatar_salt_file {0}: it holds no avatar_salt: name zulip-secrets.conf, or a file of the salt alone"
+    )]
+    NoSalt(String),
+}
+
+impl Salt {
+    fn read(path: &Path) -> Result<Self, SaltFileError> {
+        let name = path.display().to_string();
+        let text =
+            fs::read_to_string(path).map_err(|error| SaltFileError::Unreadable(name.clone(), error))?;
+        salt_in(&text).map(|salt| Self(salt.into())).ok_or(SaltFileError::NoSalt(name))
+    }
+}
+
 impl Site {
     /// Reads the salt's file, if one is named.
     ///
     /// # Errors
-    /// If that file can't be read.
-    pub(crate) fn new(config: &Zulip) -> io::Result<Self> {
-        let avatar_salt = match &config.avatar_salt_file {
-            Some(path) => Some(Salt(salt_in(&fs::read_to_string(path)?).into())),
-            None => None,
-        };
+    /// If that file can't be read, or holds no salt.
+    pub(crate) fn new(config: &Zulip) -> Result<Self, SaltFileError> {
+        let avatar_salt = config.avatar_salt_file.as_deref().map(Salt::read).transpose()?;
         Ok(Self {
             external_host: config.external_host.clone().unwrap_or_default(),
             realm_hosts: config.realm_hosts.clone(),
@@ -70,8 +90,14 @@ impl Site {
                 let hash = hex(&Md5::digest(email.as_bytes()));
                 Some(format!("https://secure.gravatar.com/avatar/{hash}?d=identicon&version={version}"))
             }
-            _ => Some(format!("/static/images/default-avatar.png?version={version}")),
+            _ => Some(self.default_avatar(version)),
         }
+    }
+
+    /// Zulip's static files are at its external host, for all organizations.
+    fn default_avatar(&self, version: i64) -> String {
+        let path = format!("/static/images/default-avatar.png?version={version}");
+        if self.external_host.is_empty() { path } else { format!("https://{}{path}", self.external_host) }
     }
 
     fn uploaded_avatar(&self, message: &Fields<'_>, version: i64) -> Option<String> {
@@ -82,13 +108,15 @@ impl Site {
     }
 }
 
-/// The salt in a file that holds nothing else, or in Zulip's `zulip-secrets.conf`.
-fn salt_in(text: &str) -> String {
+/// The salt in Zulip's `zulip-secrets.conf`, or in a file that holds nothing else.
+fn salt_in(text: &str) -> Option<String> {
     let assigned = text.lines().find_map(|line| {
         let (name, value) = line.split_once('=')?;
-        (name.trim() == "avatar_salt").then(|| value.trim().to_owned())
+        (name.trim() == "avatar_salt").then(|| value.trim())
     });
-    assigned.unwrap_or_else(|| text.trim().to_owned())
+    let alone =
+        Some(text.trim()).filter(|word| !word.contains(char::is_whitespace) && !word.starts_with('['));
+    assigned.or(alone).filter(|salt| !salt.is_empty()).map(str::to_owned)
 }
 
 fn hex(bytes: &[u8]) -> String {
@@ -132,7 +160,7 @@ mod tests {
         let hash = hex(&Md5::digest(b"rosa@example.org"));
         assert_eq!(url, format!("https://secure.gravatar.com/avatar/{hash}?d=identicon&version=2"));
         let without = avatar(&site(false, None), gravatar).expect("a URL");
-        assert_eq!(without, "/static/images/default-avatar.png?version=2");
+        assert_eq!(without, "https://chat.example.org/static/images/default-avatar.png?version=2");
 
         let uploaded =
             r#""sender_avatar_source":"U","sender_avatar_version":3,"sender_id":31,"sender_realm_id":2"#;
@@ -145,7 +173,20 @@ mod tests {
 
     #[test]
     fn a_salt_is_found_in_zulips_secrets_file_or_alone() {
-        assert_eq!(salt_in("[secrets]\nshared_secret = a\navatar_salt = b\n"), "b");
-        assert_eq!(salt_in("b\n"), "b");
+        let table = [
+            ("[secrets]\nshared_secret = a\navatar_salt = b\n", Some("b")),
+            ("[secrets]\r\navatar_salt=b\r\n", Some("b")),
+            ("b\n", Some("b")),
+            ("b=\n", Some("b=")),
+            ("", None),
+            ("\n", None),
+            ("[secrets]\n", None),
+            ("[secrets]\nshared_secret = a\n", None),
+            ("[secrets]\navatar_salt =\n", None),
+            ("[secrets]\n# avatar_salt = b\n", None),
+        ];
+        for (text, salt) in table {
+            assert_eq!(salt_in(text).as_deref(), salt, "{text:?}");
+        }
     }
 }

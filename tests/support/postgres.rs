@@ -98,6 +98,14 @@ impl Postgres {
         format!("postgres://{role}:{PASSWORD}@{address}/{database}")
     }
 
+    /// What `pg_dump` writes of a database for the role of a URL, or what it says instead.
+    pub async fn dump(url: &str) -> Result<String, String> {
+        let mut command = tokio::process::Command::new(programs().join("pg_dump"));
+        let output = command.args(["--dbname", url]).output().await.unwrap();
+        let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+        if output.status.success() { Ok(text(output.stdout)) } else { Err(text(output.stderr)) }
+    }
+
     fn url(&self, database: &str) -> String {
         format!("postgres://postgres:{PASSWORD}@127.0.0.1:{}/{database}", self.port)
     }

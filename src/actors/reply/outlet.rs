@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
+use super::Links;
 use crate::{
     actors::EVENT_LOG,
-    directory::Directory,
-    store::Outgoing,
+    store::{Bot, NotCallable, Outgoing},
     zulip::{Posted, RestClient, Site},
 };
 
@@ -30,7 +30,7 @@ pub(crate) enum Outlet {
 
 impl Outlet {
     /// Posts a reply, or logs it.
-    pub(super) async fn post(&self, directory: &Directory, reply: &Outgoing) -> Posted {
+    pub(super) async fn post(&self, links: &Links, reply: &Outgoing) -> Posted {
         match self {
             Self::Log => {
                 let said = Value::from(String::from_utf8_lossy(&reply.content));
@@ -42,10 +42,29 @@ impl Outlet {
                 log::info!(target: EVENT_LOG, "a reply of bot {bot_id} to {destination} is dropped: reply.to is none");
                 Posted::Done
             }
-            Self::Zulip { rest, site } => match directory.find(reply.bot_id).await {
-                Ok(bot) => rest.post_message(&bot, &site.realm_host(&bot.realm_string_id), reply).await,
-                Err(reason) => Posted::Refused { detail: reason.to_string() },
-            },
+            Self::Zulip { rest, site } => post_as_bot(rest, site, links, reply).await,
         }
+    }
+}
+
+/// A key that was regenerated is known after 5 s; until then Zulip refuses the one that is remembered.
+async fn post_as_bot(rest: &RestClient, site: &Site, links: &Links, reply: &Outgoing) -> Posted {
+    let bot = links.directory.find(reply.bot_id).await;
+    let posted = post_as(rest, site, bot, reply).await;
+    let Posted::Unauthorized { .. } = posted else { return posted };
+    let bot = links.directory.find_anew(reply.bot_id).await;
+    links.tenure.held().await;
+    post_as(rest, site, bot, reply).await
+}
+
+async fn post_as(
+    rest: &RestClient,
+    site: &Site,
+    bot: Result<Arc<Bot>, NotCallable>,
+    reply: &Outgoing,
+) -> Posted {
+    match bot {
+        Ok(bot) => rest.post_message(&bot, &site.realm_host(&bot.realm_string_id), reply).await,
+        Err(reason) => Posted::Refused { detail: reason.to_string() },
     }
 }

@@ -22,7 +22,7 @@ impl ReplyActor {
         let post = async move {
             links.tenure.held().await;
             fail_points::before(Step::PostReply);
-            let posted = links.outlet.post(&links.directory, &reply).await;
+            let posted = links.outlet.post(&links, &reply).await;
             fail_points::after(Step::PostReply);
             (reply, posted)
         };
@@ -42,7 +42,7 @@ impl ReplyActor {
                 count("posted");
                 return PostResult::Posted;
             }
-            Posted::Refused { detail } => return give_up(reply, detail),
+            Posted::Refused { detail } | Posted::Unauthorized { detail } => return give_up(reply, detail),
             Posted::NotDone { detail, not_before } => (detail, not_before),
             Posted::Unknown { detail } => {
                 count("outcome_unknown");

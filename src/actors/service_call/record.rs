@@ -5,6 +5,7 @@ use std::fmt::Display;
 use outhook_core::{
     answer::Reply,
     identity::Millis,
+    message_text::within_limit,
     outcome::{Failure, Fault, Verdict},
     retry::Next,
 };
@@ -119,7 +120,7 @@ impl Assignment {
             bot: self.turn.key.bot,
             conversation: self.turn.conversation,
             destination: Destination::of_event(&self.event.payload).to_json(),
-            content: reply.content,
+            content: within_limit(reply.content),
             widget: reply.widget,
         })
     }
