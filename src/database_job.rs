@@ -15,6 +15,9 @@ pub(crate) struct DatabaseJob {
     is_under_way: bool,
 }
 
+/// Finds a line in its actor.
+type Line<A> = fn(&mut A) -> &mut DatabaseJob;
+
 /// How a job ended.
 #[derive(Debug)]
 pub(crate) enum Ended<T> {
@@ -42,7 +45,7 @@ impl DatabaseJob {
     pub(crate) fn begin<A, T>(
         &mut self,
         context: &mut Context<A>,
-        line: fn(&mut A) -> &mut Self,
+        line: Line<A>,
         job: impl Future<Output = Result<T, StoreError>> + 'static,
         then: impl FnOnce(&mut A, Ended<T>, &mut Context<A>) + 'static,
     ) where
@@ -57,7 +60,7 @@ impl DatabaseJob {
     pub(crate) fn begin_batch<A, T>(
         &mut self,
         context: &mut Context<A>,
-        (line, rows): (fn(&mut A) -> &mut Self, usize),
+        (line, rows): (Line<A>, usize),
         job: impl Future<Output = Result<T, StoreError>> + 'static,
         then: impl FnOnce(&mut A, Ended<T>, &mut Context<A>) + 'static,
     ) where
@@ -74,7 +77,7 @@ impl DatabaseJob {
     pub(crate) fn begin_stubbornly<A, T>(
         &mut self,
         context: &mut Context<A>,
-        line: fn(&mut A) -> &mut Self,
+        line: Line<A>,
         job: impl Future<Output = Result<T, StoreError>> + 'static,
         then: impl FnOnce(&mut A, Option<T>, &mut Context<A>) + 'static,
     ) where
@@ -91,7 +94,7 @@ impl DatabaseJob {
     fn run<A, T>(
         &mut self,
         context: &mut Context<A>,
-        (line, passes): (fn(&mut A) -> &mut Self, fn(&StoreError) -> bool),
+        (line, passes): (Line<A>, fn(&StoreError) -> bool),
         job: impl Future<Output = Result<T, StoreError>> + 'static,
         then: impl FnOnce(&mut A, Ended<T>, &mut Context<A>) + 'static,
     ) where

@@ -195,7 +195,7 @@ impl FlagActor {
         let (store, rows) = (self.store.clone(), batch.len());
         let job = async move { store.settle(settlement, letters_per_bot).await };
         self.job.begin_batch(context, (|actor| &mut actor.job, rows), job, |actor, ended, context| {
-            actor.committed(batch, ended, context)
+            actor.committed(batch, ended, context);
         });
     }
 

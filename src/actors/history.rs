@@ -153,10 +153,10 @@ impl HistoryActor {
         match self.expiring {
             Expiring::Events => log::info!("{removed} events older than history.keep were deleted"),
             Expiring::Bodies => {
-                log::debug!("{removed} events older than history.keep_bodies lost their body")
+                log::debug!("{removed} events older than history.keep_bodies lost their body");
             }
             Expiring::Texts => {
-                log::debug!("{removed} replies older than history.keep_bodies lost their text")
+                log::debug!("{removed} replies older than history.keep_bodies lost their text");
             }
             Expiring::Letters => log::warn!(
                 "{removed} dead letters older than history.keep_dead_letters were deleted; nobody had replayed or \

@@ -70,6 +70,7 @@ async fn check_tables(config: &Config) -> Result<String, Failed> {
     if !config.database.auto_migrate {
         store.require_tables(&config.database).await?;
     }
+    store.require_rights().await?;
     store.close().await;
     Ok(format!("{} answers, {pending} migrations are pending", config.database.url))
 }

@@ -61,6 +61,14 @@ const READABLE: &str = "
     FROM zulip, reads_all";
 
 impl Store {
+    /// Lets Zulip's role read outhook's tables and sequences, those that are there and those to come.
+    pub(super) async fn let_zulip_read(&self) -> Result<(), StoreError> {
+        let Some(unreadable) = self.unreadable_by_zulip().await? else { return Ok(()) };
+        self.on_orm(async |db| db.execute_unprepared(&unreadable.remedy()).await).await?;
+        log::info!("role {} may read outhook's tables now, for Zulip's own backup", unreadable.reader);
+        Ok(())
+    }
+
     /// What Zulip's role may not read; `None` if it may read all, or there is no Zulip.
     pub(crate) async fn unreadable_by_zulip(&self) -> Result<Option<UnreadableByZulip>, StoreError> {
         if self.backend() != DbBackend::Postgres {

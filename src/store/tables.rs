@@ -26,7 +26,11 @@ impl Store {
     pub(crate) async fn migrate_tables(&self, config: &database::Database) -> Result<usize, OpenError> {
         match self.pending_migrations(config).await?.names.len() {
             0 => Ok(0),
-            _ => self.migrate(migrator(config)).await,
+            _ => {
+                // First, so that the tables are readable as soon as they are made.
+                self.let_zulip_read().await?;
+                self.migrate(migrator(config)).await
+            }
         }
     }
 
@@ -92,7 +96,7 @@ impl Store {
         tokio::time::timeout(deadline, look).await.unwrap_or_else(|_| Err(late(deadline).into()))
     }
 
-    async fn on_orm<T>(
+    pub(super) async fn on_orm<T>(
         &self,
         work: impl AsyncFnOnce(&DatabaseConnection) -> Result<T, DbErr>,
     ) -> Result<T, StoreError> {

@@ -115,7 +115,7 @@ impl QueueActor {
         if self.put_back(batch) {
             self.isolate(rows, error, context);
         } else {
-            self.go_on_after(Kind::Store, context)
+            self.go_on_after(Kind::Store, context);
         }
     }
 
