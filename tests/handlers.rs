@@ -192,6 +192,51 @@ async fn another_message_has_another_webhook_id_also_in_slacks_format() {
     let mut second = channel_example();
     second["message"]["id"] = json!(9005);
     let requests = requests_for(&zulip(), SLACK, &[channel_example(), second]).await;
+/// Receiving libraries decode such a token.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_of_standard_webhooks_signs_with_its_decoded_bytes() {
+    let key: Vec<u8> = (200..224).collect();
+    let token = format!("whsec_{}", STANDARD.encode(&key));
+    let endpoint = Endpoint::json(json!({})).await;
+    let config = Config::sqlite();
+    let bot = setup::add_bot(&config).await.to_string();
+    let url = endpoint.url("/");
+    let add = ["services", "add", "--bot", &bot, "--name", "s", "--url", &url, "--token", &token];
+    config.cli(&add).await.success();
+    let _outhook = Outhook::start(&config).await;
+    setup::send(&config, &[channel_event(bot.parse().unwrap(), 1, 7, "t", "x")]).await;
+    let request = endpoint.wait_for(1).await.remove(0);
+    verify_with_key(&request, &key);
+    assert_eq!(request.json()["token"], json!(token), "the body carries the text");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_that_is_no_key_is_refused_or_fails_the_call_and_dials_nobody() {
+    let endpoint = Endpoint::json(json!({})).await;
+    let config = Config::sqlite();
+    let bot = setup::add_bot(&config).await.to_string();
+    let (url, db) = (endpoint.url("/"), Db::of(&config).await);
+    let tokens =
+        [("", "is empty"), ("whsec_", "whsec_"), ("whsec_not base64", "whsec_"), ("whsec_-_-_", "whsec_")];
+    for (token, reason) in tokens {
+        let token_argument = format!("--token={token}");
+        let add = ["services", "add", "--bot", &bot, "--name", "s", "--url", &url, &token_argument];
+        let refused = config.cli(&add).await;
+        assert!(refused.status == 64 && refused.stderr.contains(reason), "{token}: {refused:?}");
+        setup::insert_service(&db, bot.parse().unwrap(), &url, GENERIC, token).await;
+    }
+    let _outhook = Outhook::start(&config).await;
+    setup::send(&config, &[channel_event(bot.parse().unwrap(), 1, 7, "t", "x")]).await;
+    setup::all_finished(&db).await;
+    let calls = setup::deliveries(&config).await;
+    assert_eq!(calls.len(), tokens.len());
+    for call in calls {
+        assert_eq!((&call["state"], &call["reason"]), (&json!("failed"), &json!("unsendable")), "{call}");
+        assert!(call["detail"].as_str().unwrap().contains("give the service a token"), "{call}");
+    }
+    assert!(endpoint.requests().is_empty());
+}
+
 
     assert_eq!(requests.len(), 2, "{requests:#?}");
     requests.iter().for_each(|request| verify(request, TOKEN));
@@ -449,9 +494,13 @@ fn only(request: &Request, name: &str) -> String {
 fn verify(request: &Request, token: &str) {
     let (id, timestamp) = (only(request, "webhook-id"), only(request, "webhook-timestamp"));
     let signed = [format!("{id}.{timestamp}.").as_bytes(), request.body.as_slice()].concat();
-    let signature = STANDARD.encode(hmac_sha256(token.as_bytes(), &signed));
+    let signature = STANDARD.encode(hmac_sha256(key, &signed));
     assert_eq!(only(request, "webhook-signature"), format!("v1,{signature}"));
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+    verify_with_key(request, token.as_bytes());
+}
+
+fn verify_with_key(request: &Request, key: &[u8]) {
     let sent: i64 = timestamp.parse().unwrap();
     assert!((i64::try_from(now).unwrap() - sent).abs() <= CLOCKS_APART_MAX, "{timestamp}");
 }

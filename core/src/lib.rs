@@ -22,6 +22,7 @@
 //! | [`egress`] | which URLs and addresses may be dialled |
 //! | [`excerpt`] | what of an answer may be kept |
 
+//! | [`signing_key`] | the key that a service's requests are signed with |
 pub mod answer;
 pub mod completion;
 pub mod egress;
@@ -39,3 +40,4 @@ pub mod quota;
 pub mod rate;
 pub mod recent;
 pub mod retry;
+pub mod signing_key;
