@@ -142,16 +142,21 @@ async fn a_direct_message_is_not_sent_to_slacks_format_and_that_is_told() {
     let config = zulip();
     let db = bot_with(&config, &endpoint.url("/"), SLACK).await;
     let _outhook = Outhook::start(&config).await;
-    setup::send(&config, &[direct_example()]).await;
+    let mut renamed = direct_example();
+    renamed["message"]["id"] = json!(9003);
+    renamed["message"]["type"] = json!("direct");
+    setup::send(&config, &[direct_example(), renamed]).await;
     setup::all_finished(&db).await;
 
     assert!(endpoint.requests().is_empty());
     let deliveries = setup::deliveries(&config).await;
-    assert_eq!(deliveries.len(), 1, "{deliveries:?}");
-    assert_eq!(deliveries[0]["state"], json!("failed"));
-    assert_eq!(deliveries[0]["reason"], json!("unsupported"));
+    assert_eq!(deliveries.len(), 2, "{deliveries:?}");
+    for delivery in deliveries {
+        assert_eq!((&delivery["state"], &delivery["reason"]), (&json!("failed"), &json!("unsupported")));
+    }
     let said = setup::outbox(&db).await;
-    assert!(matches!(said.as_slice(), [line] if line.is_told() && line.message == 9002), "{said:?}");
+    assert_eq!(said.iter().map(|line| line.message).collect::<Vec<_>>(), [9002, 9003]);
+    assert!(said.iter().all(Said::is_told), "{said:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -187,11 +192,6 @@ async fn every_request_can_be_recognised_and_verified() {
     assert_ne!(ids[0], ids[3], "another for each service");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn another_message_has_another_webhook_id_also_in_slacks_format() {
-    let mut second = channel_example();
-    second["message"]["id"] = json!(9005);
-    let requests = requests_for(&zulip(), SLACK, &[channel_example(), second]).await;
 /// Receiving libraries decode such a token.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_token_of_standard_webhooks_signs_with_its_decoded_bytes() {
@@ -237,6 +237,11 @@ async fn a_token_that_is_no_key_is_refused_or_fails_the_call_and_dials_nobody() 
     assert!(endpoint.requests().is_empty());
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn another_message_has_another_webhook_id_also_in_slacks_format() {
+    let mut second = channel_example();
+    second["message"]["id"] = json!(9005);
+    let requests = requests_for(&zulip(), SLACK, &[channel_example(), second]).await;
 
     assert_eq!(requests.len(), 2, "{requests:#?}");
     requests.iter().for_each(|request| verify(request, TOKEN));
@@ -492,15 +497,15 @@ fn only(request: &Request, name: &str) -> String {
 
 /// Checks a request as a receiver does that knows the token.
 fn verify(request: &Request, token: &str) {
+    verify_with_key(request, token.as_bytes());
+}
+
+fn verify_with_key(request: &Request, key: &[u8]) {
     let (id, timestamp) = (only(request, "webhook-id"), only(request, "webhook-timestamp"));
     let signed = [format!("{id}.{timestamp}.").as_bytes(), request.body.as_slice()].concat();
     let signature = STANDARD.encode(hmac_sha256(key, &signed));
     assert_eq!(only(request, "webhook-signature"), format!("v1,{signature}"));
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
-    verify_with_key(request, token.as_bytes());
-}
-
-fn verify_with_key(request: &Request, key: &[u8]) {
     let sent: i64 = timestamp.parse().unwrap();
     assert!((i64::try_from(now).unwrap() - sent).abs() <= CLOCKS_APART_MAX, "{timestamp}");
 }

@@ -1,5 +1,8 @@
 //! JSON of strangers.
 
+mod fields;
+mod surrogates;
+
 use std::fmt;
 
 use serde::{
@@ -7,6 +10,11 @@ use serde::{
     de::{MapAccess, SeqAccess, Visitor},
 };
 use serde_json::{Map, Value};
+
+pub use self::{
+    fields::{Fields, Found, Kind},
+    surrogates::with_surrogates_replaced,
+};
 
 /// A JSON value as it was written. `Value` reads itself otherwise: it takes an object with a certain key for
 /// serde_json's own raw text, and parses that anew, as deep as the limit allows once more for each of them.
