@@ -1,5 +1,7 @@
 //! `outhook check`
 
+mod own_addresses;
+
 use std::sync::Arc;
 
 use outhook_core::egress::Egress;
@@ -9,7 +11,7 @@ use crate::{
     broker::Publisher,
     config::{Config, queue::QueueUrl, reply::ReplyTo},
     exit::{Exit, Failed},
-    http::{Dialler, FILES_BESIDE, FileShares, Resolver, Route, client_config},
+    http::{Dialler, FILES_BESIDE, FileShares, Interfaces, Resolver, Route, client_config},
     store,
     zulip::RestClient,
 };
@@ -28,6 +30,7 @@ pub(super) async fn execute(config: Config) -> Result<Exit, Failed> {
         ("database", check_database(&config).await.map(Found::Well)),
         ("queue", check_queue(&config).await.map(Found::Well)),
         ("calls to bots", check_route(&config).await),
+        ("calls to this machine", own_addresses::check(&config).await),
         ("replies", check_replies(&config).await.map(Found::Well)),
         ("open files", check_files(&config)),
     ];
@@ -63,13 +66,14 @@ async fn check_queue(config: &Config) -> Result<String, Failed> {
 }
 
 async fn check_route(config: &Config) -> Result<Found, Failed> {
-    let route = Route::new(&config.egress).map_err(Failed::usage)?;
+    let interfaces = Interfaces::read().map_err(Failed::unavailable)?;
+    let route = Route::new(&config.egress, interfaces).map_err(Failed::usage)?;
     let (Some(proxy), Some(url)) = (route.proxy, &config.egress.proxy) else {
         return Ok(Found::Well("straight".into()));
     };
     let connect_timeout = config.http.connect_timeout;
     let resolver = Resolver::new(&config.egress.resolver, connect_timeout);
-    let dialler = Dialler::new(Arc::new(Egress::from(&config.egress)), resolver);
+    let dialler = Dialler::new(Arc::new(Egress::from(&config.egress)), resolver, route.interfaces);
     proxy.check(&dialler, connect_timeout).await.map_err(Failed::unavailable)?;
     let answers = format!("through the proxy {url}, which answers and asks for no other credentials");
     Ok(match config.egress.without_effect() {

@@ -9,7 +9,7 @@ use crate::{
     config::{Config, database::DatabaseUrl, egress::Egress},
     exit::Failed,
     health::Health,
-    http::{FileShares, Route},
+    http::{FileShares, Interfaces, Route},
     store::{self, FileLock, OpenError, Store},
     tenure::Tenure,
     zulip::Site,
@@ -34,7 +34,8 @@ pub(super) fn route(egress: &Egress) -> Result<Route, Failed> {
     if let Some(sentence) = egress.without_effect() {
         log::warn!("{sentence}");
     }
-    Route::new(egress).map_err(Failed::usage)
+    let interfaces = Interfaces::read().map_err(Failed::unavailable)?;
+    Route::new(egress, interfaces).map_err(Failed::usage)
 }
 
 /// Waits for the database and brings its tables up to date.
