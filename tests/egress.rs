@@ -172,6 +172,12 @@ impl Called {
         (text("state").unwrap(), text("reason"), self.delivery["attempts"].as_u64().unwrap())
     }
 
+    /// The one line that the bot said.
+    pub(crate) fn told(&self) -> &str {
+        assert!(self.is_told(), "{:?}", self.said);
+        &self.said[0].content
+    }
+
     fn is_told(&self) -> bool {
         matches!(self.said.as_slice(), [line] if line.is_told())
     }

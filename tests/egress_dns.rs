@@ -164,6 +164,21 @@ async fn a_name_that_is_not_found_is_tried_again_and_says_why() {
     assert!(street.dns.asked("missing.test") >= 2);
 }
 
+/// Else anybody who may set a bot's URL could ask which names there are inside.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_conversation_is_not_told_a_blocked_address_from_an_unknown_name() {
+    let street = Street::new().await;
+    street.dns.says("inside.test", Says::now(&["127.0.0.2"]));
+    let config = street.config().set("retry.max_retries", "1");
+
+    let calls = street.call(&config, &["inside.test", "missing.test"]).await;
+
+    let seen: Vec<_> = calls.iter().map(Called::seen).collect();
+    assert_eq!(seen, [("failed", Some("blocked"), 1), ("failed", Some("dns"), 2)], "operators are told");
+    let told: Vec<&str> = calls.iter().map(Called::told).collect();
+    assert_eq!(told[0], told[1]);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_name_server_that_never_answers_delays_nobody_else() {
     let street = Street::new().await;

@@ -141,16 +141,21 @@ async fn a_direct_message_is_not_sent_to_slacks_format_and_that_is_told() {
     let config = zulip();
     let db = bot_with(&config, &endpoint.url("/"), SLACK).await;
     let _outhook = Outhook::start(&config).await;
-    setup::send(&config, &[direct_example()]).await;
+    let mut renamed = direct_example();
+    renamed["message"]["id"] = json!(9003);
+    renamed["message"]["type"] = json!("direct");
+    setup::send(&config, &[direct_example(), renamed]).await;
     setup::all_finished(&db).await;
 
     assert!(endpoint.requests().is_empty());
     let deliveries = setup::deliveries(&config).await;
-    assert_eq!(deliveries.len(), 1, "{deliveries:?}");
-    assert_eq!(deliveries[0]["state"], json!("failed"));
-    assert_eq!(deliveries[0]["reason"], json!("unsupported"));
+    assert_eq!(deliveries.len(), 2, "{deliveries:?}");
+    for delivery in deliveries {
+        assert_eq!((&delivery["state"], &delivery["reason"]), (&json!("failed"), &json!("unsupported")));
+    }
     let said = setup::outbox(&db).await;
-    assert!(matches!(said.as_slice(), [line] if line.is_told() && line.message == 9002), "{said:?}");
+    assert_eq!(said.iter().map(|line| line.message).collect::<Vec<_>>(), [9002, 9003]);
+    assert!(said.iter().all(Said::is_told), "{said:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -184,6 +189,51 @@ async fn every_request_can_be_recognised_and_verified() {
     }
     assert!(ids[0] == ids[1] && ids[0] == ids[2], "the same for all attempts: {ids:?}");
     assert_ne!(ids[0], ids[3], "another for each service");
+}
+
+/// Receiving libraries decode such a token.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_of_standard_webhooks_signs_with_its_decoded_bytes() {
+    let key: Vec<u8> = (200..224).collect();
+    let token = format!("whsec_{}", STANDARD.encode(&key));
+    let endpoint = Endpoint::json(json!({})).await;
+    let config = Config::sqlite();
+    let bot = setup::add_bot(&config).await.to_string();
+    let url = endpoint.url("/");
+    let add = ["services", "add", "--bot", &bot, "--name", "s", "--url", &url, "--token", &token];
+    config.cli(&add).await.success();
+    let _outhook = Outhook::start(&config).await;
+    setup::send(&config, &[channel_event(bot.parse().unwrap(), 1, 7, "t", "x")]).await;
+    let request = endpoint.wait_for(1).await.remove(0);
+    verify_with_key(&request, &key);
+    assert_eq!(request.json()["token"], json!(token), "the body carries the text");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_that_is_no_key_is_refused_or_fails_the_call_and_dials_nobody() {
+    let endpoint = Endpoint::json(json!({})).await;
+    let config = Config::sqlite();
+    let bot = setup::add_bot(&config).await.to_string();
+    let (url, db) = (endpoint.url("/"), Db::of(&config).await);
+    let tokens =
+        [("", "is empty"), ("whsec_", "whsec_"), ("whsec_not base64", "whsec_"), ("whsec_-_-_", "whsec_")];
+    for (token, reason) in tokens {
+        let token_argument = format!("--token={token}");
+        let add = ["services", "add", "--bot", &bot, "--name", "s", "--url", &url, &token_argument];
+        let refused = config.cli(&add).await;
+        assert!(refused.status == 64 && refused.stderr.contains(reason), "{token}: {refused:?}");
+        setup::insert_service(&db, bot.parse().unwrap(), &url, GENERIC, token).await;
+    }
+    let _outhook = Outhook::start(&config).await;
+    setup::send(&config, &[channel_event(bot.parse().unwrap(), 1, 7, "t", "x")]).await;
+    setup::all_finished(&db).await;
+    let calls = setup::deliveries(&config).await;
+    assert_eq!(calls.len(), tokens.len());
+    for call in calls {
+        assert_eq!((&call["state"], &call["reason"]), (&json!("failed"), &json!("unsendable")), "{call}");
+        assert!(call["detail"].as_str().unwrap().contains("give the service a token"), "{call}");
+    }
+    assert!(endpoint.requests().is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -446,9 +496,13 @@ fn only(request: &Request, name: &str) -> String {
 
 /// Checks a request as a receiver does that knows the token.
 fn verify(request: &Request, token: &str) {
+    verify_with_key(request, token.as_bytes());
+}
+
+fn verify_with_key(request: &Request, key: &[u8]) {
     let (id, timestamp) = (only(request, "webhook-id"), only(request, "webhook-timestamp"));
     let signed = [format!("{id}.{timestamp}.").as_bytes(), request.body.as_slice()].concat();
-    let signature = STANDARD.encode(hmac_sha256(token.as_bytes(), &signed));
+    let signature = STANDARD.encode(hmac_sha256(key, &signed));
     assert_eq!(only(request, "webhook-signature"), format!("v1,{signature}"));
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
     let sent: i64 = timestamp.parse().unwrap();

@@ -148,6 +148,50 @@ async fn a_bot_that_keeps_up_never_overflows() {
     queue.delete().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refused_event_is_told_the_same_true_reason_on_every_way_in() {
+    const TOKEN: &str = "s3cr3tm4rk-admin";
+    let queue = Rabbit::shared().await.queue().await;
+    let (from_queue, stored) = (from(&queue), Config::sqlite().admin_token(TOKEN));
+    let (receiver, admin) = (Outhook::start(&from_queue).await, Outhook::start(&stored).await);
+    let message = r#""message":{"id":1,"content":"x"}"#;
+    let refused = [
+        (
+            format!(r#"{{{message},"user_profile_id":-1}}"#),
+            "`user_profile_id` must be an integer that is not negative",
+        ),
+        (format!(r#"{{{message},{message},"user_profile_id":1}}"#), "the event has `message` more than once"),
+        (
+            r#"{"message":{"id":1e3,"content":"x"},"user_profile_id":1}"#.to_owned(),
+            "`message.id` must be an integer",
+        ),
+        (format!("\u{feff}{{{message},\"user_profile_id\":1}}"), "it begins with a byte order mark"),
+        (format!(r#"{{{message},"user_profile_id":1}} x"#), "trailing characters at line 1 column 55"),
+    ];
+    for (body, reason) in &refused {
+        let sent = stored.cli_with_input(&["send", "--file", "-"], body.as_bytes()).await;
+        assert!(sent.status == 64 && sent.stderr.contains(reason), "{body}: {sent:?}");
+        let bearer = format!("Bearer {TOKEN}");
+        let (status, told) = admin.post("/v1/events", &[("authorization", &bearer)], body.as_bytes()).await;
+        assert!(status == 400 && told.contains(reason), "{body}: {status} {told}");
+        queue.publish(body.as_bytes()).await;
+    }
+    wait_for_dead_letters(&Db::of(&from_queue).await, refused.len()).await;
+    let letters = setup::dead_letters(&from_queue).await;
+    for (body, reason) in &refused {
+        let told = letters.iter().filter(|letter| letter["detail"].as_str().unwrap().contains(reason));
+        assert_eq!(told.count(), 1, "{body}: {letters:?}");
+    }
+    for name in ["queue", "stored"] {
+        let config = if name == "queue" { &from_queue } else { &stored };
+        let sent = config.cli(&["send", "--bot=-1", "--content", "x"]).await;
+        assert!(sent.status == 64 && sent.stderr.contains("-1"), "{name}: {sent:?}");
+    }
+    assert!(Db::of(&stored).await.count("SELECT count(*) FROM outhook_event").await == 0);
+    drop(receiver);
+    queue.delete().await;
+}
+
 /// Deliveries that are not a JSON object with the required fields.
 fn malformed() -> Vec<(Vec<u8>, &'static str)> {
     let mut bodies: Vec<Vec<u8>> = [
@@ -175,6 +219,8 @@ fn malformed() -> Vec<(Vec<u8>, &'static str)> {
         r#"{"message":{"id":"1","content":"x"},"user_profile_id":1}"#,
         r#"{"message":{"id":1.5,"content":"x"},"user_profile_id":1}"#,
         r#"{"message":{"id":99999999999999999999,"content":"x"},"user_profile_id":1}"#,
+        r#"{"message":{"id":1.0,"content":"x"},"user_profile_id":1}"#,
+        r#"{"message":{"id":1,"id":1,"content":"x"},"user_profile_id":1}"#,
         // Its content.
         r#"{"message":{"id":1},"user_profile_id":1}"#,
         r#"{"message":{"id":1,"content":null},"user_profile_id":1}"#,
@@ -185,6 +231,11 @@ fn malformed() -> Vec<(Vec<u8>, &'static str)> {
         r#"{"message":{"id":1,"content":"x"},"user_profile_id":null}"#,
         r#"{"message":{"id":1,"content":"x"},"user_profile_id":"1"}"#,
         r#"{"message":{"id":1,"content":"x"},"user_profile_id":1.5}"#,
+        r#"{"message":{"id":1,"content":"x"},"user_profile_id":1e0}"#,
+        r#"{"message":{"id":1,"content":"x"},"user_profile_id":-1}"#,
+        r#"{"message":{"id":1,"content":"x"},"user_profile_id":1,"user_profile_id":1}"#,
+        // A byte order mark.
+        "\u{feff}{\"message\":{\"id\":1,\"content\":\"x\"},\"user_profile_id\":1}",
     ]
     .map(|body| body.as_bytes().to_vec())
     .into();

@@ -156,6 +156,63 @@ async fn a_reply_is_posted_as_its_bot_to_where_the_message_came_from_on_postgres
     a_reply_is_posted_as_its_bot(Storage::Postgres).await;
 }
 
+/// What an event must be like for its reply to go to channel 7, and where else it may not go.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reply_goes_exactly_where_its_event_says_or_nowhere() {
+    let zulip = Endpoint::start(|_, _| taken()).await;
+    let parrot = parrot().await;
+    let scene = Scene::start(Inlet::Stored, replying_to(&zulip, Config::sqlite())).await;
+    let bot = scene.bot_at("exact", &parrot.url("/")).await;
+    let people = r#"[{"id":31},{"id":58}]"#;
+    let direct = format!(r#""type":"direct","stream_id":7,"subject":"x","display_recipient":{people}"#);
+    let read: [(&str, &str, &str); 5] = [
+        (r#""stream_id":7,"subject":"t \ud83d""#, "7", "t \u{fffd}"),
+        (r#""type":"channel","stream_id":7,"subject":"old","topic":"\udc4dnew""#, "7", "\u{fffd}new"),
+        (r#""type":"stream","stream_id":7,"subject":"""#, "7", ""),
+        (r#""stream_id":7,"subject":"a\u0000b""#, "7", "a\0b"),
+        (&direct, "[31,58]", ""),
+    ];
+    let unread = [
+        (r#""stream_id":7"#, "`message.subject` must be text; it is missing"),
+        (r#""stream_id":7,"topic":8,"subject":"x""#, "`message.topic` must be text; it is a number"),
+        (r#""stream_id":7.0,"subject":"x""#, "`message.stream_id` must be an integer"),
+        (r#""stream_id":"7","subject":"x""#, "`message.stream_id` must be an integer; it is text"),
+        (
+            r#""type":"private","stream_id":7,"subject":"x","display_recipient":"x""#,
+            "an array of people; it is text",
+        ),
+        (
+            r#""display_recipient":[{"id":31},{"id":"58"}]"#,
+            "`message.display_recipient[].id` must be an integer",
+        ),
+        (r#""recipient_id":7"#, "the event names neither a channel"),
+    ];
+    let places = read.iter().map(|(place, ..)| *place).chain(unread.iter().map(|(place, _)| *place));
+    let event = |(id, place)| {
+        format!(r#"{{"message":{{"id":{id},"content":"{id}",{place}}},"user_profile_id":{bot}}}"#)
+    };
+    let events: Vec<String> = (1..).zip(places).map(event).collect();
+    setup::send_lines(&scene.config, &events).await;
+    scene.finished(events.len()).await;
+    scene.wait_for_rows("replies are settled", events.len(), "outhook_reply WHERE state <> 0").await;
+
+    let mut posts = zulip.requests();
+    posts.sort_by_key(|post| said(post).parse::<usize>().unwrap());
+    assert_eq!(posts.len(), read.len(), "{posts:#?}");
+    for (post, (place, to, topic)) in posts.iter().zip(read) {
+        assert_eq!(form_field(post, "to").as_deref(), Some(to), "{place}");
+        assert_eq!(form_field(post, "topic").unwrap_or_default(), topic, "{place}");
+    }
+    for (number, (place, reason)) in (read.len() + 1..).zip(unread) {
+        let row = outbox_row(&scene, &number.to_string()).await;
+        assert_eq!(row["state"], GIVEN_UP, "{place}: {row}");
+        assert!(row["detail"].as_str().unwrap().contains(reason), "{place}: {row}");
+    }
+    let requests = parrot.requests();
+    let topic = |request: &Request| request.json()["message"]["subject"].clone();
+    assert!(requests.iter().any(|request| topic(request) == "t \u{fffd}"), "every endpoint can read it");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn widget_content_is_posted_with_its_reply() {
     const WIDGET: &str = r#"{"widget_type":"zform","extra_data":{"type":"choices","heading":"Soup?"}}"#;

@@ -167,6 +167,31 @@ async fn a_signature_is_kept_in_none_of_the_forms_in_which_an_endpoint_quotes_wh
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_decoded_token_is_kept_in_no_form_either() {
+    let key = secret("decoded");
+    let token = format!("whsec_{}", STANDARD.encode(&key));
+    let hexadecimal: String = key.bytes().map(|byte| format!("{byte:02x}")).collect();
+    let quoted = format!("{key} {hexadecimal} {} {token}", STANDARD.encode(&key));
+    let endpoint = Endpoint::start(move |_, _| Answer::Http {
+        status: 401,
+        headers: vec![],
+        body: quoted.clone().into(),
+    })
+    .await;
+    let config = Config::sqlite();
+    let db = setup::tables(&config).await;
+    setup::insert_bot(&db, 1).await;
+    setup::insert_service(&db, 1, &endpoint.url("/"), GENERIC, &token).await;
+    let _outhook = Outhook::start(&config).await;
+    setup::send(&config, &[channel_event(1, 1, 7, "t", "x")]).await;
+    setup::all_finished(&db).await;
+
+    let kept = db.rows("SELECT excerpt FROM outhook_call").await[0]["excerpt"].to_string();
+    secrets::assert_none("the database", &kept);
+    assert_eq!(kept.matches("[hidden]").count(), 4, "{kept}");
+}
+
 /// Replies with what it was sent, in several forms.
 async fn quoting_endpoint() -> Endpoint {
     Endpoint::start(|request, _| {

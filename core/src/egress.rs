@@ -12,8 +12,10 @@ use thiserror::Error;
 use url::{Host, ParseError, Url};
 
 pub use network::NetworkFault;
+pub use own::OwnAddresses;
 
 mod network;
+mod own;
 mod ranges;
 #[cfg(test)]
 mod spellings;
@@ -155,15 +157,17 @@ impl Egress {
     /// IPv4 address; all other forms that hold an IPv4 address are addresses of their own.
     ///
     /// # Errors
-    /// [`Blocked`] if it is not a public one, and neither its network nor the host is allowed.
-    pub fn permit(&self, host: &str, address: SocketAddr) -> Result<Permit<'_>, Blocked> {
+    /// [`Blocked`] if it is not a public one or one of the machine's `own`, and neither its network nor the host
+    /// is allowed.
+    pub fn permit(&self, host: &str, address: SocketAddr, own: &OwnAddresses) -> Result<Permit<'_>, Blocked> {
         if let Some(allowed) = self.host(host, address.port()) {
             return Ok(Permit::Host(allowed));
         }
         if let Some(allowed) = self.network(address) {
             return Ok(Permit::Network(allowed));
         }
-        match ranges::rule(address.ip()) {
+        let rule = ranges::rule(address.ip());
+        match rule.or_else(|| own.contain(address.ip()).then_some("an address of this machine")) {
             Some(rule) => Err(Blocked { address: address.ip(), rule }),
             None => Ok(Permit::Public),
         }

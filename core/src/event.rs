@@ -1,13 +1,13 @@
 //! What a queue delivery is, and which conversation it belongs to.
 
-use std::borrow::Cow;
-
-use serde::Deserialize;
-use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 use thiserror::Error;
 
-use crate::identity::{BotId, Conversation, MessageId};
+use crate::{
+    identity::{BotId, Conversation, MessageId},
+    json::{Fields, Found, with_surrogates_replaced},
+    place::{self, Place},
+};
 
 /// What outhook must know of an event before it is stored. The rest is only passed on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -16,8 +16,8 @@ pub struct Header {
     pub bot: BotId,
     /// `message.id`.
     pub message: MessageId,
-    /// A stable digest of where the message was written: (`stream_id`, lower-cased topic), or the
-    /// sorted ids in `display_recipient`, else `recipient_id`, else the bot as a whole.
+    /// A stable digest of where the message was written: (`stream_id`, topic [folded](folded)), or the
+    /// sorted ids in `display_recipient`; if that can't be read `recipient_id`, else the bot as a whole.
     pub conversation: Conversation,
 }
 
@@ -27,97 +27,93 @@ pub enum Malformed {
     /// It is not a JSON object.
     #[error("the event is not a JSON object: {0}")]
     NotJson(String),
-    /// A required field is missing, or not of the required type.
-    #[error("the event's `{field}` must be {expected}")]
+    /// A required field is missing, or not what it must be.
+    #[error("the event's `{field}` must be {expected}; it is {found}")]
     Field {
         /// Dotted name of the field.
         field: &'static str,
         /// What is asked for.
         expected: &'static str,
+        /// What it is.
+        found: Found,
     },
+    /// A field that outhook reads is there several times, and readers differ in which of them counts
+    /// (RFC 8259, section 4).
+    #[error("the event has `{0}` more than once")]
+    Repeated(String),
 }
 
-#[derive(Deserialize)]
-struct RawEvent<'a> {
-    #[serde(borrow)]
-    message: Option<&'a RawValue>,
-    #[serde(borrow)]
-    user_profile_id: Option<&'a RawValue>,
-}
+/// The fields of an event that outhook reads itself before it is stored.
+const EVENT_FIELDS: [&str; 2] = ["message", "user_profile_id"];
 
-#[derive(Deserialize)]
-struct RawMessage<'a> {
-    #[serde(borrow)]
-    id: Option<&'a RawValue>,
-    #[serde(borrow)]
-    content: Option<&'a RawValue>,
-    #[serde(borrow)]
-    stream_id: Option<&'a RawValue>,
-    #[serde(borrow)]
-    topic: Option<&'a RawValue>,
-    #[serde(borrow)]
-    subject: Option<&'a RawValue>,
-    #[serde(borrow)]
-    display_recipient: Option<&'a RawValue>,
-    #[serde(borrow)]
-    recipient_id: Option<&'a RawValue>,
-}
-
-#[derive(Deserialize)]
-struct Recipient {
-    id: i64,
-}
+/// Those of its message, beside the ones that say where it was written.
+const MESSAGE_FIELDS: [&str; 2] = ["id", "content"];
 
 impl Header {
     /// Reads the header of a delivery.
     ///
     /// # Errors
-    /// [`Malformed`] when the body is not a JSON object, or a required field is missing or of
-    /// another type. Optional fields of an unexpected type are passed over.
+    /// [`Malformed`] when the body is not a JSON object, a required field is missing or of another type, or a
+    /// field that outhook reads is there twice. Optional fields of an unexpected type are passed over.
     pub fn read(body: &[u8]) -> Result<Self, Malformed> {
-        if let Err(error) = std::str::from_utf8(body) {
-            return Err(Malformed::NotJson(error.to_string()));
+        let body = with_surrogates_replaced(body);
+        let event = object(&body)?;
+        if let Some(name) = event.repeated(&EVENT_FIELDS) {
+            return Err(Malformed::Repeated(name.to_owned()));
         }
-        let event: RawEvent<'_> = if is_object(body) {
-            serde_json::from_slice(body).map_err(|error| Malformed::NotJson(error.to_string()))?
-        } else {
-            return Err(Malformed::NotJson("it does not begin with {".into()));
-        };
-        let message = event.message.filter(|message| is_object(message.get().as_bytes())).ok_or(MESSAGE)?;
-        let message: RawMessage<'_> = serde_json::from_str(message.get()).map_err(|_| MESSAGE)?;
-        let id =
-            integer(message.id).ok_or(Malformed::Field { field: "message.id", expected: "an integer" })?;
-        text(message.content).ok_or(Malformed::Field { field: "message.content", expected: "text" })?;
-        let bot = integer(event.user_profile_id)
-            .ok_or(Malformed::Field { field: "user_profile_id", expected: "an integer" })?;
-        Ok(Self { bot, message: id, conversation: conversation(&message) })
+        let message = event.exact_object("message").map_err(|found| field("message", "an object", found))?;
+        if let Some(name) = message.repeated(&MESSAGE_FIELDS).or_else(|| message.repeated(&place::FIELDS)) {
+            return Err(Malformed::Repeated(format!("message.{name}")));
+        }
+        let id = message.exact_integer("id").map_err(|found| field("message.id", "an integer", found))?;
+        message.exact_text("content").map_err(|found| field("message.content", "text", found))?;
+        Ok(Self { bot: bot(&event)?, message: id, conversation: conversation(&message) })
     }
 }
 
-/// Asked before parsing, because serde takes arrays for structures too.
-fn is_object(json: &[u8]) -> bool {
-    json.trim_ascii_start().starts_with(b"{")
+fn object(body: &[u8]) -> Result<Fields<'_>, Malformed> {
+    let text =
+        std::str::from_utf8(body).map_err(|error| Malformed::NotJson(format!("it is not UTF-8: {error}")))?;
+    if text.starts_with('\u{feff}') {
+        return Err(Malformed::NotJson("it begins with a byte order mark, which JSON may not have".into()));
+    }
+    if text.trim_ascii_start().is_empty() {
+        return Err(Malformed::NotJson("it is empty".into()));
+    }
+    if !text.trim_ascii_start().starts_with('{') {
+        return Err(Malformed::NotJson("it does not begin with {".into()));
+    }
+    serde_json::from_str(text).map_err(|error| Malformed::NotJson(error.to_string()))
 }
 
-const MESSAGE: Malformed = Malformed::Field { field: "message", expected: "an object" };
+fn bot(event: &Fields<'_>) -> Result<BotId, Malformed> {
+    let bot = match event.exact_integer("user_profile_id") {
+        Ok(..0) => Err(Found::Negative),
+        read => read,
+    };
+    bot.map_err(|found| field("user_profile_id", "an integer that is not negative", found))
+}
 
-fn conversation(message: &RawMessage<'_>) -> Conversation {
-    if let Some(stream) = integer(message.stream_id) {
-        let topic = text(message.topic).or_else(|| text(message.subject)).unwrap_or_default();
-        return digest(&format!("stream:{stream}:{}", topic.to_lowercase()));
+fn field(field: &'static str, expected: &'static str, found: Found) -> Malformed {
+    Malformed::Field { field, expected, found }
+}
+
+fn conversation(message: &Fields<'_>) -> Conversation {
+    match (Place::of(message), message.integer("recipient_id")) {
+        (Ok(Place::Channel { id, topic }), _) => digest(&format!("stream:{id}:{}", folded(&topic))),
+        (Ok(Place::Direct { mut people }), _) => {
+            people.sort_unstable();
+            digest(&format!("direct:{people:?}"))
+        }
+        (Err(_), Some(recipient)) => digest(&format!("recipient:{recipient}")),
+        (Err(_), None) => digest("bot"),
     }
-    if let Some(recipients) = message.display_recipient
-        && let Ok(recipients) = serde_json::from_str::<Vec<Recipient>>(recipients.get())
-        && !recipients.is_empty()
-    {
-        let mut ids: Vec<i64> = recipients.iter().map(|recipient| recipient.id).collect();
-        ids.sort_unstable();
-        return digest(&format!("direct:{ids:?}"));
-    }
-    match integer(message.recipient_id) {
-        Some(recipient) => digest(&format!("recipient:{recipient}")),
-        None => digest("bot"),
-    }
+}
+
+/// Equal for topics that Zulip takes for one, which it compares by PostgreSQL's `upper()`. To fold more than
+/// that costs concurrency, to fold less would cost the order.
+fn folded(topic: &str) -> String {
+    topic.to_uppercase().to_lowercase()
 }
 
 /// 64 bits of SHA-256: the same in every version and on every machine, and short enough to index.
@@ -128,20 +124,6 @@ fn digest(name: &str) -> Conversation {
     first.copy_from_slice(&hash[..8]);
     // Whoever reads conversations in order may begin below all of them.
     i64::from_be_bytes(first).max(Conversation::MIN + 1)
-}
-
-fn integer(raw: Option<&RawValue>) -> Option<i64> {
-    raw.and_then(|raw| serde_json::from_str(raw.get()).ok())
-}
-
-fn text<'a>(raw: Option<&'a RawValue>) -> Option<Cow<'a, str>> {
-    let raw = raw?.get();
-    let inner = raw.strip_prefix('"')?.strip_suffix('"')?;
-    if inner.contains('\\') {
-        serde_json::from_str(raw).ok().map(Cow::Owned)
-    } else {
-        Some(Cow::Borrowed(inner))
-    }
 }
 
 #[cfg(test)]
@@ -166,41 +148,82 @@ mod tests {
     }
 
     #[test]
-    fn each_malformed_event_is_told_apart() {
-        for (body, field) in [
-            (r#"{"user_profile_id":1}"#, "message"),
-            (r#"{"message":[],"user_profile_id":1}"#, "message"),
-            (r#"{"message":[7,"x",null,null,null,null,null],"user_profile_id":1}"#, "message"),
-            (r#"{"message":{"content":"x"},"user_profile_id":1}"#, "message.id"),
-            (r#"{"message":{"id":"7","content":"x"},"user_profile_id":1}"#, "message.id"),
-            (r#"{"message":{"id":7.5,"content":"x"},"user_profile_id":1}"#, "message.id"),
-            (r#"{"message":{"id":99999999999999999999,"content":"x"},"user_profile_id":1}"#, "message.id"),
-            (r#"{"message":{"id":7},"user_profile_id":1}"#, "message.content"),
-            (r#"{"message":{"id":7,"content":null},"user_profile_id":1}"#, "message.content"),
-            (r#"{"message":{"id":7,"content":"x"}}"#, "user_profile_id"),
-            (r#"{"message":{"id":7,"content":"x"},"user_profile_id":"1"}"#, "user_profile_id"),
+    fn a_refused_event_says_what_is_wrong_and_where() {
+        const MESSAGE: &str = r#""message":{"id":7,"content":"x"}"#;
+        for (body, reason) in [
+            ("", "not a JSON object: it is empty"),
+            (" \n", "not a JSON object: it is empty"),
+            ("not json", "it does not begin with {"),
+            ("[]", "it does not begin with {"),
+            (r#"[{"id":7,"content":"x"},1]"#, "it does not begin with {"),
+            ("\"secret\"", "it does not begin with {"),
+            ("null", "it does not begin with {"),
+            ("{\"message\":", "EOF while parsing a value at line 1 column 11"),
+            ("{} {}", "trailing characters at line 1 column 4"),
+            ("{}\0", "trailing characters at line 1 column 3"),
+            ("{\"a\":NaN}", "expected value at line 1 column 6"),
+            ("\u{feff}{}", "it begins with a byte order mark"),
+            (r#"{"user_profile_id":1}"#, "`message` must be an object; it is missing"),
+            (r#"{"message":[],"user_profile_id":1}"#, "`message` must be an object; it is an array"),
+            (r#"{"message":null,"user_profile_id":1}"#, "`message` must be an object; it is null"),
+            (r#"{"message":"x","user_profile_id":1}"#, "`message` must be an object; it is text"),
+            (
+                r#"{"message":{"content":"x"},"user_profile_id":1}"#,
+                "`message.id` must be an integer; it is missing",
+            ),
+            (r#"{"message":{"id":"7","content":"x"}}"#, "`message.id` must be an integer; it is text"),
+            (r#"{"message":{"id":7.5,"content":"x"}}"#, "it is a number with a fraction or an exponent"),
+            (r#"{"message":{"id":1.0,"content":"x"}}"#, "it is a number with a fraction or an exponent"),
+            (r#"{"message":{"id":1e3,"content":"x"}}"#, "it is a number with a fraction or an exponent"),
+            (r#"{"message":{"id":-0,"content":"x"}}"#, "it is a number with a fraction or an exponent"),
+            (r#"{"message":{"id":9223372036854775808,"content":"x"}}"#, "an integer; it is beyond 64 bits"),
+            (r#"{"message":{"id":true,"content":"x"}}"#, "`message.id` must be an integer; it is a boolean"),
+            (r#"{"message":{"id":7}}"#, "`message.content` must be text; it is missing"),
+            (r#"{"message":{"id":7,"content":null}}"#, "`message.content` must be text; it is null"),
+            (r#"{"message":{"id":7,"content":[["x"]]}}"#, "`message.content` must be text; it is an array"),
+            (
+                &format!("{{{MESSAGE}}}"),
+                "`user_profile_id` must be an integer that is not negative; it is missing",
+            ),
+            (&format!(r#"{{{MESSAGE},"user_profile_id":"1"}}"#), "not negative; it is text"),
+            (&format!(r#"{{{MESSAGE},"user_profile_id":-1}}"#), "not negative; it is negative"),
+            (
+                &format!(r#"{{{MESSAGE},"user_profile_id":1E0}}"#),
+                "it is a number with a fraction or an exponent",
+            ),
+            (&format!(r#"{{{MESSAGE},{MESSAGE},"user_profile_id":1}}"#), "has `message` more than once"),
+            (
+                &format!(r#"{{{MESSAGE},"user_profile_id":1,"user_profile_id":1}}"#),
+                "has `user_profile_id` more",
+            ),
+            (r#"{"message":{"id":7,"id":7,"content":"x"}}"#, "has `message.id` more than once"),
+            (r#"{"message":{"id":7,"content":"x","content":"x"}}"#, "has `message.content` more than once"),
+            (r#"{"message":{"id":7,"content":"x","topic":"","t\u006fpic":""}}"#, "has `message.topic` more"),
         ] {
-            match header(body) {
-                Err(Malformed::Field { field: found, .. }) => assert_eq!(found, field, "{body}"),
-                other => panic!("{body}: {other:?}"),
-            }
+            let malformed = header(body).expect_err(body).to_string();
+            assert!(malformed.contains(reason), "{body}: {malformed}");
         }
-        for body in [
-            "",
-            "not json",
-            "[]",
-            r#"[{"id":7,"content":"x"},1]"#,
-            "\"secret\"",
-            "null",
-            "7",
-            "{\"message\":",
-            "\u{feff}{}",
-        ] {
-            assert!(matches!(header(body), Err(Malformed::NotJson(_))), "{body}");
-        }
+        let text = b"{\"message\":{\"id\":1,\"content\":\"\xff\"},\"user_profile_id\":1}";
+        let malformed = Header::read(text).expect_err("no text").to_string();
         assert!(
-            Header::read(b"{\"message\":{\"id\":1,\"content\":\"\xff\"},\"user_profile_id\":1}").is_err()
+            malformed.contains("it is not UTF-8: ") && malformed.contains("from index 30"),
+            "{malformed}"
         );
+    }
+
+    #[test]
+    fn what_is_only_passed_on_refuses_no_event() {
+        let deep = "[".repeat(10_000) + &"]".repeat(10_000);
+        for more in [
+            r#""new":1,"new":2"#,
+            r#""new":1e400"#,
+            r#""new":"\ud83d","\udc4d":1"#,
+            &format!(r#""new":{deep}"#),
+        ] {
+            let event =
+                format!(r#"{{{more},"message":{{"id":1,"content":"\ud83d",{more}}},"user_profile_id":0}}"#);
+            assert_eq!(header(&event).map(|header| header.bot), Ok(0), "{}", &more[..10]);
+        }
     }
 
     #[test]
@@ -214,10 +237,53 @@ mod tests {
     }
 
     #[test]
+    fn topics_that_zulip_takes_for_one_are_one_conversation() {
+        let of = |topic: &str| conversation_of(&format!(r#""stream_id":7,"subject":"{topic}""#));
+        for (one, same) in [
+            ("5 \u{b5}m", "5 \u{3bc}m"),
+            ("σίσυφοσ", "ΣΊΣΥΦΟΣ"),
+            ("σίσυφος", "ΣΊΣΥΦΟΣ"),
+            ("ſ", "S"),
+            ("ı", "i"),
+            ("straße", "STRASSE"),
+            ("ǆ", "ǅ"),
+            ("ᾀ", "ᾈ"),
+            ("ŉ", "ʼN"),
+            ("\u{345}", "\u{399}"),
+            ("\\ud83d", "\u{fffd}"),
+        ] {
+            assert_eq!(of(one), of(same), "{one} {same}");
+        }
+        assert_ne!(of("ä"), of("a"));
+    }
+
+    #[test]
+    fn a_conversation_that_can_not_be_read_is_that_of_its_recipient() {
+        let of_recipient = conversation_of(r#""recipient_id":4"#);
+        for unreadable in [
+            r#""stream_id":7,"subject":8"#,
+            r#""stream_id":7.0,"subject":"x""#,
+            r#""type":"direct","stream_id":7,"subject":"x""#,
+            r#""display_recipient":[{"id":58},{"id":"31"}]"#,
+        ] {
+            assert_eq!(
+                of_recipient,
+                conversation_of(&format!(r#"{unreadable},"recipient_id":4"#)),
+                "{unreadable}"
+            );
+        }
+    }
+
+    #[test]
     fn a_direct_conversation_is_its_people_in_any_order() {
         let pair = conversation_of(r#""display_recipient":[{"id":58},{"id":31}]"#);
         assert_eq!(pair, conversation_of(r#""display_recipient":[{"id":31},{"id":58}]"#));
         assert_ne!(pair, conversation_of(r#""display_recipient":[{"id":31},{"id":59}]"#));
+        for kind in ["private", "direct"] {
+            let message =
+                format!(r#""type":"{kind}","subject":"","display_recipient":[{{"id":58}},{{"id":31}}]"#);
+            assert_eq!(pair, conversation_of(&message));
+        }
         let by_recipient = conversation_of(r#""display_recipient":"food","recipient_id":4"#);
         assert_ne!(by_recipient, conversation_of(r#""display_recipient":"food","recipient_id":5"#));
         assert_eq!(conversation_of(r#""type":"x""#), conversation_of(r#""subject":"y""#));

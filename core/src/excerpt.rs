@@ -3,6 +3,8 @@
 use base64::{Engine, engine::general_purpose::STANDARD_NO_PAD};
 use url::form_urlencoded;
 
+use crate::signing_key::{encoded, signing_key};
+
 /// The most bytes of an answer that are kept.
 pub const EXCERPT_BYTES_MAX: usize = 1024;
 
@@ -30,7 +32,8 @@ const LOOKED_AT_BYTES_MAX: usize = 8 * EXCERPT_BYTES_MAX;
 /// of a secret, and every signature, replaced: first replaced, then cut, so none survives in halves.
 ///
 /// A secret is also known in the forms in which an endpoint may give it back: as part of a JSON text, of a
-/// URL or a form, and in base64. A signature is known by its version before it, and alone by its length and
+/// URL or a form, and in base64; a token that begins with `whsec_` also as the key that it stands for. A
+/// signature is known by its version before it, and alone by its length and
 /// filler.
 pub fn excerpt(body: &[u8], secrets: &[&str]) -> Vec<u8> {
     let mut kept = hide(body, secrets, LOOKED_AT_BYTES_MAX, EXCERPT_BYTES_MAX);
@@ -145,6 +148,39 @@ fn is_base64(byte: &u8) -> bool {
 
 /// A secret as it is, and as it may be written by somebody who was sent it.
 fn forms(secret: &str) -> Vec<Vec<u8>> {
+    let mut forms = text_forms(secret);
+    if let (Some(base64), Ok(key)) = (encoded(secret), signing_key(secret)) {
+        let base64 = base64.trim_end_matches('=');
+        forms.extend(text_forms(base64));
+        forms.push(url_safe(base64).into());
+        forms.extend(key_forms(&key));
+    }
+    forms.retain(|form| !form.is_empty());
+    forms.sort_unstable();
+    forms.dedup();
+    forms
+}
+
+/// A key as bytes, as text, in hexadecimal and in base64.
+fn key_forms(key: &[u8]) -> Vec<Vec<u8>> {
+    let latin_1: String = key.iter().copied().map(char::from).collect();
+    let hexadecimal: String = key.iter().map(|byte| format!("{byte:02x}")).collect();
+    let escaped: String = form_urlencoded::byte_serialize(key).collect();
+    let mut forms = text_forms(std::str::from_utf8(key).unwrap_or(&latin_1));
+    forms.extend([key.to_owned(), hexadecimal.to_uppercase().into(), hexadecimal.into(), escaped.into()]);
+    for inside in (0..3).map(|before| base64_inside(key, before)) {
+        forms.extend([url_safe(&inside).into(), inside.into()]);
+    }
+    forms
+}
+
+/// Base64 in the alphabet for URLs (RFC 4648, section 5).
+fn url_safe(base64: &str) -> String {
+    base64.replace('+', "-").replace('/', "_")
+}
+
+/// A text as it is, and as it may be written into another.
+fn text_forms(secret: &str) -> Vec<Vec<u8>> {
     let json = json_inside(secret);
     let slashed = json.replace('/', "\\/");
     let form: String = form_urlencoded::byte_serialize(secret.as_bytes()).collect();
@@ -166,10 +202,7 @@ fn forms(secret: &str) -> Vec<Vec<u8>> {
         form,
         url,
     ];
-    forms.extend((0..3).map(|before| base64_inside(secret, before)));
-    forms.retain(|form| !form.is_empty());
-    forms.sort_unstable();
-    forms.dedup();
+    forms.extend((0..3).map(|before| base64_inside(secret.as_bytes(), before)));
     forms.into_iter().map(String::into_bytes).collect()
 }
 
@@ -213,9 +246,9 @@ fn lower_case_escapes(encoded: &str) -> String {
 
 /// What of a secret's base64 does not depend on its neighbours, with so many bytes `before` it; nothing if
 /// that is too little.
-fn base64_inside(secret: &str, before: usize) -> String {
+fn base64_inside(secret: &[u8], before: usize) -> String {
     const BITS: usize = 6;
-    let bytes = [vec![0; before].as_slice(), secret.as_bytes()].concat();
+    let bytes = [vec![0; before].as_slice(), secret].concat();
     let encoded = STANDARD_NO_PAD.encode(&bytes);
     let inside = (before * 8).div_ceil(BITS)..bytes.len() * 8 / BITS;
     encoded.get(inside).filter(|inside| inside.len() >= BASE64_BYTES_MIN).unwrap_or_default().to_owned()
@@ -294,6 +327,32 @@ mod tests {
             let shown = String::from_utf8_lossy(&shown).into_owned();
             assert!(shown.contains("[hidden]") && shown.len() < encoded.len(), "{shown}");
         }
+    }
+
+    #[test]
+    fn a_key_of_standard_webhooks_is_known_in_all_its_forms() {
+        let key = *b"k\xe9y+of/some~length\xff\xfe";
+        let base64 = STANDARD_NO_PAD.encode(key);
+        let secret = format!("whsec_{base64}");
+        for form in [
+            secret.as_bytes(),
+            base64.as_bytes(),
+            base64.replace('+', "-").replace('/', "_").as_bytes(),
+            base64.replace('/', "%2F").replace('+', "%2B").as_bytes(),
+            &key,
+            "k\u{e9}y+of/some~length\u{ff}\u{fe}".as_bytes(),
+            br"k\u00e9y+of/some~length\u00ff\u00fe",
+            b"6be9792b6f662f736f6d657e6c656e677468fffe",
+            b"6BE9792B6F662F736F6D657E6C656E677468FFFE",
+            b"k%E9y%2Bof%2Fsome%7Elength%FF%FE",
+        ] {
+            assert_eq!(excerpt(form, &[&secret]), HIDDEN, "{}", form.escape_ascii());
+        }
+        let shifted = STANDARD_NO_PAD.encode([b"a:".as_slice(), &key].concat());
+        let shown = excerpt(shifted.as_bytes(), &[&secret]);
+        assert!(shown.len() < HIDDEN.len() + 6, "{}", shown.escape_ascii());
+        assert_eq!(excerpt(b"the word", &["whsec_dGhlIHdvcmQ="]), HIDDEN);
+        assert_eq!(excerpt(b"whsec_ and base64", &["whsec_not base64"]), b"whsec_ and base64");
     }
 
     #[test]

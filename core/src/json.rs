@@ -1,6 +1,9 @@
 //! JSON of strangers.
 
-use std::{borrow::Cow, fmt};
+mod fields;
+mod surrogates;
+
+use std::fmt;
 
 use serde::{
     Deserialize, Deserializer,
@@ -8,10 +11,12 @@ use serde::{
 };
 use serde_json::{Map, Value};
 
-const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+pub use self::{
+    fields::{Fields, Found, Kind},
+    surrogates::with_surrogates_replaced,
+};
 
-/// The bytes of an escaped UTF-16 code unit, such as `\ud83d`.
-const ESCAPE_BYTES: usize = 6;
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
 /// JSON text without the byte order mark that it must not have and that a reader may ignore (RFC 8259 §8.1).
 pub(crate) fn without_byte_order_mark(text: &[u8]) -> &[u8] {
@@ -21,45 +26,7 @@ pub(crate) fn without_byte_order_mark(text: &[u8]) -> &[u8] {
 /// Reads JSON text. A surrogate without its other half becomes U+FFFD: no Rust string can hold it, and its
 /// behavior is left to the reader (RFC 8259 §8.2).
 pub(crate) fn read(text: &[u8]) -> Result<Value, serde_json::Error> {
-    serde_json::from_slice(&without_lone_surrogates(text)).map(|Plain(value)| value)
-}
-
-/// Half of a surrogate pair.
-#[derive(PartialEq, Eq)]
-enum Half {
-    High,
-    Low,
-}
-
-fn without_lone_surrogates(text: &[u8]) -> Cow<'_, [u8]> {
-    let (mut text, mut at) = (Cow::Borrowed(text), 0);
-    while let Some(ahead) = text.get(at..).and_then(|rest| rest.iter().position(|byte| *byte == b'\\')) {
-        at += ahead;
-        at += match Half::of(&text[at..]) {
-            Some(Half::High) if Half::of(&text[at + ESCAPE_BYTES..]) == Some(Half::Low) => 2 * ESCAPE_BYTES,
-            Some(_) => {
-                text.to_mut()[at..at + ESCAPE_BYTES].copy_from_slice(br"\ufffd");
-                ESCAPE_BYTES
-            }
-            // Whatever is escaped does not begin another escape.
-            None => 2,
-        };
-    }
-    text
-}
-
-impl Half {
-    /// The surrogate that a text begins with as an escape.
-    fn of(text: &[u8]) -> Option<Self> {
-        let digits = text.strip_prefix(br"\u")?.first_chunk::<4>()?;
-        let unit =
-            digits.iter().try_fold(0, |unit, digit| Some(unit * 16 + char::from(*digit).to_digit(16)?))?;
-        match unit {
-            0xd800..=0xdbff => Some(Self::High),
-            0xdc00..=0xdfff => Some(Self::Low),
-            _ => None,
-        }
-    }
+    serde_json::from_slice(&with_surrogates_replaced(text)).map(|Plain(value)| value)
 }
 
 /// A JSON value as it was written. `Value` reads itself otherwise: it takes an object with a certain key for

@@ -8,6 +8,8 @@
 //! | --- | --- |
 //! | [`batch`] | how much is written together |
 //! | [`event`] | what a queue delivery is, and which conversation it belongs to |
+//! | [`place`] | in which channel and topic, or among which people, a message was written |
+//! | [`json`] | how JSON of strangers is read |
 //! | [`identity`] | how events and calls are named, also towards the endpoint |
 //! | [`lanes`] | which event may run next: order within a conversation, fair shares between bots |
 //! | [`partition`] | which daemon works for which bots |
@@ -21,6 +23,7 @@
 //! | [`fair_share`] | who gets the next place when many want one |
 //! | [`quota`] | how many unfinished events a bot may have |
 //! | [`egress`] | which URLs and addresses may be dialled |
+//! | [`signing_key`] | the key that a service's requests are signed with |
 //! | [`excerpt`] | what of an answer may be kept |
 //! | [`message_text`] | how long a reply may be |
 
@@ -33,13 +36,15 @@ pub mod excerpt;
 pub mod fair_share;
 pub mod gate;
 pub mod identity;
-mod json;
+pub mod json;
 pub mod lanes;
 pub mod message_text;
 pub mod newcomers;
 pub mod outcome;
 pub mod partition;
+pub mod place;
 pub mod quota;
 pub mod rate;
 pub mod recent;
 pub mod retry;
+pub mod signing_key;

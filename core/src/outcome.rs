@@ -115,6 +115,12 @@ impl Fault {
         }
     }
 
+    /// Whether the conversation may be told how many attempts there were. Names that are not found are tried
+    /// again and blocked addresses are not, so the number would tell them apart.
+    pub const fn may_count_attempts(self) -> bool {
+        !matches!(self, Self::Dns | Self::Blocked)
+    }
+
     /// Whether another attempt may end better.
     const fn may_pass(self) -> bool {
         matches!(
@@ -175,7 +181,8 @@ impl Failure {
         match (self.fault, self.status) {
             (Fault::Status, Some(status)) => format!("its endpoint answered with status {status}"),
             (Fault::Timeout, _) => "its endpoint did not answer in time".into(),
-            (Fault::Refused | Fault::Reset | Fault::Dns | Fault::Proxy, _) => {
+            // A blocked address as an unknown name: the line must not tell which names there are inside.
+            (Fault::Refused | Fault::Reset | Fault::Dns | Fault::Proxy | Fault::Blocked, _) => {
                 "its endpoint could not be reached".into()
             }
             (Fault::NoFiles, _) => "this server has too many connections open".into(),
@@ -184,7 +191,6 @@ impl Failure {
             (Fault::Truncated, _) => "its endpoint's answer was cut short".into(),
             (Fault::TooLarge, _) => "its endpoint's answer was too large".into(),
             (Fault::BadUrl, _) => "its endpoint's URL can't be used".into(),
-            (Fault::Blocked, _) => "its endpoint is at an address that this server may not call".into(),
             (Fault::Unsupported, _) => "its Slack-format interface has no direct messages".into(),
             (Fault::Unsendable, _) => "no request could be made of it".into(),
             (Fault::BadInterface, _) => "its interface is of an unknown kind".into(),
@@ -318,5 +324,13 @@ mod tests {
             assert_eq!((failure.fault, failure.status), (fault, None));
         }
         assert!(matches!(verdict(Fault::Blocked), Verdict::Final(_)));
+    }
+
+    #[test]
+    fn the_notice_does_not_tell_a_blocked_address_from_an_unknown_name() {
+        let told = |fault| Failure { fault, status: None, detail: String::new() }.told();
+        assert_eq!(told(Fault::Blocked), told(Fault::Dns));
+        assert!(!Fault::Blocked.may_count_attempts() && !Fault::Dns.may_count_attempts());
+        assert!(Fault::Refused.may_count_attempts());
     }
 }

@@ -3,6 +3,7 @@
 mod backup;
 mod files;
 mod hosts;
+mod own_addresses;
 
 use std::sync::Arc;
 
@@ -13,7 +14,7 @@ use crate::{
     broker,
     config::{Config, database::DatabaseUrl, queue::QueueUrl, reply::ReplyTo},
     exit::{Exit, Failed},
-    http::{Dialler, FILES_BESIDE, FileShares, Resolver, Route},
+    http::{Dialler, FILES_BESIDE, FileShares, Interfaces, Resolver, Route},
     store::{self, FileState},
 };
 
@@ -31,6 +32,7 @@ pub(super) async fn execute(config: Config) -> Result<Exit, Failed> {
         ("database", check_database(&config).await),
         ("queue", check_queue(&config).await.map(Found::Well)),
         ("calls to bots", check_route(&config).await),
+        ("calls to this machine", own_addresses::check(&config).await),
         ("replies", check_replies(&config).await),
         ("backup", backup::check(&config).await),
         ("files", files::check(&config)),
@@ -86,13 +88,14 @@ async fn check_queue(config: &Config) -> Result<String, Failed> {
 }
 
 async fn check_route(config: &Config) -> Result<Found, Failed> {
-    let route = Route::new(&config.egress).map_err(Failed::usage)?;
+    let interfaces = Interfaces::read().map_err(Failed::unavailable)?;
+    let route = Route::new(&config.egress, interfaces).map_err(Failed::usage)?;
     let (Some(proxy), Some(url)) = (route.proxy, &config.egress.proxy) else {
         return Ok(Found::Well("straight".into()));
     };
     let connect_timeout = config.http.connect_timeout;
     let resolver = Resolver::new(&config.egress.resolver, connect_timeout);
-    let dialler = Dialler::new(Arc::new(Egress::from(&config.egress)), resolver);
+    let dialler = Dialler::new(Arc::new(Egress::from(&config.egress)), resolver, route.interfaces);
     proxy.check(&dialler, connect_timeout).await.map_err(Failed::unavailable)?;
     let answers = format!("through the proxy {url}, which answers and asks for no other credentials");
     Ok(match config.egress.without_effect() {

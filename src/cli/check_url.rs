@@ -3,7 +3,10 @@
 use std::net::SocketAddr;
 
 use clap::Args;
-use outhook_core::{egress::Egress, outcome::Fault};
+use outhook_core::{
+    egress::{Egress, OwnAddresses},
+    outcome::Fault,
+};
 use serde::Serialize;
 use serde_json::json;
 use url::{Host, Url};
@@ -12,7 +15,7 @@ use super::output::{say, say_json, table};
 use crate::{
     config::{Config, connection_url::ConnectionUrl, egress::NameServers},
     exit::{Exit, Failed},
-    http::{ADDRESSES_MAX, Resolver, addresses_of},
+    http::{ADDRESSES_MAX, Interfaces, Resolver, addresses_of},
 };
 
 /// Says whether the daemon would call a URL, and by which rule. Nothing is dialled but name servers.
@@ -52,7 +55,8 @@ enum Verdict {
 
 impl CheckUrl {
     pub(super) async fn execute(self, config: Config) -> Result<Exit, Failed> {
-        let decision = Decision::on(&self.url, &config).await;
+        let own = Interfaces::read().map_err(Failed::unavailable)?.own();
+        let decision = Decision::on(&self.url, &config, &own).await;
         if self.json {
             decision.say_json()?;
         } else {
@@ -64,7 +68,7 @@ impl CheckUrl {
 
 impl Decision {
     /// Decides as the daemon does, in its order.
-    async fn on(text: &str, config: &Config) -> Self {
+    async fn on(text: &str, config: &Config, own: &OwnAddresses) -> Self {
         let egress = Egress::from(&config.egress);
         let url = match egress.endpoint(text) {
             Ok(url) => url,
@@ -78,7 +82,7 @@ impl Decision {
         let resolver = Resolver::new(&config.egress.resolver, config.http.connect_timeout);
         match addresses_of(&resolver, host, port).await {
             Ok(addresses) => {
-                Self::by_address(steps, addresses.into_iter().map(|at| decide(&egress, host, at)))
+                Self::by_address(steps, addresses.into_iter().map(|at| decide(&egress, own, host, at)))
             }
             Err(error) => Self::refused(steps, Fault::Dns, error.to_string()),
         }
@@ -207,8 +211,8 @@ fn target(url: &Url) -> (&str, u16) {
 }
 
 /// By the rules alone.
-fn decide(egress: &Egress, host: &str, address: SocketAddr) -> Decided {
-    let (is_allowed, rule) = match egress.permit(host, address) {
+fn decide(egress: &Egress, own: &OwnAddresses, host: &str, address: SocketAddr) -> Decided {
+    let (is_allowed, rule) = match egress.permit(host, address, own) {
         Ok(permit) => (true, permit.to_string()),
         Err(blocked) => (false, blocked.rule.to_owned()),
     };

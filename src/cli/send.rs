@@ -32,7 +32,7 @@ const BATCH_EVENTS: usize = 500;
 #[command(group(clap::ArgGroup::new("what").required(true).args(["bot", "file"])))]
 pub(super) struct Send {
     /// The bot to call.
-    #[arg(long, value_name = "ID", requires = "content")]
+    #[arg(long, value_name = "ID", requires = "content", value_parser = clap::value_parser!(i64).range(0..))]
     bot: Option<i64>,
     /// What the message says.
     #[arg(long, value_name = "TEXT", requires = "bot")]
@@ -219,6 +219,5 @@ fn read_event(body: Vec<u8>, event_bytes_max: usize) -> Result<NewEvent, Failed>
         let message = format!("an event of {} bytes is larger than queue.max_event_bytes", body.len());
         return Err(Failed::usage(message));
     }
-    let header = Header::read(&body).map_err(Failed::usage)?;
-    Ok(NewEvent { header, replay: 0, payload: body })
+    NewEvent::read(&body).map_err(Failed::usage)
 }

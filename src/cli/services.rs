@@ -3,7 +3,7 @@
 mod list;
 
 use clap::{Args, Subcommand};
-use outhook_core::egress::Egress;
+use outhook_core::{egress::Egress, signing_key::signing_key};
 use serde_json::json;
 
 use super::{
@@ -62,7 +62,8 @@ pub(super) struct Add {
     /// Format: generic or slack.
     #[arg(long, default_value = "generic", value_parser = interface)]
     interface: i16,
-    /// Shared secret; a random one by default.
+    /// Shared secret, also the key of signatures: what begins with whsec_ must go on in base64. A random one by
+    /// default.
     #[arg(long)]
     token: Option<String>,
     /// Print a JSON object.
@@ -97,6 +98,7 @@ impl Add {
             Some(token) => token,
             None => random_key()?,
         };
+        signing_key(&token).map_err(Failed::usage)?;
         let store = open_or_create(&config).await?;
         let service = NewService {
             bot: self.bot,

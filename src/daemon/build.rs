@@ -120,7 +120,7 @@ impl Parts {
         };
         let (http, route) = (&self.config.http, self.route.clone());
         let resolver = Resolver::new(&self.config.egress.resolver, http.connect_timeout);
-        let dialler = Dialler::new(Arc::clone(&self.egress), resolver);
+        let dialler = Dialler::new(Arc::clone(&self.egress), resolver, route.interfaces.clone());
         // All threads together keep no more connections than there may be calls.
         let kept_max = self.calls.div_ceil(shards);
         let tools = CallTools {

@@ -10,7 +10,7 @@ use crate::{
     config::{Config, database::DatabaseUrl, egress::Egress},
     exit::Failed,
     health::Health,
-    http::{FileShares, Route},
+    http::{FileShares, Interfaces, Route},
     store::{self, FileLock, OpenError, Store},
     tenure::Tenure,
     zulip::Site,
@@ -29,7 +29,8 @@ pub(super) fn route(egress: &Egress) -> Result<Route, Failed> {
     if let Some(sentence) = egress.without_effect() {
         log::warn!("{sentence}");
     }
-    Route::new(egress).map_err(Failed::usage)
+    let interfaces = Interfaces::read().map_err(Failed::unavailable)?;
+    Route::new(egress, interfaces).map_err(Failed::usage)
 }
 
 /// Waits for the database and brings its tables up to date.

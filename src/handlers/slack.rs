@@ -3,6 +3,7 @@
 use outhook_core::{
     answer::{Answer, Reply, text},
     outcome::{Failure, Fault},
+    place::MessageKind,
 };
 use secrecy::ExposeSecret;
 use url::form_urlencoded;
@@ -23,7 +24,7 @@ impl Handler for Slack {
 
     fn request(&self, call: &Call<'_>) -> Result<Request, Failure> {
         let message = &call.event.message;
-        if message.text("type").as_deref() == Some("private") {
+        if MessageKind::of(message) == Ok(MessageKind::Direct) {
             return Err(Failure {
                 fault: Fault::Unsupported,
                 status: None,

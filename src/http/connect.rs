@@ -27,6 +27,7 @@ use url::{Position, Url};
 
 use super::{
     dial::{DialError, Dialler},
+    interfaces::Interfaces,
     proxy::{Proxy, ProxyFault},
     responses::Responses,
     socket::{Socket, end, is_end},
@@ -42,6 +43,8 @@ pub(crate) struct Route {
     pub(crate) proxy: Option<Arc<Proxy>>,
     /// TLS's configuration.
     pub(crate) tls: Arc<ClientConfig>,
+    /// The machine's own addresses, at which no endpoint is called.
+    pub(crate) interfaces: Interfaces,
 }
 
 impl Route {
@@ -49,8 +52,9 @@ impl Route {
     ///
     /// # Errors
     /// If the file of trusted certificates can't be used.
-    pub(crate) fn new(config: &config::egress::Egress) -> Result<Self, CaFileError> {
+    pub(crate) fn new(config: &config::egress::Egress, interfaces: Interfaces) -> Result<Self, CaFileError> {
         Ok(Self {
+            interfaces,
             proxy: config.proxy.as_ref().map(|url| Arc::new(Proxy::new(url))),
             tls: config.ca_file.as_deref().map_or_else(|| Ok(client_config()), client_config_and)?,
         })
@@ -273,7 +277,8 @@ mod tests {
 
     fn route(proxy: Option<&str>) -> Route {
         let proxy = proxy.map(|url| ConnectionUrl::parse(url, &["http://"]).expect("a URL"));
-        Route { proxy: proxy.map(|url| Arc::new(Proxy::new(&url))), tls: client_config() }
+        let proxy = proxy.map(|url| Arc::new(Proxy::new(&url)));
+        Route { proxy, tls: client_config(), interfaces: Interfaces::none() }
     }
 
     fn target(route: &Route, url: &str) -> String {

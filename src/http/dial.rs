@@ -24,7 +24,9 @@ use tokio::{
 };
 
 use super::{
-    files, local,
+    files,
+    interfaces::Interfaces,
+    local,
     resolve::{LookupError, Resolver},
 };
 
@@ -47,6 +49,7 @@ type Dial = Rc<dyn Fn(SocketAddr) -> Connecting>;
 pub(crate) struct Dialler {
     egress: Arc<Egress>,
     resolver: Resolver,
+    interfaces: Interfaces,
     dial: Dial,
     /// Since the last look a socket was opened that is not for connections which nobody uses.
     is_crowded: Rc<Cell<bool>>,
@@ -80,13 +83,13 @@ impl DialError {
 
 impl Dialler {
     /// A dialler of the current thread that obeys these rules.
-    pub(crate) fn new(egress: Arc<Egress>, resolver: Resolver) -> Self {
+    pub(crate) fn new(egress: Arc<Egress>, resolver: Resolver, interfaces: Interfaces) -> Self {
         let is_crowded = Rc::<Cell<bool>>::default();
         let seen = Rc::clone(&is_crowded);
         let dial = Rc::new(move |address: SocketAddr| -> Connecting {
             Box::pin(connect(address, Rc::clone(&seen)))
         });
-        Self { egress, resolver, dial, is_crowded }
+        Self { egress, resolver, interfaces, dial, is_crowded }
     }
 
     /// Whether so few files are left since the last look that connections which nobody uses have to make way.
@@ -117,8 +120,9 @@ impl Dialler {
     fn allowed(&self, host: &str, addresses: Vec<SocketAddr>) -> Result<Vec<SocketAddr>, Blocked> {
         let mut allowed = Vec::with_capacity(addresses.len());
         let mut blocked = None;
+        let own = self.interfaces.own();
         for address in addresses {
-            match self.egress.permit(host, address) {
+            match self.egress.permit(host, address, &own) {
                 Ok(_) => allowed.push(address),
                 Err(rule) => blocked = blocked.or(Some(rule)),
             }

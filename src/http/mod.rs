@@ -5,6 +5,7 @@
 //! | `client` | one POST under one deadline, its answer read up to a size |
 //! | `connect` | the connector: straight or through the proxy, with TLS for https |
 //! | `dial` | every address is checked at the moment it is dialled |
+//! | `interfaces` | the machine's own addresses |
 //! | `resolve` | the addresses of a host, without threads |
 //! | `proxy` | the operator's proxy: tunnels, and its own answers told from those of endpoints |
 //! | `tls` | TLS, always verified, and its errors in words |
@@ -31,6 +32,7 @@ mod files;
 mod framing;
 mod header_section;
 mod inflate;
+mod interfaces;
 mod local;
 mod proxy;
 mod redirect;
@@ -47,6 +49,7 @@ pub(crate) use client::{KEEP_ALIVE, NO_FILES_PAUSE, Outbound, WebhookClient};
 pub(crate) use connect::Route;
 pub(crate) use dial::{ADDRESSES_MAX, Dialler, addresses_of};
 pub(crate) use files::{BESIDE as FILES_BESIDE, Shares as FileShares};
+pub(crate) use interfaces::Interfaces;
 pub(crate) use resolve::Resolver;
 pub(crate) use retry_after::{retry_after, retry_after_value};
 pub(crate) use signature::Signature;

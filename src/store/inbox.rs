@@ -7,8 +7,9 @@ mod insert;
 use std::collections::HashMap;
 
 use outhook_core::{
-    event::Header,
+    event::{Header, Malformed},
     identity::{BotId, EventKey},
+    json::with_surrogates_replaced,
     partition::Partitions,
     quota::Quota,
 };
@@ -37,11 +38,20 @@ pub(crate) struct NewEvent {
     pub(crate) header: Header,
     /// 0 but for replays.
     pub(crate) replay: i32,
-    /// The body as it came.
+    /// The body as it came, but for lone surrogates: whoever reads it must be able to.
     pub(crate) payload: Vec<u8>,
 }
 
 impl NewEvent {
+    /// Reads a delivery.
+    ///
+    /// # Errors
+    /// Why it is no event.
+    pub(crate) fn read(body: &[u8]) -> Result<Self, Malformed> {
+        let payload = with_surrogates_replaced(body);
+        Ok(Self { header: Header::read(&payload)?, replay: 0, payload: payload.into_owned() })
+    }
+
     fn key(&self) -> EventKey {
         EventKey { bot: self.header.bot, message: self.header.message, replay: self.replay }
     }

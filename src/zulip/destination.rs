@@ -1,5 +1,6 @@
 //! Where a reply goes: the conversation that the event came from.
 
+use outhook_core::place::Place;
 use serde::{Deserialize, Serialize};
 
 use crate::handlers::EventBody;
@@ -20,31 +21,25 @@ pub(crate) enum Destination {
         /// User ids.
         to: Vec<i64>,
     },
-    /// The event does not say.
-    Unknown,
-}
-
-#[derive(Deserialize)]
-struct Person {
-    id: i64,
+    /// Nobody can tell, so nothing is posted.
+    Unknown {
+        /// What is wrong with the event.
+        #[serde(default)]
+        why: String,
+    },
 }
 
 impl Destination {
     /// The conversation of an event.
     pub(crate) fn of_event(payload: &[u8]) -> Self {
-        let Ok(event) = EventBody::read(payload) else { return Self::Unknown };
-        let message = &event.message;
-        if let Some(to) = message.integer("stream_id") {
-            let topic = message.text("topic").or_else(|| message.text("subject"));
-            return Self::Stream { to, topic: topic.unwrap_or_default().into_owned() };
-        }
-        let people: Option<Vec<Person>> =
-            message.get("display_recipient").and_then(|raw| serde_json::from_str(raw.get()).ok());
-        match people {
-            Some(people) if !people.is_empty() => {
-                Self::Direct { to: people.into_iter().map(|person| person.id).collect() }
-            }
-            _ => Self::Unknown,
+        let event = match EventBody::read(payload) {
+            Ok(event) => event,
+            Err(error) => return Self::Unknown { why: format!("the event can't be read: {error}") },
+        };
+        match Place::of(&event.message) {
+            Ok(Place::Channel { id, topic }) => Self::Stream { to: id, topic },
+            Ok(Place::Direct { people }) => Self::Direct { to: people },
+            Err(unplaced) => Self::Unknown { why: unplaced.to_string() },
         }
     }
 
@@ -55,7 +50,9 @@ impl Destination {
 
     /// From what was stored.
     pub(crate) fn from_json(json: &str) -> Self {
-        serde_json::from_str(json).unwrap_or(Self::Unknown)
+        serde_json::from_str(json).unwrap_or_else(|error| Self::Unknown {
+            why: format!("the stored destination can't be read: {error}"),
+        })
     }
 }
 
@@ -75,6 +72,27 @@ mod tests {
         let direct = of_message(r#""display_recipient":[{"id":58,"email":"x"},{"id":31}]"#);
         assert_eq!(direct, Destination::Direct { to: vec![58, 31] });
         assert_eq!(Destination::from_json(&direct.to_json()), direct);
-        assert_eq!(of_message(r#""id":1"#), Destination::Unknown);
+    }
+
+    #[test]
+    fn a_reply_whose_way_can_not_be_read_goes_nowhere_and_the_reason_is_kept() {
+        let twice = r#""stream_id":7,"subject":"x"},"message":{"stream_id":8,"subject":"x""#;
+        for (message, reason) in [
+            (r#""id":1"#, "the event names neither a channel"),
+            (r#""stream_id":7,"subject":"t \ud83d""#, "`message.subject` must be text"),
+            (twice, "the event can't be read: duplicate field `message`"),
+        ] {
+            let destination = Destination::from_json(&of_message(message).to_json());
+            let Destination::Unknown { why } = destination else { panic!("{message}: {destination:?}") };
+            assert!(why.contains(reason), "{message}: {why}");
+        }
+    }
+
+    #[test]
+    fn what_an_older_version_stored_is_read() {
+        let why = String::new();
+        assert_eq!(Destination::from_json(r#"{"type":"unknown"}"#), Destination::Unknown { why });
+        let stored = r#"{"type":"stream","to":7,"topic":"kitchen"}"#;
+        assert_eq!(Destination::from_json(stored), Destination::Stream { to: 7, topic: "kitchen".into() });
     }
 }

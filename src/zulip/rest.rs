@@ -111,8 +111,9 @@ impl RestClient {
 
     /// Posts a reply as its bot.
     pub(crate) async fn post_message(&self, bot: &Bot, host: &str, reply: &Outgoing) -> Posted {
-        let Some(form) = form(reply) else {
-            return Posted::Refused { detail: "the event does not say where to reply".into() };
+        let form = match form(reply) {
+            Ok(form) => form,
+            Err(detail) => return Posted::Refused { detail },
         };
         let deadline = Instant::now() + self.timeout;
         let mut response = match timeout_at(deadline, self.request(bot, host).send_body(form)).await {
@@ -186,7 +187,8 @@ fn location<S>(response: &ClientResponse<S>) -> Option<String> {
     response.headers().get(LOCATION)?.to_str().ok().map(str::to_owned)
 }
 
-fn form(reply: &Outgoing) -> Option<String> {
+/// The reply as a form; the reason if there is nowhere to post it.
+fn form(reply: &Outgoing) -> Result<String, String> {
     let mut form = form_urlencoded::Serializer::new(String::new());
     match Destination::from_json(&reply.destination) {
         Destination::Stream { to, topic } => {
@@ -195,17 +197,17 @@ fn form(reply: &Outgoing) -> Option<String> {
                 .append_pair("topic", &topic);
         }
         Destination::Direct { to } => {
-            let people = serde_json::to_string(&to).ok()?;
+            let people = serde_json::to_string(&to).map_err(|error| error.to_string())?;
             form.append_pair("type", "private").append_pair("to", &people);
         }
-        Destination::Unknown => return None,
+        Destination::Unknown { why } => return Err(format!("nobody can tell where to reply: {why}")),
     }
     form.append_pair("content", &String::from_utf8_lossy(&reply.content));
     if let Some(widget) = &reply.widget {
         form.append_pair("widget_content", &String::from_utf8_lossy(widget));
     }
     // Zulip then names the client as it does for its own worker.
-    Some(form.append_pair("client", "OutgoingWebhookResponse").finish())
+    Ok(form.append_pair("client", "OutgoingWebhookResponse").finish())
 }
 
 /// A request that never left is certainly not done; after that nobody knows.

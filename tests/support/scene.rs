@@ -159,7 +159,8 @@ impl Scene {
         self.config.cli(&arguments).await.success().records()[0]["id"].as_i64().unwrap()
     }
 
-    async fn wait_for_rows(&self, what: &str, n: usize, rows: &str) {
+    /// Waits until a table, with a condition or without, has `n` rows.
+    pub async fn wait_for_rows(&self, what: &str, n: usize, rows: &str) {
         let (wanted, sql) = (i64::try_from(n).unwrap(), format!("SELECT count(*) FROM {rows}"));
         let enough = || async { (self.db.count(&sql).await >= wanted).then_some(()) };
         if within(LONG_PATIENCE, enough).await.is_none() {

@@ -33,11 +33,12 @@ pub fn hold(bytes: &[u8]) {
     }
 }
 
-/// The bot and the message of an event that has the three fields it needs.
+/// The bot and the message of an event that has the three fields that it needs, and a bot that may exist.
 fn required(event: &Value) -> Option<(i64, i64)> {
     let message = event.as_object()?.get("message")?.as_object()?;
     message.get("content")?.as_str()?;
-    Some((event.get("user_profile_id")?.as_i64()?, message.get("id")?.as_i64()?))
+    let bot = event.get("user_profile_id")?.as_i64().filter(|bot| *bot >= 0)?;
+    Some((bot, message.get("id")?.as_i64()?))
 }
 
 /// The same value, its keys in reverse.

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use outhook_core::egress::{Egress, literal};
+use outhook_core::egress::{Egress, OwnAddresses, literal};
 use url::{Host, Url};
 
 pub fn hold(bytes: &[u8]) {
@@ -32,7 +32,8 @@ fn literally(url: &Url, rules: &Egress) {
     match literal(url) {
         Some(address) if is_inside(address) => {
             let port = url.port_or_known_default().unwrap();
-            let permit = rules.permit(url.host_str().unwrap(), SocketAddr::new(address, port));
+            let permit =
+                rules.permit(url.host_str().unwrap(), SocketAddr::new(address, port), &OwnAddresses::NONE);
             assert!(permit.is_err(), "{url} may be dialled");
         }
         Some(_) => {}

@@ -36,7 +36,7 @@ fn read(text: &str) -> Read {
     assert_eq!(rules.endpoint(url.as_str()).as_ref(), Ok(&url), "{text}: its normal form is another URL");
     match literal(&url) {
         None => Read::Name(url.host_str().unwrap_or_default().to_owned()),
-        Some(address) => match rules.permit("", SocketAddr::new(address, 80)) {
+        Some(address) => match rules.permit("", SocketAddr::new(address, 80), &OwnAddresses::NONE) {
             Ok(_) => Read::Public,
             Err(_) => Read::Inside,
         },

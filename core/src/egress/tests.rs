@@ -112,26 +112,56 @@ fn only_public_addresses_may_be_dialled() {
     let rules = Egress::default();
     for (first, last) in DENIED {
         for address in [first, last] {
-            let blocked = rules.permit("h", at(address, 80)).expect_err(address);
+            let blocked = rules.permit("h", at(address, 80), &OwnAddresses::NONE).expect_err(address);
             assert!(blocked.to_string().starts_with(&blocked.address.to_string()), "{blocked}");
             assert!(blocked.to_string().contains(blocked.rule), "{blocked}");
         }
     }
     for address in PUBLIC {
-        assert_eq!(rules.permit("h", at(address, 80)), Ok(Permit::Public), "{address}");
+        assert_eq!(rules.permit("h", at(address, 80), &OwnAddresses::NONE), Ok(Permit::Public), "{address}");
     }
+}
+
+#[test]
+fn the_machines_own_addresses_are_denied_in_every_form_unless_allowed() {
+    let addresses = ["93.184.215.14", "2606:4700::1111", "::ffff:93.184.215.15", "10.0.0.1", "127.0.0.1"];
+    let own: OwnAddresses = addresses.iter().map(|address| address.parse::<IpAddr>().expect("one")).collect();
+    let rules = Egress::default();
+    for address in ["93.184.215.14", "::ffff:93.184.215.14", "93.184.215.15", "2606:4700:0::1111"] {
+        let blocked = rules.permit("h", at(address, 80), &own).expect_err(address);
+        assert_eq!(blocked.rule, "an address of this machine", "{address}");
+        assert_eq!(rules.permit("h", at(address, 80), &OwnAddresses::NONE), Ok(Permit::Public), "{address}");
+    }
+    for address in ["64:ff9b::5db8:d70e", "2002:5db8:d70e::", "::93.184.215.14", "2a00:1450::5efe:5db8:d70e"]
+    {
+        assert!(rules.permit("h", at(address, 80), &own).is_err(), "{address}");
+    }
+    assert_eq!(rules.permit("h", at("93.184.215.13", 80), &own), Ok(Permit::Public));
+    let told = rules.permit("h", at("10.0.0.1", 80), &own).expect_err("private");
+    assert_eq!(told.rule, "a private address");
+
+    let rules = Egress { hosts: hosting("bot.example", Some(80)).hosts, ..allowing(&["93.184.215.14/32"]) };
+    assert!(matches!(rules.permit("h", at("93.184.215.14", 80), &own), Ok(Permit::Network(_))));
+    assert!(matches!(rules.permit("bot.example", at("93.184.215.15", 80), &own), Ok(Permit::Host(_))));
+    assert!(rules.permit("bot.example", at("93.184.215.15", 81), &own).is_err());
+
+    let public: Vec<String> = own.public().map(|address| address.to_string()).collect();
+    assert_eq!(public, ["93.184.215.14", "93.184.215.15", "2606:4700::1111"]);
 }
 
 #[test]
 fn an_allowed_network_opens_itself_and_nothing_else() {
     let rules = allowing(&["127.0.0.0/8", "fd00::/8"]);
     for open in ["127.0.0.1", "127.255.255.255", "::ffff:127.0.0.1", "fd12::1"] {
-        assert!(matches!(rules.permit("h", at(open, 80)), Ok(Permit::Network(_))), "{open}");
+        assert!(
+            matches!(rules.permit("h", at(open, 80), &OwnAddresses::NONE), Ok(Permit::Network(_))),
+            "{open}"
+        );
     }
     for closed in ["10.0.0.1", "::1", "fc00::1", "::127.0.0.1", "64:ff9b::7f00:1", "2002:7f00:1::"] {
-        assert!(rules.permit("h", at(closed, 80)).is_err(), "{closed}");
+        assert!(rules.permit("h", at(closed, 80), &OwnAddresses::NONE).is_err(), "{closed}");
     }
-    assert_eq!(rules.permit("h", at("1.1.1.1", 80)), Ok(Permit::Public));
+    assert_eq!(rules.permit("h", at("1.1.1.1", 80), &OwnAddresses::NONE), Ok(Permit::Public));
 }
 
 #[test]
@@ -140,10 +170,13 @@ fn a_mapped_network_opens_its_addresses_of_ipv4_in_both_their_forms() {
     let allowed = Allowed::network(net, None).expect("one of IPv4");
     let rules = Egress { allow: vec![allowed], ..Egress::default() };
     for open in ["10.0.0.0", "10.127.255.255", "::ffff:10.0.0.0", "::ffff:10.127.255.255"] {
-        assert!(matches!(rules.permit("h", at(open, 80)), Ok(Permit::Network(_))), "{open}");
+        assert!(
+            matches!(rules.permit("h", at(open, 80), &OwnAddresses::NONE), Ok(Permit::Network(_))),
+            "{open}"
+        );
     }
     for closed in ["10.128.0.0", "::ffff:10.128.0.0", "::10.0.0.1", "::ffff:0:a00:1", "127.0.0.1"] {
-        assert!(rules.permit("h", at(closed, 80)).is_err(), "{closed}");
+        assert!(rules.permit("h", at(closed, 80), &OwnAddresses::NONE).is_err(), "{closed}");
     }
 }
 
@@ -157,11 +190,11 @@ fn a_network_of_ipv6_that_is_wider_than_the_mapped_one_opens_no_address_of_ipv4(
     ] {
         let rules = allowing(&[wide]);
         for address in open {
-            assert!(rules.permit("h", at(address, 80)).is_ok(), "{wide} {address}");
+            assert!(rules.permit("h", at(address, 80), &OwnAddresses::NONE).is_ok(), "{wide} {address}");
         }
         let ipv4 = ["127.0.0.1", "10.0.0.1", "::ffff:127.0.0.1", "::ffff:10.0.0.1"];
         for address in closed.into_iter().chain(ipv4) {
-            assert!(rules.permit("h", at(address, 80)).is_err(), "{wide} {address}");
+            assert!(rules.permit("h", at(address, 80), &OwnAddresses::NONE).is_err(), "{wide} {address}");
         }
     }
 }
@@ -169,8 +202,8 @@ fn a_network_of_ipv6_that_is_wider_than_the_mapped_one_opens_no_address_of_ipv4(
 #[test]
 fn the_forms_that_hold_an_ipv4_address_can_be_allowed_as_networks_of_their_own() {
     let rules = allowing(&["64:ff9b::/96"]);
-    assert!(rules.permit("h", at("64:ff9b::808:808", 80)).is_ok());
-    assert!(rules.permit("h", at("127.0.0.1", 80)).is_err());
+    assert!(rules.permit("h", at("64:ff9b::808:808", 80), &OwnAddresses::NONE).is_ok());
+    assert!(rules.permit("h", at("127.0.0.1", 80), &OwnAddresses::NONE).is_err());
 }
 
 #[test]
@@ -178,39 +211,46 @@ fn a_network_with_a_port_is_open_on_that_port_only() {
     let only = |net: &str| Allowed { target: net.parse().expect("a network"), port: Some(8080) };
     let rules = Egress { allow: vec![only("10.0.0.5/32"), only("::1/128")], ..Egress::default() };
     for address in ["10.0.0.5", "::1"] {
-        assert!(rules.permit("h", at(address, 8080)).is_ok(), "{address}");
+        assert!(rules.permit("h", at(address, 8080), &OwnAddresses::NONE).is_ok(), "{address}");
         for port in [80, 443, 8079, 8081] {
-            assert!(rules.permit("h", at(address, port)).is_err(), "{address} {port}");
+            assert!(rules.permit("h", at(address, port), &OwnAddresses::NONE).is_err(), "{address} {port}");
         }
     }
-    assert!(rules.permit("h", at("10.0.0.6", 8080)).is_err());
+    assert!(rules.permit("h", at("10.0.0.6", 8080), &OwnAddresses::NONE).is_err());
 }
 
 #[test]
 fn an_allowed_host_is_that_name_and_no_other() {
     let rules = hosting("bot.internal", None);
     for same in ["bot.internal", "BOT.internal."] {
-        assert!(matches!(rules.permit(same, at("10.0.0.1", 80)), Ok(Permit::Host(_))), "{same}");
+        assert!(
+            matches!(rules.permit(same, at("10.0.0.1", 80), &OwnAddresses::NONE), Ok(Permit::Host(_))),
+            "{same}"
+        );
     }
     for other in
         ["internal", "a.bot.internal", "bot.internal.example.org", "bot.internal..", "xbot.internal", ""]
     {
-        assert!(rules.permit(other, at("10.0.0.1", 80)).is_err(), "{other}");
+        assert!(rules.permit(other, at("10.0.0.1", 80), &OwnAddresses::NONE).is_err(), "{other}");
     }
 }
 
 #[test]
 fn a_host_with_a_port_is_open_on_that_port_only() {
     let rules = hosting("bot.internal", Some(8080));
-    assert!(rules.permit("bot.internal", at("10.0.0.1", 8080)).is_ok());
-    assert!(rules.permit("bot.internal", at("10.0.0.1", 80)).is_err());
-    assert_eq!(rules.permit("bot.internal", at("1.1.1.1", 80)), Ok(Permit::Public));
+    assert!(rules.permit("bot.internal", at("10.0.0.1", 8080), &OwnAddresses::NONE).is_ok());
+    assert!(rules.permit("bot.internal", at("10.0.0.1", 80), &OwnAddresses::NONE).is_err());
+    assert_eq!(rules.permit("bot.internal", at("1.1.1.1", 80), &OwnAddresses::NONE), Ok(Permit::Public));
 }
 
 #[test]
 fn a_decision_names_its_rule() {
     let (network, host) = (allowing(&["10.0.0.0/8"]), hosting("bot.internal", Some(8080)));
-    let told = |rules: &Egress, port| match rules.permit("bot.internal", at("10.0.0.1", port)) {
+    let told = |rules: &Egress, port| match rules.permit(
+        "bot.internal",
+        at("10.0.0.1", port),
+        &OwnAddresses::NONE,
+    ) {
         Ok(permit) => permit.to_string(),
         Err(blocked) => blocked.to_string(),
     };

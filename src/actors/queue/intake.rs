@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use actix::{ActorFutureExt, AsyncContext, Context, WrapFuture};
-use outhook_core::{batch::batch_len, event::Header, identity::BotId};
+use outhook_core::{batch::batch_len, identity::BotId};
 
 use super::{CurrentSession, QueueActor, jobs::Kind};
 use crate::{
@@ -186,8 +186,5 @@ pub(crate) fn read_delivery(body: &[u8], event_bytes_max: usize) -> Result<NewEv
         let detail = format!("{} bytes are more than queue.max_event_bytes ({event_bytes_max})", body.len());
         return Err(dead("too_large", detail));
     }
-    match Header::read(body) {
-        Ok(header) => Ok(NewEvent { header, replay: 0, payload: body.to_vec() }),
-        Err(malformed) => Err(dead("malformed", malformed.to_string())),
-    }
+    NewEvent::read(body).map_err(|malformed| dead("malformed", malformed.to_string()))
 }

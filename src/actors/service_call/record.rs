@@ -133,7 +133,11 @@ pub(super) fn shown(service: &Service) -> impl Display {
 
 /// What the bot says when a call has failed for good.
 fn told_line(failure: &Failure, attempts: u32) -> String {
-    let tries = if attempts > 1 { format!(" ({attempts} attempts)") } else { String::new() };
+    let tries = if attempts > 1 && failure.fault.may_count_attempts() {
+        format!(" ({attempts} attempts)")
+    } else {
+        String::new()
+    };
     format!("I could not pass this message on: {}{tries}.", failure.told())
 }
 

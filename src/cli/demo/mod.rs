@@ -7,7 +7,7 @@ use std::{collections::HashMap, io::IsTerminal, path::Path, time::Duration};
 
 use clap::Args;
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
-use outhook_core::{event::Header, identity::BotId};
+use outhook_core::identity::BotId;
 
 use self::bots::SampleBot;
 use super::{output::say, random_key, send::sample_event};
@@ -140,8 +140,7 @@ fn sample_events(registered: &[Registered]) -> Vec<NewEvent> {
             let topic = format!("topic {}", number % bot.topics);
             let message = id * 1_000_000 + i64::from(number);
             let body = sample_event(*id, message, "What is for lunch?", Some(("food", &topic))).to_string();
-            let payload = body.into_bytes();
-            events.extend(Header::read(&payload).ok().map(|header| NewEvent { header, replay: 0, payload }));
+            events.extend(NewEvent::read(body.as_bytes()));
         }
     }
     events

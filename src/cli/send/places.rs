@@ -78,7 +78,7 @@ impl Places {
         let place = match &destination {
             Destination::Stream { to, .. } => format!("channel {to}"),
             Destination::Direct { to } => format!("{to:?}"),
-            Destination::Unknown => String::new(),
+            Destination::Unknown { .. } => String::new(),
         };
         if self.known.contains(&(bot, place.clone())) {
             return Ok(());
@@ -93,7 +93,7 @@ impl Places {
                 self.people(realm, to).await?;
             }
             // No reply to it is posted.
-            Destination::Unknown => {}
+            Destination::Unknown { .. } => {}
         }
         if self.known.len() == KNOWN_MAX {
             self.known.clear();

@@ -15,7 +15,7 @@ use tokio::{
 use super::*;
 use crate::{
     config::egress::NameServers,
-    http::{Resolver, client_config},
+    http::{Interfaces, Resolver, client_config},
 };
 
 const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}";
@@ -102,8 +102,10 @@ fn client() -> WebhookClient {
     };
     let allow = vec![Allowed { target: "127.0.0.0/8".parse().expect("a network"), port: None }];
     let resolver = Resolver::new(&NameServers::System, config.connect_timeout);
-    let dialler = Dialler::new(Arc::new(Egress { allow, ..Egress::default() }), resolver);
-    let route = Route { proxy: None, tls: client_config() };
+    let interfaces = Interfaces::none();
+    let egress = Arc::new(Egress { allow, ..Egress::default() });
+    let dialler = Dialler::new(egress, resolver, interfaces.clone());
+    let route = Route { proxy: None, tls: client_config(), interfaces };
     WebhookClient::new(&config, route, dialler, "outhook", KEPT_MAX)
 }
 

@@ -79,7 +79,8 @@ struct Recorded {
 impl Recorded {
     fn new(egress: Egress, hosts: &str, reaction: impl Fn(IpAddr) -> Reaction + 'static) -> Self {
         let record = Rc::new(Record::default());
-        let mut dialler = Dialler::new(Arc::new(egress), System::new().hosts(hosts).resolver());
+        let interfaces = Interfaces::of(|| [IpAddr::from([93, 184, 215, 14])].into_iter().collect());
+        let mut dialler = Dialler::new(Arc::new(egress), System::new().hosts(hosts).resolver(), interfaces);
         let kept = Rc::clone(&record);
         dialler.dial = Rc::new(move |address: SocketAddr| -> Connecting {
             kept.dialled.borrow_mut().push(address);
@@ -154,6 +155,23 @@ async fn of_several_addresses_only_the_allowed_ones_are_dialled() {
     assert!(is_blocked(&error), "{error:?}");
     assert!(recorded.dialled().is_empty());
     assert_eq!(error.to_string(), "10.0.0.1 is a private address, which egress.allow does not open");
+}
+
+#[tokio::test]
+async fn the_machine_itself_is_not_dialled_at_a_public_address_either() {
+    let hosts = "93.184.215.14 self.example\n93.184.215.14 both.example\n1.1.1.1 both.example\n";
+    let recorded = Recorded::refusing(Egress::default(), hosts);
+    for url in ["http://self.example/", "http://93.184.215.14/", "http://[::ffff:93.184.215.14]/"] {
+        let error = recorded.call(url).await;
+        assert!(is_blocked(&error) && error.to_string().contains("is an address of this machine"), "{error}");
+    }
+    assert!(recorded.dialled().is_empty());
+    assert!(is_refused(&recorded.call("http://both.example/").await));
+    assert_eq!(recorded.dialled(), ["1.1.1.1:80"]);
+
+    let recorded = Recorded::refusing(allow(&["93.184.215.14/32"]), hosts);
+    assert!(is_refused(&recorded.call("http://self.example/").await));
+    assert_eq!(recorded.dialled(), ["93.184.215.14:80"]);
 }
 
 #[tokio::test]

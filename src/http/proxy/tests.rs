@@ -4,7 +4,7 @@ use outhook_core::egress::Egress;
 use tokio::net::TcpListener;
 
 use super::*;
-use crate::http::resolve::tests::System;
+use crate::http::{interfaces::Interfaces, resolve::tests::System};
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -132,7 +132,7 @@ async fn tunnelled(answer: &'static [u8]) -> Result<Vec<u8>, ProxyFault> {
         read_head(&mut stream).await.expect("a request");
         stream.write_all(answer).await.expect("room");
     });
-    let dialler = Dialler::new(Arc::new(Egress::default()), System::new().resolver());
+    let dialler = Dialler::new(Arc::new(Egress::default()), System::new().resolver(), Interfaces::none());
     let mut stream = proxy.tunnel(&dialler, "bot.example", 443, Instant::now() + PATIENCE).await?;
     serving.await.expect("an answer");
     let mut rest = Vec::new();
