@@ -146,7 +146,7 @@ impl Section {
         parse: impl Fn(&str) -> Option<T>,
     ) -> BTreeMap<String, T> {
         let Some(value) = self.take(key) else { return BTreeMap::new() };
-        let Some(entries) = value::table(&value.kind) else {
+        let Some(entries) = value::table(&value) else {
             self.refuse(key, &value, &format!("a table, each value {allowed}"));
             return BTreeMap::new();
         };
