@@ -337,6 +337,39 @@ fn tables_in_variables_may_be_pairs() {
 }
 
 #[test]
+fn plain_http_carries_api_keys_to_another_machine_only_if_allowed() {
+    let site = |url: &str, more: &str| read(&format!("[reply]\nto = 'zulip'\nsite = '{url}'\n{more}"));
+    for url in [
+        "https://chat.example.org",
+        "http://127.0.0.1:9991",
+        "http://127.8.9.1",
+        "http://[::1]:9991",
+        "http://[::ffff:127.0.0.1]",
+        "http://localhost:9991",
+        "http://zulip.localhost",
+        "http://LocalHost./",
+    ] {
+        assert_eq!(site(url, "").err(), None, "{url}");
+    }
+    for url in [
+        "http://chat.example.org",
+        "http://10.0.0.5",
+        "http://192.168.0.1:9991",
+        "http://[fd00::1]",
+        "http://0.0.0.0:9991",
+        "http://zulip",
+        "http://localhost.example.org",
+        "http://notlocalhost",
+    ] {
+        let faults = site(url, "").expect_err(url).to_string();
+        assert!(faults.starts_with(&format!("reply.site = \"{url}")), "{faults}");
+        assert!(faults.ends_with("set reply.allow_plaintext = true"), "{faults}");
+        assert_eq!(faults.lines().count(), 1, "{faults}");
+        assert_eq!(site(url, "allow_plaintext = true").err(), None, "{url}");
+    }
+}
+
+#[test]
 fn a_fault_in_a_variable_names_it() {
     let variables = [("OUTHOOK__QUEUE__PREFETCH", "many"), ("OUTHOOK__QUEUE__PREFECH", "1")];
     let told = read_with("", &variables).expect_err("faults").to_string();
