@@ -75,11 +75,6 @@ impl Section {
         })
     }
 
-    /// Any text.
-    pub(super) fn text(&mut self, key: &'static str, default: &str) -> String {
-        self.parsed(key, default.to_owned(), "a text", |text| Some(text.to_owned()))
-    }
-
     /// A text that `parse` accepts.
     pub(super) fn parsed<T>(
         &mut self,

@@ -370,6 +370,47 @@ fn plain_http_carries_api_keys_to_another_machine_only_if_allowed() {
 }
 
 #[test]
+fn a_misspelled_level_is_no_filter() {
+    for filter in [
+        "info",
+        "OFF",
+        "warn,outhook=debug",
+        " warn , outhook::daemon=Trace ,",
+        "outhook",
+        "outhook::actors::queue",
+        "zerver.worker.outgoing_webhooks",
+        "sqlx=warn",
+        "warn,zerver.worker.outgoing_webhooks=info",
+    ] {
+        assert_eq!(valid(&assignment("log.filter", &format!("'{filter}'"))).log.filter, filter);
+    }
+    for filter in [
+        "",
+        " ",
+        ",,",
+        "inof",
+        "warning",
+        "3",
+        "info,inof",
+        "outhook=dbug",
+        "outhook=",
+        "=debug",
+        "a=b=c",
+        "outhook=debug=info",
+        "info=debug",
+        "outhook = debug",
+        "outhooks",
+        "rustls",
+        "info debug",
+        "info;debug",
+        "info/lunch",
+    ] {
+        let told = told(&assignment("log.filter", &format!("'{filter}'")));
+        assert!(told.starts_with(&format!("log.filter = \"{filter}\": must be a level (off,")), "{told}");
+    }
+}
+
+#[test]
 fn a_fault_in_a_variable_names_it() {
     let variables = [("OUTHOOK__QUEUE__PREFETCH", "many"), ("OUTHOOK__QUEUE__PREFECH", "1")];
     let told = read_with("", &variables).expect_err("faults").to_string();
