@@ -27,6 +27,7 @@ use crate::{
     config::Config,
     exit::{Exit, Failed},
     health::Health,
+    logging,
     mailbox::{MailboxLog, MailboxStats},
     messages::{drain::Stop, settled::DueAt},
     store::{FileLock, NewEvent, Store, StoreError, now},
@@ -159,6 +160,7 @@ impl Daemon {
         actix::spawn(async move {
             let name = signals.next().await;
             log::warn!("{name} again: ending at once");
+            logging::flush();
             std::process::exit(128 + signals.last);
         });
         let drained = self.drain().await;

@@ -8,6 +8,7 @@ mod cli;
 mod config;
 mod daemon;
 mod directory;
+mod escape;
 mod exit;
 mod fail_points;
 mod handlers;

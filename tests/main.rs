@@ -17,6 +17,7 @@ mod hostile;
 mod isolation;
 mod kills;
 mod lanes;
+mod logs;
 mod main_job;
 mod malformed;
 mod open_files;

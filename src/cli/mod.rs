@@ -21,7 +21,8 @@ use clap::{Parser, Subcommand};
 use crate::{
     config::Config,
     exit::{Exit, Failed},
-    fail_points, logging,
+    fail_points,
+    logging::{self, Writer},
     store::{self, Store},
     supervise,
 };
@@ -78,18 +79,17 @@ pub(crate) fn main() -> Exit {
             return exit;
         }
     };
-    match execute(cli) {
-        Ok(exit) => exit,
-        Err(Failed { exit, message }) => {
-            output::complain(&message);
-            exit
-        }
-    }
+    let exit = execute(cli).unwrap_or_else(|Failed { exit, message }| {
+        logging::complain(&message);
+        exit
+    });
+    logging::flush();
+    exit
 }
 
 fn execute(cli: Cli) -> Result<Exit, Failed> {
     if let Command::Demo(demo) = cli.command {
-        start_logging("error");
+        start_logging("error", Writer::Caller)?;
         return block_on(demo.execute());
     }
     if matches!(cli.command, Command::Trial) {
@@ -98,7 +98,10 @@ fn execute(cli: Cli) -> Result<Exit, Failed> {
     let path = cli.config.clone().unwrap_or_else(|| "config.toml".into());
     let config = Config::load(&path, cli.config.is_some()).map_err(Failed::usage)?;
     fail_points::set_up();
-    start_logging(if matches!(cli.command, Command::Run) { &config.log.filter } else { "warn" });
+    match cli.command {
+        Command::Run => start_logging(&config.log.filter, Writer::Thread)?,
+        _ => start_logging("warn", Writer::Caller)?,
+    }
     match cli.command {
         Command::Run => block_on(run::execute(config)),
         Command::Demo(_) | Command::Trial => Ok(Exit::Success),
@@ -114,9 +117,10 @@ fn execute(cli: Cli) -> Result<Exit, Failed> {
 }
 
 /// Logs to standard error, panics too.
-fn start_logging(filter: &str) {
-    logging::start(filter);
+fn start_logging(filter: &str, writer: Writer) -> Result<(), Failed> {
+    logging::start(filter, writer).map_err(Failed::usage)?;
     supervise::log_panics();
+    Ok(())
 }
 
 fn block_on(command: impl Future<Output = Result<Exit, Failed>>) -> Result<Exit, Failed> {

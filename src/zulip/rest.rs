@@ -46,6 +46,8 @@ pub(crate) enum Posted {
         /// Why.
         detail: String,
     },
+    /// It was to be logged, and the log could not take it.
+    Dropped,
 }
 
 /// Posts messages. Belongs to the thread that made it.

@@ -43,6 +43,10 @@ impl ReplyActor {
                 return PostResult::Posted;
             }
             Posted::Refused { detail } => return give_up(reply, detail),
+            Posted::Dropped => {
+                count("dropped");
+                return PostResult::GivenUp("standard error did not take it".into());
+            }
             Posted::NotDone { detail, not_before } => (detail, not_before),
             Posted::Unknown { detail } => {
                 count("outcome_unknown");
