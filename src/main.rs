@@ -19,6 +19,7 @@ mod mailbox;
 mod messages;
 mod moment;
 mod room;
+mod settings;
 mod store;
 mod supervise;
 mod tenure;

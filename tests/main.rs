@@ -30,6 +30,7 @@ mod poison;
 mod processed;
 mod proxy;
 mod reconnect;
+mod reload;
 mod replays;
 mod replies;
 mod reuse;

@@ -19,7 +19,7 @@ use std::{future::Future, path::PathBuf};
 use clap::{Parser, Subcommand};
 
 use crate::{
-    config::Config,
+    config::{Config, ConfigFile},
     exit::{Exit, Failed},
     fail_points,
     logging::{self, Writer},
@@ -95,16 +95,15 @@ fn execute(cli: Cli) -> Result<Exit, Failed> {
     if matches!(cli.command, Command::Trial) {
         return trial::execute();
     }
-    let path = cli.config.clone().unwrap_or_else(|| "config.toml".into());
-    let config = Config::load(&path, cli.config.is_some()).map_err(Failed::usage)?;
-    fail_points::set_up();
-    match cli.command {
-        Command::Run => start_logging(&config.log.filter, Writer::Thread)?,
-        _ => start_logging("warn", Writer::Caller)?,
+    let file = ConfigFile::new(cli.config);
+    if matches!(cli.command, Command::Run) {
+        return block_on(run::execute(file));
     }
+    let config = file.load().map_err(Failed::usage)?;
+    fail_points::set_up();
+    start_logging("warn", Writer::Caller)?;
     match cli.command {
-        Command::Run => block_on(run::execute(config)),
-        Command::Demo(_) | Command::Trial => Ok(Exit::Success),
+        Command::Run | Command::Demo(_) | Command::Trial => Ok(Exit::Success),
         Command::Check => block_on(check::execute(config)),
         Command::CheckUrl(check) => block_on(check.execute(config)),
         Command::Migrate => block_on(migrate::execute(config)),

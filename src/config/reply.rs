@@ -46,7 +46,7 @@ pub(crate) enum ReplyTo {
     None,
 }
 
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq)]
 enum Target {
     Log,
     Zulip,

@@ -6,10 +6,10 @@ use log::Level;
 
 use super::build::daemon_name;
 use crate::{
-    config::{Config, database::DatabaseUrl, egress::Egress},
+    config::{Config, database::DatabaseUrl},
     exit::Failed,
     health::Health,
-    http::{FileShares, Route},
+    http::FileShares,
     store::{self, FileLock, OpenError, Store},
     tenure::Tenure,
     zulip::Site,
@@ -27,14 +27,6 @@ const START: &str = "start";
 pub(super) fn site(config: &Config) -> Result<Site, Failed> {
     Site::new(&config.zulip)
         .map_err(|error| Failed::usage(format!("zulip.avatar_salt_file can't be read: {error}")))
-}
-
-/// How bots are called.
-pub(super) fn route(egress: &Egress) -> Result<Route, Failed> {
-    if let Some(sentence) = egress.without_effect() {
-        log::warn!("{sentence}");
-    }
-    Route::new(egress).map_err(Failed::usage)
 }
 
 /// Waits for the database and brings its tables up to date.

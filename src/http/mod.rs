@@ -3,6 +3,7 @@
 //! | file | does |
 //! | --- | --- |
 //! | `client` | one POST under one deadline, its answer read up to a size |
+//! | `current` | the client of the settings as they are now |
 //! | `connect` | the connector: straight or through the proxy, with TLS for https |
 //! | `dial` | every address is checked at the moment it is dialled |
 //! | `resolve` | the addresses of a host, without threads |
@@ -19,6 +20,7 @@
 
 mod client;
 mod connect;
+mod current;
 mod dial;
 mod faults;
 mod files;
@@ -34,8 +36,9 @@ mod tls;
 
 pub(crate) use client::{KEEP_ALIVE, NO_FILES_PAUSE, Outbound, WebhookClient, retry_after};
 pub(crate) use connect::Route;
+pub(crate) use current::CurrentClient;
 pub(crate) use dial::{ADDRESSES_MAX, Dialler, addresses_of};
 pub(crate) use files::{BESIDE as FILES_BESIDE, Shares as FileShares};
 pub(crate) use resolve::Resolver;
 pub(crate) use signature::Signature;
-pub(crate) use tls::client_config;
+pub(crate) use tls::{CaFileError, client_config};

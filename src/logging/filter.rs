@@ -60,6 +60,11 @@ impl Filter {
     }
 }
 
+/// Whether `RUST_LOG` wins over the configuration.
+pub(crate) fn is_overridden() -> bool {
+    env::var_os(VARIABLE).is_some_and(|wanted| !wanted.is_empty())
+}
+
 fn may_be_said(metadata: &Metadata<'_>) -> bool {
     CAPS.iter().all(|(target, most)| !metadata.target().starts_with(target) || metadata.level() <= *most)
 }

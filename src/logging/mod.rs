@@ -19,6 +19,7 @@ use std::{
 
 use log::{Level, Log, Metadata, Record};
 
+pub(crate) use self::filter::is_overridden;
 use self::{filter::Filter, stderr::Stderr};
 
 /// How long the end of the process waits for standard error to take the last lines.
@@ -63,6 +64,15 @@ pub(crate) fn start(filter: &str, writer: Writer) -> Result<(), String> {
     // It fails only if a logger was set before, and this is the only place.
     let _ = log::set_logger(logger);
     Ok(())
+}
+
+/// Logs by another filter from now on, over which `RUST_LOG` still wins.
+pub(crate) fn set_filter(filter: &str) {
+    // RUST_LOG was looked at when the process began.
+    if let (Some(logger), Ok(filter)) = (LOGGER.get(), Filter::wanted(filter)) {
+        log::set_max_level(filter.max_level());
+        *logger.filter.write().unwrap_or_else(PoisonError::into_inner) = filter;
+    }
 }
 
 /// Logs at INFO what must not get lost unnoticed.

@@ -102,12 +102,12 @@ impl Assignment {
 
     /// The endpoint was not reached for, and has no part in it.
     pub(super) fn put_off_without_files(&self, service: &Service, failure: Failure) -> CallRecord {
-        self.tools.client.ran_out_of_files();
+        self.tools.client.get().ran_out_of_files();
         self.put_off(service, now().saturating_add(NO_FILES_DELAY_MS), failure.fault, failure.detail)
     }
 
     fn put_off(&self, service: &Service, until: Millis, fault: Fault, detail: String) -> CallRecord {
-        match self.tools.retry.put_off(self.event.taken_at, until) {
+        match self.tools.live.get().retry.put_off(self.event.taken_at, until) {
             Next::At(due) => {
                 count("put_off");
                 log::debug!(target: EVENT_LOG, "{}: {} is put off: {detail}", self.turn.key, shown(service));
