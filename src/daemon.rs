@@ -2,6 +2,7 @@
 
 mod actors;
 mod build;
+mod reload;
 mod signals;
 mod start;
 
@@ -16,19 +17,23 @@ use tokio::{
     task::JoinHandle,
 };
 
-pub(crate) use self::signals::Signals;
+pub(crate) use self::signals::{Hangups, Signals};
 use self::{
     actors::Actors,
     build::{Parts, keep_actors},
-    start::{join, lock_file, open_database, route, share_files_out, site},
+    reload::Reloader,
+    start::{join, lock_file, open_database, share_files_out, site},
 };
 use crate::{
     admin,
-    config::Config,
+    config::{Config, ConfigFile},
     exit::{Exit, Failed},
     health::Health,
+    http::Interfaces,
+    logging,
     mailbox::{MailboxLog, MailboxStats},
     messages::{drain::Stop, settled::DueAt},
+    settings::{Live, Settings},
     store::{FileLock, NewEvent, Store, StoreError, now},
     supervise::{Arbiters, Fatal, Supervisor},
     tenure::CurrentTenure,
@@ -45,22 +50,36 @@ enum Reason {
     Fatal(Fatal),
 }
 
-/// Runs until a signal, then drains.
+/// Runs until a signal, then drains. SIGHUP reads the file again, also while it starts or drains.
 ///
 /// # Errors
 /// Why it could not start or had to end, with the status.
-pub(crate) async fn run(config: Config) -> Result<Exit, Failed> {
-    let mut signals = Signals::listen()?;
+pub(crate) async fn run(
+    (mut signals, hangups): (Signals, Hangups),
+    (file, config): (ConfigFile, Config),
+) -> Result<Exit, Failed> {
+    let live = live(&config)?;
+    actix::spawn(Reloader::new(file, &config, live.clone()).run(hangups));
     let daemon = tokio::select! {
-        started = Daemon::start(config) => started?,
+        started = Daemon::start(config, live) => started?,
         _ = signals.next() => return Ok(Exit::Success),
     };
     daemon.run_until(signals).await
 }
 
+/// The settings with which a daemon starts.
+///
+/// # Errors
+/// What is wrong with them.
+pub(crate) fn live(config: &Config) -> Result<Live, Failed> {
+    let interfaces = Interfaces::read().map_err(Failed::unavailable)?;
+    Settings::new(config, interfaces).map(Live::new).map_err(Failed::usage)
+}
+
 /// A running daemon.
 pub(crate) struct Daemon {
     config: Arc<Config>,
+    live: Live,
     store: Store,
     tenure: CurrentTenure,
     health: Health,
@@ -79,14 +98,13 @@ impl Daemon {
     ///
     /// # Errors
     /// What trying again would not change.
-    pub(crate) async fn start(config: Config) -> Result<Self, Failed> {
+    pub(crate) async fn start(config: Config, live: Live) -> Result<Self, Failed> {
         let files = share_files_out(config.http.max_calls);
         let config = Arc::new(config);
         // First, so that whoever starts a second daemon is told of the first, and not of its port.
         let lock = lock_file(&config)?;
         let health = Health::default();
         let site = Arc::new(site(&config)?);
-        let route = route(&config.egress)?;
         let admin = admin::Server::start(&config.admin, health.clone())?;
         let store = open_database(&config, &health).await?;
         let (supervisor, fatal) = Supervisor::new();
@@ -95,17 +113,19 @@ impl Daemon {
         let actors = Actors::new(pool, lock.is_none());
         health.watch(actors.stats());
         let arbiters = Arbiters::start(pool);
-        let parts = Parts::new(&config, store.clone(), tenure.clone(), health.clone(), site, route, files);
+        let parts =
+            Parts::new(&config, live.clone(), store.clone(), tenure.clone(), health.clone(), site, files);
         keep_actors(&supervisor, &actors, &arbiters, &parts);
         if let Some(admin) = &admin {
             admin.serve_events(store.clone(), actors.queue.clone(), &config.queue);
         }
         let (stop_log, stopped) = oneshot::channel();
         let log = MailboxLog::new(actors.stats());
-        let log = actix::spawn(log_mailboxes(log, config.actors.mailbox_log_interval, stopped));
+        let log = actix::spawn(log_mailboxes(log, live.clone(), stopped));
         log::info!("outhook {} runs with {pool} event actors", env!("CARGO_PKG_VERSION"));
         Ok(Self {
             config,
+            live,
             store,
             tenure,
             health,
@@ -150,7 +170,7 @@ impl Daemon {
     pub(crate) async fn run_until(mut self, mut signals: Signals) -> Result<Exit, Failed> {
         let reason = tokio::select! {
             name = signals.next() => {
-                log::info!("{name}: draining, for at most {:?}", self.config.drain.deadline);
+                log::info!("{name}: draining, for at most {:?}", self.live.get().drain.deadline);
                 Reason::Asked
             }
             Some(fatal) = self.fatal.recv() => Reason::Fatal(fatal),
@@ -159,6 +179,7 @@ impl Daemon {
         actix::spawn(async move {
             let name = signals.next().await;
             log::warn!("{name} again: ending at once");
+            logging::flush();
             std::process::exit(128 + signals.last);
         });
         let drained = self.drain().await;
@@ -182,8 +203,9 @@ impl Daemon {
     /// At the deadline the calls are aborted, and what is known is committed.
     pub(crate) async fn drain(self) -> Exit {
         self.health.drains();
-        let deadline = Instant::now() + self.config.drain.deadline;
-        let drained = tokio::time::timeout(self.config.drain.deadline, self.actors.drain()).await;
+        let patience = self.live.get().drain.deadline;
+        let deadline = Instant::now() + patience;
+        let drained = tokio::time::timeout(patience, self.actors.drain()).await;
         self.supervisor.finish();
         let is_committed = match drained {
             Ok(is_committed) => is_committed,
@@ -239,10 +261,10 @@ impl Daemon {
     }
 }
 
-async fn log_mailboxes(mut log: MailboxLog, every: Duration, stopped: oneshot::Receiver<()>) -> MailboxLog {
+async fn log_mailboxes(mut log: MailboxLog, live: Live, stopped: oneshot::Receiver<()>) -> MailboxLog {
     let lines = async {
         loop {
-            tokio::time::sleep(every).await;
+            tokio::time::sleep(live.get().actors.mailbox_log_interval).await;
             log.lines().iter().for_each(|line| log::info!("{line}"));
         }
     };

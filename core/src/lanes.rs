@@ -143,6 +143,11 @@ impl Lanes {
         }
     }
 
+    /// Has other limits from now on. What is held or under way beyond them stays until it is done.
+    pub fn set_limits(&mut self, limits: Limits) {
+        self.limits = limits;
+    }
+
     /// How many events are held, waiting or running.
     pub fn held(&self) -> usize {
         self.held.len()

@@ -54,6 +54,8 @@ const RETRY_DELAY: Duration = Duration::from_millis(50);
 /// See the module.
 pub(crate) struct EventActor {
     shard: usize,
+    /// As they are now.
+    limits: Box<dyn Fn() -> Limits>,
     lanes: Lanes,
     events: HashMap<EventId, Held>,
     calls: HashMap<(EventId, ServiceId), RunningCall>,
@@ -113,10 +115,17 @@ enum Phase {
 
 impl EventActor {
     /// A new generation for `shard`.
-    pub(crate) fn new(shard: usize, generation: u64, limits: Limits, tools: CallTools, links: Links) -> Self {
+    pub(crate) fn new(
+        shard: usize,
+        generation: u64,
+        limits: impl Fn() -> Limits + 'static,
+        tools: CallTools,
+        links: Links,
+    ) -> Self {
         Self {
             shard,
-            lanes: Lanes::new(limits),
+            lanes: Lanes::new(limits()),
+            limits: Box::new(limits),
             events: HashMap::new(),
             calls: HashMap::new(),
             held_back: HeldBack::default(),
@@ -162,7 +171,7 @@ impl EventActor {
     fn tidy_regularly(context: &mut Context<Self>) {
         context.run_later(KEEP_ALIVE, |actor, context| {
             fail_points::place("EventActor.timer");
-            actor.tools.client.let_go_of_unused();
+            actor.tools.client.get().let_go_of_unused();
             actor.tools.gates.tidy();
             Self::tidy_regularly(context);
         });
@@ -173,6 +182,7 @@ impl EventActor {
         if !self.is_working() || !self.tenure.holds() {
             return;
         }
+        self.lanes.set_limits((self.limits)());
         while let Some(event) = self.lanes.next_event() {
             self.begin(event, context);
         }

@@ -26,9 +26,12 @@ use crate::{
 #[derive(Clone)]
 pub(crate) struct Gates(Rc<RefCell<State>>);
 
+/// When gates close, and how many calls of a bot are made in a second.
+type Rules = (GatePolicy, Option<RateLimit>);
+
 struct State {
-    policy: GatePolicy,
-    rate: Option<RateLimit>,
+    /// As they are now.
+    rules: Box<dyn Fn() -> Rules>,
     memory: Memory,
     paces: HashMap<BotId, Pace>,
     /// From which paces count.
@@ -67,10 +70,9 @@ pub(crate) struct Refusal {
 
 impl Gates {
     /// Open gates, for the actor of this name.
-    pub(crate) fn new(actor: String, policy: GatePolicy, rate: Option<RateLimit>) -> Self {
+    pub(crate) fn new(actor: String, rules: impl Fn() -> Rules + 'static) -> Self {
         let state = State {
-            policy,
-            rate,
+            rules: Box::new(rules),
             memory: Memory::new(actor),
             paces: HashMap::new(),
             origin: Instant::now(),
@@ -154,7 +156,7 @@ impl State {
 
     /// The moment until which a service is closed, unless its endpoint is gone.
     fn closed_until(&mut self, service: ServiceId) -> Option<Millis> {
-        let (now, policy) = (now(), self.policy);
+        let (now, (policy, _)) = (now(), (self.rules)());
         self.memory.change(service, |known| {
             let known = known.as_mut().filter(|known| !known.is_gone())?;
             known.gate.closed_until(now, &policy)
@@ -166,7 +168,7 @@ impl State {
         self.calls += 1;
         let number = self.calls;
         let mut gate = self.memory.get(service).map(|known| known.gate).unwrap_or_default();
-        let admission = gate.admit(number, now(), &self.policy);
+        let admission = gate.admit(number, now(), &(self.rules)().0);
         match admission {
             Admission::AwaitProbe => return Err(Wait::Probe),
             Admission::Closed(_) => {}
@@ -192,14 +194,14 @@ impl State {
     }
 
     fn reserve(&mut self, bot: BotId) -> Result<(), Instant> {
-        let Some(limit) = self.rate else { return Ok(()) };
+        let Some(limit) = (self.rules)().1 else { return Ok(()) };
         let at = self.origin.elapsed();
         let reserved = self.paces.entry(bot).or_default().reserve(at, limit);
         reserved.map_err(|moment| self.origin + moment)
     }
 
     fn ended(&mut self, pass: &Pass, signal: Signal, failure: &str) -> Option<DatedChange> {
-        let policy = self.policy;
+        let (policy, _) = (self.rules)();
         self.memory.change(pass.service, |known| ended(known, (pass, signal, failure), &policy))
     }
 }

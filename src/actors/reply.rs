@@ -13,7 +13,6 @@ use actix::{Actor, ActorContext, AsyncContext, Context, Handler};
 use outhook_core::{
     identity::{BotId, Millis},
     partition::Partitions,
-    retry::RetryPolicy,
 };
 use tokio::sync::oneshot;
 
@@ -31,6 +30,7 @@ use crate::{
         partitions::{LetGo, MayWork},
         settled::RepliesCommitted,
     },
+    settings::Live,
     store::{DueReplies, Outgoing, Places, PostResult, Store, StoreError, now},
     tenure::Tenure,
 };
@@ -77,12 +77,8 @@ pub(crate) struct Links {
     pub(crate) directory: Directory,
     /// Where replies go.
     pub(crate) outlet: Outlet,
-    /// How long to wait between attempts.
-    pub(crate) retry: RetryPolicy,
-    /// Posts under way at a time.
-    pub(crate) in_flight_max: usize,
-    /// How long a reply is tried.
-    pub(crate) give_up_after: Duration,
+    /// How long to wait between attempts, how many posts are under way, and how long a reply is tried.
+    pub(crate) live: Live,
 }
 
 impl ReplyActor {
@@ -109,7 +105,7 @@ impl ReplyActor {
     fn rows_max(&self) -> usize {
         match self.links.outlet {
             Outlet::Log | Outlet::Nowhere => LOGGED_ROWS_MAX,
-            Outlet::Zulip { .. } => self.links.in_flight_max,
+            Outlet::Zulip { .. } => self.links.live.get().reply.in_flight,
         }
     }
 

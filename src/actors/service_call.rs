@@ -16,12 +16,10 @@ use actix::{Actor, ActorContext, ActorFutureExt, AsyncContext, Context, Recipien
 use futures_util::FutureExt;
 use outhook_core::{
     answer::Reply,
-    egress::Egress,
     excerpt::without_secrets,
     gate::Signal,
     identity::{MessageId, ServiceId},
     outcome::{Attempt, Failure, Fault, Verdict},
-    retry::RetryPolicy,
 };
 use secrecy::ExposeSecret;
 use tokio::{sync::OwnedSemaphorePermit, task::JoinHandle};
@@ -39,9 +37,10 @@ use crate::{
     directory::Directory,
     fail_points::{self, Step},
     handlers,
-    http::{Outbound, Signature, WebhookClient},
+    http::{CurrentClient, Outbound, Signature},
     mailbox::Mailbox,
     messages::completion::{CallEnded, EventTurn, ServiceCallFinished},
+    settings::Live,
     store::{Bot, CallOutcome, CallRecord, DatedChange, DeadLetter, InboxEvent, Service},
     tenure::Tenure,
     trial::{
@@ -60,11 +59,9 @@ pub(crate) struct CallTools {
     /// What this process may work on.
     pub(crate) tenure: Tenure,
     /// Connections of this thread.
-    pub(crate) client: WebhookClient,
-    /// Rules for URLs; the client checks addresses by the same ones.
-    pub(crate) egress: Arc<Egress>,
-    /// When to try again.
-    pub(crate) retry: RetryPolicy,
+    pub(crate) client: CurrentClient,
+    /// Rules for URLs, by which the client checks addresses too; and when to try again.
+    pub(crate) live: Live,
     /// What is known of the endpoints of this shard.
     pub(crate) gates: Gates,
     /// What is known of the Zulip server.
@@ -76,7 +73,7 @@ pub(crate) struct CallTools {
 impl CallTools {
     /// Has own work of a suspect done by a process of its own.
     pub(crate) async fn try_work(&self, message: MessageId, bot: &Bot, part: Part) -> trial::Verdict {
-        let (ports, site) = (self.egress.ports.clone(), Site::clone(&self.site));
+        let (ports, site) = (self.live.get().egress.ports.clone(), Site::clone(&self.site));
         self.trials.judge(Work { message, bot: bot.clone(), ports, site, part }).await
     }
 }
@@ -187,13 +184,14 @@ impl Assignment {
         };
         fail_points::before(Step::MakeCall);
         let outbound = self.outbound(url, request, webhook_id, &signature);
-        let attempt = self.tools.client.post(outbound).await;
+        let client = self.tools.client.get();
+        let attempt = client.post(outbound).await;
         fail_points::after(Step::MakeCall);
         if self.is_poisonous(bot, service, &attempt).await {
             let detail = "three processes that read this answer have died".to_owned();
             return Tried::failed(Fault::Panicked, detail);
         }
-        let sent = [signature.secret()].into_iter().chain(self.tools.client.secrets());
+        let sent = [signature.secret()].into_iter().chain(client.secrets());
         let secrets: Vec<&str> = bot.secrets().chain(sent).collect();
         let tried = read_answer(self.turn.key.message, attempt, handler, &secrets);
         let reply = tried.reply.map(|reply| self.for_outbox(reply, &secrets));
@@ -225,9 +223,8 @@ impl Assignment {
         service: &Service,
         handler: &dyn handlers::Handler,
     ) -> Result<(Url, handlers::Request), Failure> {
-        let CallTools { egress, site, .. } = &*self.tools;
-        let call = (bot, service, handler);
-        build_request(self.turn.key.message, &self.event.payload, call, egress, site)
+        let (settings, call) = (self.tools.live.get(), (bot, service, handler));
+        build_request(self.turn.key.message, &self.event.payload, call, &settings.egress, &self.tools.site)
     }
 
     fn outbound<'a>(

@@ -48,6 +48,10 @@ pub(super) fn install() -> PrometheusHandle {
     describe_counter!("outhook_outcomes_dropped_total", "Outcomes of calls that had one already");
     describe_counter!("outhook_history_pruned_total", "Events deleted that were older than history.keep");
     describe_counter!("outhook_panics_total", "Panics");
+    describe_counter!(
+        "outhook_log_lines_dropped_total",
+        "Log lines that standard error did not take in time, or at all"
+    );
     describe_histogram!("outhook_call_seconds", metrics::Unit::Seconds, "Duration of attempts");
     describe_histogram!("outhook_batch_rows", "Completions in a commit");
     describe_histogram!("outhook_intake_rows", "Deliveries in a store transaction");

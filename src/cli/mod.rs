@@ -19,9 +19,10 @@ use std::{future::Future, path::PathBuf};
 use clap::{Parser, Subcommand};
 
 use crate::{
-    config::Config,
+    config::{Config, ConfigFile},
     exit::{Exit, Failed},
-    fail_points, logging,
+    fail_points,
+    logging::{self, Writer},
     store::{self, Store},
     supervise,
 };
@@ -78,30 +79,31 @@ pub(crate) fn main() -> Exit {
             return exit;
         }
     };
-    match execute(cli) {
-        Ok(exit) => exit,
-        Err(Failed { exit, message }) => {
-            output::complain(&message);
-            exit
-        }
-    }
+    let exit = execute(cli).unwrap_or_else(|Failed { exit, message }| {
+        logging::complain(&message);
+        exit
+    });
+    logging::flush();
+    exit
 }
 
 fn execute(cli: Cli) -> Result<Exit, Failed> {
     if let Command::Demo(demo) = cli.command {
-        start_logging("error");
+        start_logging("error", Writer::Caller)?;
         return block_on(demo.execute());
     }
     if matches!(cli.command, Command::Trial) {
         return trial::execute();
     }
-    let path = cli.config.clone().unwrap_or_else(|| "config.toml".into());
-    let config = Config::load(&path, cli.config.is_some()).map_err(Failed::usage)?;
+    let file = ConfigFile::new(cli.config);
+    if matches!(cli.command, Command::Run) {
+        return block_on(run::execute(file));
+    }
+    let config = file.load().map_err(Failed::usage)?;
     fail_points::set_up();
-    start_logging(if matches!(cli.command, Command::Run) { &config.log.filter } else { "warn" });
+    start_logging("warn", Writer::Caller)?;
     match cli.command {
-        Command::Run => block_on(run::execute(config)),
-        Command::Demo(_) | Command::Trial => Ok(Exit::Success),
+        Command::Run | Command::Demo(_) | Command::Trial => Ok(Exit::Success),
         Command::Check => block_on(check::execute(config)),
         Command::CheckUrl(check) => block_on(check.execute(config)),
         Command::Migrate => block_on(migrate::execute(config)),
@@ -114,9 +116,10 @@ fn execute(cli: Cli) -> Result<Exit, Failed> {
 }
 
 /// Logs to standard error, panics too.
-fn start_logging(filter: &str) {
-    logging::start(filter);
+fn start_logging(filter: &str, writer: Writer) -> Result<(), Failed> {
+    logging::start(filter, writer).map_err(Failed::usage)?;
     supervise::log_panics();
+    Ok(())
 }
 
 fn block_on(command: impl Future<Output = Result<Exit, Failed>>) -> Result<Exit, Failed> {

@@ -17,7 +17,7 @@ use ipnet::IpNet;
 use outhook_core::egress::{Allowed, is_name};
 use url::{Host, Url};
 
-use super::{connection_url::ConnectionUrl, section::Section};
+use super::{connection_url::ConnectionUrl, section::Section, written::Shown};
 
 const TARGET: &str = "a network such as \"10.0.0.0/8\", an IP address or a host name, \
                       which may be followed by a port such as \"bot.internal:8080\" or \"[::1]:8080\"";
@@ -97,6 +97,7 @@ impl NameServers {
         });
         let servers: Vec<SocketAddr> = listed.iter().copied().flatten().collect();
         if servers.is_empty() {
+            section.note("resolver", Shown::quoted("system"));
             return Self::System;
         }
         if servers.len() < listed.len() {

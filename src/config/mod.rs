@@ -13,6 +13,7 @@ mod reader;
 mod section;
 mod source;
 mod value;
+mod written;
 
 pub(crate) mod actors;
 pub(crate) mod admin;
@@ -35,6 +36,7 @@ pub(crate) mod zulip;
 mod tests;
 
 pub(crate) use self::fault::Faults;
+pub(crate) use self::written::{Change, Written};
 
 use self::actors::Actors;
 use self::admin::Admin;
@@ -83,6 +85,8 @@ pub(crate) struct Config {
     pub(crate) log: Log,
     /// The admin server.
     pub(crate) admin: Admin,
+    /// What each key is set to, in words.
+    pub(crate) written: Written,
 }
 
 /// Why there is no configuration.
@@ -101,10 +105,34 @@ pub(crate) enum ConfigError {
     Faults(#[from] Faults),
 }
 
+/// Where the configuration is read from.
+#[derive(Debug, Clone)]
+pub(crate) struct ConfigFile {
+    path: PathBuf,
+    is_required: bool,
+}
+
+impl ConfigFile {
+    /// The file that the operator named, or `config.toml`, which need not be there.
+    pub(crate) fn new(named: Option<PathBuf>) -> Self {
+        Self { is_required: named.is_some(), path: named.unwrap_or_else(|| "config.toml".into()) }
+    }
+
+    /// Reads it, and the environment.
+    pub(crate) fn load(&self) -> Result<Config, ConfigError> {
+        Config::load(&self.path, self.is_required)
+    }
+
+    /// The same file, required from now on if it is there now.
+    pub(crate) fn once_found(self) -> Self {
+        Self { is_required: self.is_required || self.path.exists(), ..self }
+    }
+}
+
 impl Config {
     /// Reads the file at `path` and the environment. A file that is not there means all defaults, unless it
     /// is `required` because the operator named it.
-    pub(crate) fn load(path: &Path, required: bool) -> Result<Self, ConfigError> {
+    fn load(path: &Path, required: bool) -> Result<Self, ConfigError> {
         let text = source::text(path, required)
             .map_err(|reason| ConfigError::Unreadable { path: path.to_owned(), reason })?;
         let source = source::layered(&text, source::variables())?;
@@ -138,6 +166,7 @@ impl Config {
             history: reader.section("history", History::read),
             log: reader.section("log", Log::read),
             admin: reader.section("admin", Admin::read),
+            written: std::mem::take(&mut reader.written),
         }
     }
 }

@@ -4,25 +4,28 @@ use ::config::{Map, Value, ValueKind};
 
 use super::fault::{Fault, Faults};
 use super::section::Section;
+use super::written::Written;
 
 /// The sections not yet read, and what was found wrong with the others.
 pub(super) struct Reader {
     sections: Map<String, Value>,
     known: Vec<&'static str>,
     faults: Vec<Fault>,
+    /// What the keys read so far are set to.
+    pub(super) written: Written,
 }
 
 impl Reader {
     pub(super) fn new(source: ::config::Config) -> Self {
         let sections = source.cache.into_table().unwrap_or_default();
-        Self { sections, known: Vec::new(), faults: Vec::new() }
+        Self { sections, known: Vec::new(), faults: Vec::new(), written: Written::default() }
     }
 
     /// What `read` makes of the section `name`, which may be absent.
     pub(super) fn section<T>(&mut self, name: &'static str, read: impl FnOnce(&mut Section) -> T) -> T {
         let mut section = Section::new(name, self.take(name));
         let value = read(&mut section);
-        self.faults.extend(section.finish());
+        self.faults.extend(section.finish(&mut self.written));
         value
     }
 

@@ -6,16 +6,19 @@
 //! | `site` | `""` | the `http://` or `https://` URL at which Zulip is dialled; needed for `"zulip"` |
 //! | `in_flight` | 4 posts | 1 to 1000 |
 //! | `give_up_after` | `"1h"` | `"0s"` to `"30days"` |
+//! | `allow_plaintext` | false | whether `site` may be an `http://` URL of another machine |
 
 use std::time::Duration;
 
-use url::Url;
+use url::{Host, Url};
 
 use super::section::Section;
 
 const SITE: &str =
     "an http:// or https:// URL such as \"https://chat.example.org\", without user name, query or fragment";
 const SITE_MISSING: &str = "set when reply.to is \"zulip\", for example \"https://chat.example.org\"";
+const SITE_IN_CLEAR: &str = "an https:// URL, because API keys would cross the network unencrypted; \
+    if that network is trusted, set reply.allow_plaintext = true";
 const GIVE_UP_AFTER_MAX: Duration = Duration::from_secs(30 * 86_400);
 
 /// `[reply]`.
@@ -43,7 +46,7 @@ pub(crate) enum ReplyTo {
     None,
 }
 
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq)]
 enum Target {
     Log,
     Zulip,
@@ -66,7 +69,7 @@ impl Reply {
 impl ReplyTo {
     fn read(section: &mut Section) -> Self {
         let target = section.choice("to", Target::Log, &TARGETS);
-        let site = section.optional("site", None, SITE, site);
+        let site = encrypted_site(section);
         match (target, site) {
             (Target::Log, _) => Self::Log,
             (Target::None, _) => Self::None,
@@ -79,6 +82,29 @@ impl ReplyTo {
             }
         }
     }
+}
+
+fn encrypted_site(section: &mut Section) -> Option<Url> {
+    let allows_plaintext = section.boolean("allow_plaintext", false);
+    let site = section.optional("site", None, SITE, site)?;
+    if !allows_plaintext && is_in_clear(&site) {
+        section.reject("site", &format!("\"{site}\""), SITE_IN_CLEAR);
+    }
+    Some(site)
+}
+
+/// Whether others could read what is sent there: over plain http to another machine.
+fn is_in_clear(site: &Url) -> bool {
+    let is_this_machine = match site.host() {
+        Some(Host::Domain(name)) => {
+            let name = name.strip_suffix('.').unwrap_or(name);
+            name == "localhost" || name.ends_with(".localhost")
+        }
+        Some(Host::Ipv4(address)) => address.is_loopback(),
+        Some(Host::Ipv6(address)) => address.to_canonical().is_loopback(),
+        None => false,
+    };
+    site.scheme() == "http" && !is_this_machine
 }
 
 fn site(text: &str) -> Option<Url> {

@@ -12,6 +12,7 @@ use ::config::{Map, Value, ValueKind};
 
 use super::fault::Fault;
 use super::value;
+use super::written::{Shown, Written};
 
 /// The values of one section, and what was found wrong with them.
 pub(super) struct Section {
@@ -19,11 +20,12 @@ pub(super) struct Section {
     values: Map<String, Value>,
     known: Vec<&'static str>,
     faults: Vec<Fault>,
+    written: Written,
 }
 
 impl Section {
     pub(super) fn new(name: &'static str, values: Map<String, Value>) -> Self {
-        Self { name, values, known: Vec::new(), faults: Vec::new() }
+        Self { name, values, known: Vec::new(), faults: Vec::new(), written: Written::default() }
     }
 
     /// A whole number within `range`.
@@ -32,18 +34,22 @@ impl Section {
         T: Copy + PartialOrd + fmt::Display + TryFrom<i64>,
     {
         let allowed = format!("an integer from {} to {}", range.start(), range.end());
-        self.read(key, default, &allowed, move |kind| {
+        let number = self.read(key, default, &allowed, move |kind| {
             let number = T::try_from(value::integer(kind)?).ok()?;
             range.contains(&number).then_some(number)
-        })
+        });
+        self.note(key, Shown::plain(number));
+        number
     }
 
     /// A number, whole or not, within `range`.
     pub(super) fn float(&mut self, key: &'static str, default: f64, range: RangeInclusive<f64>) -> f64 {
         let allowed = format!("a number from {} to {}", range.start(), range.end());
-        self.read(key, default, &allowed, move |kind| {
+        let number = self.read(key, default, &allowed, move |kind| {
             value::float(kind).filter(|number| range.contains(number))
-        })
+        });
+        self.note(key, Shown::plain(number));
+        number
     }
 
     /// A duration with its unit, such as `"1m 30s"`, within `range`.
@@ -55,50 +61,57 @@ impl Section {
     ) -> Duration {
         let [example, start, end] = [default, *range.start(), *range.end()].map(humantime::format_duration);
         let allowed = format!("a duration with its unit, such as \"{example}\", from {start} to {end}");
-        self.read(key, default, &allowed, move |kind| {
+        let duration = self.read(key, default, &allowed, move |kind| {
             let duration = humantime::parse_duration(value::text(kind)?.trim()).ok()?;
             range.contains(&duration).then_some(duration)
-        })
+        });
+        self.note(key, Shown::plain(humantime::format_duration(duration)));
+        duration
     }
 
     /// `true` or `false`.
     pub(super) fn boolean(&mut self, key: &'static str, default: bool) -> bool {
-        self.read(key, default, "true or false", value::boolean)
+        let value = self.read(key, default, "true or false", value::boolean);
+        self.note(key, Shown::plain(value));
+        value
     }
 
     /// The value whose name is given.
-    pub(super) fn choice<T: Copy>(&mut self, key: &'static str, default: T, options: &[(&str, T)]) -> T {
+    pub(super) fn choice<T>(&mut self, key: &'static str, default: T, options: &[(&str, T)]) -> T
+    where
+        T: Copy + PartialEq,
+    {
         let names: Vec<&str> = options.iter().map(|(name, _)| *name).collect();
-        self.read(key, default, &one_of(&names), |kind| {
+        let chosen = self.read(key, default, &one_of(&names), |kind| {
             let text = value::text(kind)?;
             options.iter().find(|(name, _)| *name == text).map(|(_, value)| *value)
-        })
-    }
-
-    /// Any text.
-    pub(super) fn text(&mut self, key: &'static str, default: &str) -> String {
-        self.parsed(key, default.to_owned(), "a text", |text| Some(text.to_owned()))
+        });
+        let name = options.iter().find(|(_, value)| *value == chosen).map_or("", |(name, _)| *name);
+        self.note(key, Shown::quoted(name));
+        chosen
     }
 
     /// A text that `parse` accepts.
-    pub(super) fn parsed<T>(
+    pub(super) fn parsed<T: fmt::Display>(
         &mut self,
         key: &'static str,
         default: T,
         allowed: &str,
         parse: impl FnOnce(&str) -> Option<T>,
     ) -> T {
+        self.note_text(key, &default.to_string());
         self.read(key, default, allowed, |kind| parse(value::text(kind)?))
     }
 
     /// A text that `parse` accepts, or `""` for none.
-    pub(super) fn optional<T>(
+    pub(super) fn optional<T: fmt::Debug>(
         &mut self,
         key: &'static str,
         default: Option<T>,
         allowed: &str,
         parse: impl FnOnce(&str) -> Option<T>,
     ) -> Option<T> {
+        self.note_text(key, &default.as_ref().map_or_else(String::new, |default| format!("{default:?}")));
         self.read(key, default, allowed, |kind| match value::text(kind)? {
             "" => Some(None),
             text => parse(text).map(Some),
@@ -122,19 +135,22 @@ impl Section {
         allowed: &str,
         parse: impl Fn(&str) -> Result<T, String>,
     ) -> Vec<T> {
+        self.note(key, Shown::list(&[]));
         let Some(value) = self.take(key) else { return Vec::new() };
         let Some(entries) = value::entries(&value) else {
             self.refuse(key, &value, &format!("a list, each entry {allowed}"));
             return Vec::new();
         };
-        let mut accepted = Vec::with_capacity(entries.len());
+        let (mut accepted, mut shown) = (Vec::with_capacity(entries.len()), Vec::new());
         for entry in entries {
             let text = value::entry(&entry.kind).ok_or_else(|| allowed.to_owned());
+            shown.extend(text.iter().map(|text| Shown::quoted(text)));
             match text.and_then(|text| parse(&text)) {
                 Ok(item) => accepted.push(item),
                 Err(allowed) => self.refuse(key, &entry, &allowed),
             }
         }
+        self.note(key, Shown::list(&shown));
         accepted
     }
 
@@ -145,13 +161,15 @@ impl Section {
         allowed: &str,
         parse: impl Fn(&str) -> Option<T>,
     ) -> BTreeMap<String, T> {
+        self.note(key, Shown::list(&[]));
         let Some(value) = self.take(key) else { return BTreeMap::new() };
-        let Some(entries) = value::table(&value.kind) else {
+        let Some(entries) = value::table(&value) else {
             self.refuse(key, &value, &format!("a table, each value {allowed}"));
             return BTreeMap::new();
         };
-        let mut accepted = BTreeMap::new();
+        let (mut accepted, mut shown) = (BTreeMap::new(), Vec::new());
         for (name, entry) in entries {
+            shown.extend(value::text(&entry.kind).map(|text| Shown::quoted(text).named(&name)));
             match value::text(&entry.kind).and_then(&parse) {
                 Some(item) => {
                     accepted.insert(name, item);
@@ -159,6 +177,7 @@ impl Section {
                 None => self.refuse(&format!("{key}.{name}"), &entry, allowed),
             }
         }
+        self.note(key, Shown::list(&shown));
         accepted
     }
 
@@ -198,8 +217,20 @@ impl Section {
         self.faults.iter().any(|fault| matches!(fault, Fault::Value { key, .. } if *key == full))
     }
 
-    /// All faults of the section, unknown keys last.
-    pub(super) fn finish(self) -> Vec<Fault> {
+    /// Sets down what a key is set to.
+    pub(super) fn note(&mut self, key: &str, value: Shown) {
+        self.written.note(self.full(key), value);
+    }
+
+    /// Sets down a text, or else the `default` one.
+    fn note_text(&mut self, key: &str, default: &str) {
+        let text = self.values.get(key).and_then(|value| value::text(&value.kind));
+        self.note(key, Shown::quoted(text.unwrap_or(default)));
+    }
+
+    /// All faults of the section, unknown keys last, and what its keys are set to.
+    pub(super) fn finish(self, written: &mut Written) -> Vec<Fault> {
+        written.extend(self.written);
         let left: BTreeMap<String, Value> = self.values.into_iter().collect();
         let mut faults = self.faults;
         for (key, value) in left {

@@ -277,6 +277,140 @@ fn lists_and_tables_can_be_given_as_toml_in_a_variable() {
 }
 
 #[test]
+fn lists_in_variables_may_hold_ipv6_in_brackets() {
+    let list = |entries: &[&str]| entries.iter().map(|entry| (*entry).to_owned()).collect::<Vec<_>>();
+    for (text, networks) in [
+        ("[::1]:8080", list(&["::1/128:8080"])),
+        ("[::1]", list(&["::1/128"])),
+        ("[::1]:8080,10.0.0.0/8", list(&["::1/128:8080", "10.0.0.0/8"])),
+        (" [::1]:8080 , [fd00::/8] ", list(&["::1/128:8080", "fd00::/8"])),
+        ("10.0.0.0/8,[::1]:8080", list(&["10.0.0.0/8", "::1/128:8080"])),
+        ("10.0.0.0/8\n::1\n", list(&["10.0.0.0/8", "::1/128"])),
+        ("[\"[::1]:8080\", '10.0.0.0/8']", list(&["::1/128:8080", "10.0.0.0/8"])),
+        ("[\n  \"::1\",\n]", list(&["::1/128"])),
+        ("", vec![]),
+        ("  ", vec![]),
+        (",", vec![]),
+        ("[]", vec![]),
+    ] {
+        let config = read_with("", &[("OUTHOOK__EGRESS__ALLOW", text)]).expect(text);
+        let read: Vec<String> = config.egress.allow.iter().map(ToString::to_string).collect();
+        assert_eq!(read, networks, "{text:?}");
+    }
+    for (text, ports) in
+        [("80,443", vec![80, 443]), ("[80, \"443\"]", vec![80, 443]), ("80", vec![80]), ("", vec![])]
+    {
+        let config = read_with("", &[("OUTHOOK__EGRESS__PORTS", text)]).expect(text);
+        assert_eq!(config.egress.ports, ports, "{text:?}");
+    }
+    for (text, servers) in [
+        ("[::1]:53", vec!["[::1]:53"]),
+        ("[::1]:53, 127.0.0.1:53", vec!["[::1]:53", "127.0.0.1:53"]),
+        ("['[::1]:53']", vec!["[::1]:53"]),
+    ] {
+        let config = read_with("", &[("OUTHOOK__EGRESS__RESOLVER", text)]).expect(text);
+        let servers = servers.into_iter().map(|server| server.parse().expect("an address")).collect();
+        assert_eq!(config.egress.resolver, NameServers::Listed(servers), "{text:?}");
+    }
+}
+
+#[test]
+fn tables_in_variables_may_be_pairs() {
+    let both = [("acme", "chat.acme.example"), ("v6", "[::1]:8080")];
+    for (text, hosts) in [
+        ("acme=chat.acme.example,v6=[::1]:8080", &both[..]),
+        (" acme = chat.acme.example \n v6 = [::1]:8080 ", &both),
+        ("{ acme = \"chat.acme.example\", v6 = \"[::1]:8080\" }", &both),
+        ("acme=chat.acme.example", &both[..1]),
+        ("", &[]),
+        ("{}", &[]),
+    ] {
+        let config = read_with("", &[("OUTHOOK__ZULIP__REALM_HOSTS", text)]).expect(text);
+        let read = config.zulip.realm_hosts.iter().map(|(realm, host)| (realm.as_str(), host.as_str()));
+        assert!(read.eq(hosts.iter().copied()), "{text:?}");
+    }
+    for text in ["chat.acme.example", "acme=", "{ acme", "acme=a b"] {
+        let faults = read_with("", &[("OUTHOOK__ZULIP__REALM_HOSTS", text)]).expect_err(text).to_string();
+        assert!(faults.contains("zulip.realm_hosts"), "{faults}");
+        assert!(faults.contains("(set by OUTHOOK__ZULIP__REALM_HOSTS"), "{faults}");
+    }
+}
+
+#[test]
+fn plain_http_carries_api_keys_to_another_machine_only_if_allowed() {
+    let site = |url: &str, more: &str| read(&format!("[reply]\nto = 'zulip'\nsite = '{url}'\n{more}"));
+    for url in [
+        "https://chat.example.org",
+        "http://127.0.0.1:9991",
+        "http://127.8.9.1",
+        "http://[::1]:9991",
+        "http://[::ffff:127.0.0.1]",
+        "http://localhost:9991",
+        "http://zulip.localhost",
+        "http://LocalHost./",
+    ] {
+        assert_eq!(site(url, "").err(), None, "{url}");
+    }
+    for url in [
+        "http://chat.example.org",
+        "http://10.0.0.5",
+        "http://192.168.0.1:9991",
+        "http://[fd00::1]",
+        "http://0.0.0.0:9991",
+        "http://zulip",
+        "http://localhost.example.org",
+        "http://notlocalhost",
+    ] {
+        let faults = site(url, "").expect_err(url).to_string();
+        assert!(faults.starts_with(&format!("reply.site = \"{url}")), "{faults}");
+        assert!(faults.ends_with("set reply.allow_plaintext = true"), "{faults}");
+        assert_eq!(faults.lines().count(), 1, "{faults}");
+        assert_eq!(site(url, "allow_plaintext = true").err(), None, "{url}");
+    }
+}
+
+#[test]
+fn a_misspelled_level_is_no_filter() {
+    for filter in [
+        "info",
+        "OFF",
+        "warn,outhook=debug",
+        " warn , outhook::daemon=Trace ,",
+        "outhook",
+        "outhook::actors::queue",
+        "zerver.worker.outgoing_webhooks",
+        "sqlx=warn",
+        "warn,zerver.worker.outgoing_webhooks=info",
+    ] {
+        assert_eq!(valid(&assignment("log.filter", &format!("'{filter}'"))).log.filter, filter);
+    }
+    for filter in [
+        "",
+        " ",
+        ",,",
+        "inof",
+        "warning",
+        "3",
+        "info,inof",
+        "outhook=dbug",
+        "outhook=",
+        "=debug",
+        "a=b=c",
+        "outhook=debug=info",
+        "info=debug",
+        "outhook = debug",
+        "outhooks",
+        "rustls",
+        "info debug",
+        "info;debug",
+        "info/lunch",
+    ] {
+        let told = told(&assignment("log.filter", &format!("'{filter}'")));
+        assert!(told.starts_with(&format!("log.filter = \"{filter}\": must be a level (off,")), "{told}");
+    }
+}
+
+#[test]
 fn a_fault_in_a_variable_names_it() {
     let variables = [("OUTHOOK__QUEUE__PREFETCH", "many"), ("OUTHOOK__QUEUE__PREFECH", "1")];
     let told = read_with("", &variables).expect_err("faults").to_string();

@@ -53,39 +53,50 @@ pub(super) fn entry(kind: &ValueKind) -> Option<String> {
     }
 }
 
-/// The entries of a list, which a variable may give as `["a", "b"]` or as `a, b`.
+/// The entries of a list, which a variable may give as `["a", "b"]` or as `a, b`. An IPv6 address in brackets
+/// is no list: `[::1]:8080`.
 pub(super) fn entries(value: &Value) -> Option<Vec<Value>> {
     match &value.kind {
         ValueKind::Array(entries) => Some(entries.clone()),
         ValueKind::String(text) => {
             let origin = value.origin().map(str::to_owned);
-            let kinds = entries_of_text(text.trim())?;
+            let kinds = entries_of_text(text.trim());
             Some(kinds.into_iter().map(|kind| Value::new(origin.as_ref(), kind)).collect())
         }
         _ => None,
     }
 }
 
-fn entries_of_text(text: &str) -> Option<Vec<ValueKind>> {
-    if text.starts_with('[') {
-        let ValueKind::Array(entries) = toml(text)? else { return None };
-        return Some(entries.into_iter().map(|entry| entry.kind).collect());
+fn entries_of_text(text: &str) -> Vec<ValueKind> {
+    match toml(text) {
+        Some(ValueKind::Array(entries)) => entries.into_iter().map(|entry| entry.kind).collect(),
+        _ => items(text).map(ValueKind::from).collect(),
     }
-    let entries = text.split(',').map(str::trim).filter(|entry| !entry.is_empty());
-    Some(entries.map(ValueKind::from).collect())
 }
 
-/// The entries of a table, which a variable may give as `{ a = "b" }`.
-pub(super) fn table(kind: &ValueKind) -> Option<BTreeMap<String, Value>> {
-    match kind {
+/// What stands between commas, or on lines of its own.
+fn items(text: &str) -> impl Iterator<Item = &str> {
+    text.split([',', '\n']).map(str::trim).filter(|item| !item.is_empty())
+}
+
+/// The entries of a table, which a variable may give as `{ a = "b" }` or as `a=b, c=d`.
+pub(super) fn table(value: &Value) -> Option<BTreeMap<String, Value>> {
+    match &value.kind {
         ValueKind::Table(table) => Some(table.clone().into_iter().collect()),
-        ValueKind::String(text) if text.trim().is_empty() => Some(BTreeMap::new()),
-        ValueKind::String(text) => match toml(text.trim())? {
-            ValueKind::Table(table) => Some(table.into_iter().collect()),
-            _ => None,
+        ValueKind::String(text) => match toml(text.trim()) {
+            Some(ValueKind::Table(table)) => Some(table.into_iter().collect()),
+            _ => pairs(text, value.origin().map(str::to_owned).as_ref()),
         },
         _ => None,
     }
+}
+
+fn pairs(text: &str, origin: Option<&String>) -> Option<BTreeMap<String, Value>> {
+    let pair = |item: &str| {
+        let (name, entry) = item.split_once('=')?;
+        Some((name.trim().to_owned(), Value::new(origin, entry.trim())))
+    };
+    items(text).map(pair).collect()
 }
 
 /// Reads `text` as the right-hand side of a TOML assignment.

@@ -3,7 +3,7 @@
 use std::{rc::Rc, sync::Arc};
 
 use actix::Arbiter;
-use outhook_core::{egress::Egress, gate::GatePolicy, lanes::Limits, rate::RateLimit, retry::RetryPolicy};
+use outhook_core::lanes::Limits;
 use tokio::sync::Semaphore;
 
 use super::actors::Actors;
@@ -20,12 +20,13 @@ use crate::{
     },
     blame::Blame,
     broker::{Amqp, Broker},
-    config::{Config, queue::QueueUrl, reply::ReplyTo},
+    config::{self, Config, queue::QueueUrl, reply::ReplyTo},
     directory::Directory,
     health::Health,
-    http::{Dialler, FileShares, Resolver, Route, WebhookClient, client_config},
+    http::{CurrentClient, FileShares, client_config},
     messages::drain::Stop,
     room::Room,
+    settings::Live,
     store::Store,
     supervise::{Arbiters, Supervisor},
     tenure::CurrentTenure,
@@ -36,15 +37,14 @@ use crate::{
 /// What actors are built from, by a factory that may run on another thread.
 #[derive(Clone)]
 pub(super) struct Parts {
+    /// As it was at the start; what a reload changes is in `live`.
     config: Arc<Config>,
+    live: Live,
     store: Store,
     current: CurrentTenure,
     health: Health,
     directory: Directory,
     site: Arc<Site>,
-    egress: Arc<Egress>,
-    route: Route,
-    retry: RetryPolicy,
     room: Room,
     /// Calls of all EventActors in flight.
     calls: usize,
@@ -57,24 +57,22 @@ impl Parts {
     /// Everything that the actors share.
     pub(super) fn new(
         config: &Arc<Config>,
+        live: Live,
         store: Store,
         current: CurrentTenure,
         health: Health,
         site: Arc<Site>,
-        route: Route,
         files: FileShares,
     ) -> Self {
         Self {
             directory: Directory::new(store.clone(), health.clone(), config.actors.bots_cached),
-            egress: Arc::new(Egress::from(&config.egress)),
-            route,
-            retry: RetryPolicy::from(&config.retry),
             room: Room::new(config.actors.event_pool_size()),
             calls: files.calls(),
             permits: Arc::new(Semaphore::new(files.calls())),
             trials: Trials::default(),
             blame: Blame::default(),
             config: Arc::clone(config),
+            live,
             store,
             current,
             health,
@@ -107,29 +105,15 @@ impl Parts {
     }
 
     fn event_actor(&self, actors: &Actors, shard: usize, generation: u64) -> EventActor {
-        let config = &self.config.actors;
         let shards = actors.events.len();
-        let limits = Limits {
-            calls_per_bot: config.calls_per_bot,
-            waiting_per_bot: config.waiting_per_bot,
-            waiting_total: config.in_memory_events / shards,
-            // How many calls there may be is for the permits to say, which all share; here is only a bound.
-            open_total: self.calls,
-            // Half of all calls.
-            failing_total: (self.calls / 2 / shards).max(1),
-        };
-        let (http, route) = (&self.config.http, self.route.clone());
-        let resolver = Resolver::new(&self.config.egress.resolver, http.connect_timeout);
-        let dialler = Dialler::new(Arc::clone(&self.egress), resolver, route.interfaces.clone());
         // All threads together keep no more connections than there may be calls.
         let kept_max = self.calls.div_ceil(shards);
         let tools = CallTools {
             directory: self.directory.clone(),
             trials: self.trials.clone(),
             tenure: self.current.get(),
-            client: WebhookClient::new(http, route, dialler, self.site.user_agent(), kept_max),
-            egress: Arc::clone(&self.egress),
-            retry: self.retry.clone(),
+            client: CurrentClient::new(self.live.clone(), self.site.user_agent(), kept_max),
+            live: self.live.clone(),
             gates: self.gates(shard),
             site: Arc::clone(&self.site),
             reply_to: self.config.reply.to.clone(),
@@ -143,20 +127,18 @@ impl Parts {
             permits: Arc::clone(&self.permits),
             blame: self.blame.clone(),
         };
+        let (live, calls) = (self.live.clone(), self.calls);
+        let limits = move || limits(&live.get().actors, calls, shards);
         EventActor::new(shard, generation, limits, tools, links)
     }
 
     /// The gates of a shard, all open.
     fn gates(&self, shard: usize) -> Gates {
-        let breaker = &self.config.breaker;
-        let policy = GatePolicy {
-            failures: breaker.failures,
-            open: breaker.open,
-            max_open: breaker.max_open,
-            max_retry_after: self.retry.give_up_after,
-        };
-        let rate = RateLimit::per_second(self.config.actors.rate_per_bot);
-        Gates::new(format!("event-{shard}"), policy, rate)
+        let live = self.live.clone();
+        Gates::new(format!("event-{shard}"), move || {
+            let settings = live.get();
+            (settings.gates, settings.rate)
+        })
     }
 
     fn flag_actor(&self, actors: &Actors) -> FlagActor {
@@ -202,14 +184,25 @@ impl Parts {
             health: self.health.clone(),
             directory: self.directory.clone(),
             outlet,
-            retry: self.retry.clone(),
-            in_flight_max: self.config.reply.in_flight,
-            give_up_after: self.config.reply.give_up_after,
+            live: self.live.clone(),
         })
     }
 
     fn history_actor(&self) -> HistoryActor {
         HistoryActor::new(self.store.clone(), self.health.clone(), &self.config.history)
+    }
+}
+
+/// How much one of so many EventActors may hold and do at a time, of so many calls in all.
+fn limits(config: &config::actors::Actors, calls: usize, shards: usize) -> Limits {
+    Limits {
+        calls_per_bot: config.calls_per_bot,
+        waiting_per_bot: config.waiting_per_bot,
+        waiting_total: config.in_memory_events / shards,
+        // How many calls there may be is for the permits to say, which all share; here is only a bound.
+        open_total: calls,
+        // Half of all calls.
+        failing_total: (calls / 2 / shards).max(1),
     }
 }
 

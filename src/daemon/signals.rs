@@ -1,4 +1,4 @@
-//! The signals that ask the daemon to end.
+//! The signals that the daemon hears.
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -31,5 +31,20 @@ impl Signals {
         };
         self.last = kind.as_raw_value();
         name
+    }
+}
+
+/// SIGHUP, which asks the daemon to read its configuration again.
+pub(crate) struct Hangups(Signal);
+
+impl Hangups {
+    /// Begins to listen; from now on SIGHUP no longer ends the process.
+    pub(crate) fn listen() -> Result<Self, Failed> {
+        signal(SignalKind::hangup()).map(Self).map_err(Failed::internal)
+    }
+
+    /// Waits for the next one; several that came meanwhile are one.
+    pub(super) async fn next(&mut self) {
+        self.0.recv().await;
     }
 }

@@ -7,10 +7,10 @@ use log::Level;
 use super::build::daemon_name;
 use crate::{
     backoff::Backoff,
-    config::{Config, database::DatabaseUrl, egress::Egress},
+    config::{Config, database::DatabaseUrl},
     exit::Failed,
     health::Health,
-    http::{FileShares, Interfaces, Route},
+    http::FileShares,
     store::{self, FileLock, OpenError, Store},
     tenure::Tenure,
     zulip::Site,
@@ -22,15 +22,6 @@ const START: &str = "start";
 /// What is known of the Zulip server.
 pub(super) fn site(config: &Config) -> Result<Site, Failed> {
     Site::new(&config.zulip).map_err(Failed::usage)
-}
-
-/// How bots are called.
-pub(super) fn route(egress: &Egress) -> Result<Route, Failed> {
-    if let Some(sentence) = egress.without_effect() {
-        log::warn!("{sentence}");
-    }
-    let interfaces = Interfaces::read().map_err(Failed::unavailable)?;
-    Route::new(egress, interfaces).map_err(Failed::usage)
 }
 
 /// Waits for the database and brings its tables up to date.

@@ -33,7 +33,9 @@ impl Scene {
             .add_source(::config::File::from_str(&toml, ::config::FileFormat::Toml))
             .build()
             .expect("TOML");
-        let daemon = Daemon::start(Config::read(source).expect("valid")).await.expect("it starts");
+        let config = Config::read(source).expect("valid");
+        let live = live(&config).expect("settings");
+        let daemon = Daemon::start(config, live).await.expect("it starts");
         let new = NewBot {
             email: "b@x.org".into(),
             name: "B".into(),

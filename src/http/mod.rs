@@ -3,6 +3,7 @@
 //! | file | does |
 //! | --- | --- |
 //! | `client` | one POST under one deadline, its answer read up to a size |
+//! | `current` | the client of the settings as they are now |
 //! | `connect` | the connector: straight or through the proxy, with TLS for https |
 //! | `dial` | every address is checked at the moment it is dialled |
 //! | `interfaces` | the machine's own addresses |
@@ -26,6 +27,7 @@
 mod chunks;
 mod client;
 mod connect;
+mod current;
 mod dial;
 mod faults;
 mod files;
@@ -47,10 +49,11 @@ mod tls;
 
 pub(crate) use client::{KEEP_ALIVE, NO_FILES_PAUSE, Outbound, WebhookClient};
 pub(crate) use connect::Route;
+pub(crate) use current::CurrentClient;
 pub(crate) use dial::{ADDRESSES_MAX, Dialler, addresses_of};
 pub(crate) use files::{BESIDE as FILES_BESIDE, Shares as FileShares};
 pub(crate) use interfaces::Interfaces;
 pub(crate) use resolve::Resolver;
 pub(crate) use retry_after::{retry_after, retry_after_value};
 pub(crate) use signature::Signature;
-pub(crate) use tls::client_config;
+pub(crate) use tls::{CaFileError, client_config};

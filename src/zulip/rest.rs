@@ -55,6 +55,8 @@ pub(crate) enum Posted {
         /// Why.
         detail: String,
     },
+    /// It was to be logged, and the log could not take it.
+    Dropped,
 }
 
 impl Posted {

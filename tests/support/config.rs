@@ -164,7 +164,7 @@ impl Config {
     }
 
     /// The product with this file and these variables, its output piped, killed when dropped.
-    pub(super) fn command(&self) -> Command {
+    pub fn command(&self) -> Command {
         let mut command = self.program();
         command
             .arg("--config")

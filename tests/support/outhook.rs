@@ -6,7 +6,7 @@ use std::process::ExitStatus;
 use std::sync::{Arc, Mutex};
 
 use tokio::io::{AsyncBufReadExt as _, AsyncRead, BufReader};
-use tokio::process::{Child, Command};
+use tokio::process::{Child, ChildStderr, Command};
 use tokio::task::JoinHandle;
 
 use super::server_process::Leash;
@@ -39,14 +39,28 @@ impl Outhook {
 
     /// Starts any command that goes on running.
     pub fn spawn(config: &Config, arguments: &[&str]) -> Self {
+        let (mut outhook, stderr) = Self::spawn_unread(config, arguments);
+        outhook.read(stderr);
+        outhook
+    }
+
+    /// Starts the daemon with a standard error that nobody reads yet.
+    pub fn run_unread(config: &Config) -> (Self, ChildStderr) {
+        Self::spawn_unread(config, &["run"])
+    }
+
+    fn spawn_unread(config: &Config, arguments: &[&str]) -> (Self, ChildStderr) {
         let mut child = config.command().args(arguments).process_group(0).spawn().unwrap();
         let leash = child.id().map(Leash::hold);
         let lines = Lines::default();
-        let readers = vec![
-            tokio::spawn(collect(child.stdout.take().unwrap(), Arc::clone(&lines))),
-            tokio::spawn(collect(child.stderr.take().unwrap(), Arc::clone(&lines))),
-        ];
-        Self { child, leash, admin: config.admin(), lines, readers }
+        let readers = vec![tokio::spawn(collect(child.stdout.take().unwrap(), Arc::clone(&lines)))];
+        let stderr = child.stderr.take().unwrap();
+        (Self { child, leash, admin: config.admin(), lines, readers }, stderr)
+    }
+
+    /// Collects what comes from its standard error.
+    pub fn read(&mut self, stderr: ChildStderr) {
+        self.readers.push(tokio::spawn(collect(stderr, Arc::clone(&self.lines))));
     }
 
     /// Waits until it says that it is ready.

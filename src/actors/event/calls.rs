@@ -25,7 +25,7 @@ impl EventActor {
     pub(super) fn start_calls(&mut self, context: &mut Context<Self>) {
         // A call that begins after others have taken over would be made twice.
         while self.tenure.holds() && self.lanes.has_ready_calls() {
-            if self.tools.client.lacks_files() {
+            if self.tools.client.get().lacks_files() {
                 return self.await_files(context);
             }
             let spare = self.spare_permit.take();

@@ -90,7 +90,7 @@ impl EventActor {
         let mut own = services.clone();
         own.retain(|service| event.has_yet_to_call(*service));
         let own_until = self.tools.gates.all_closed_until(&own)?;
-        let can_wait = matches!(self.tools.retry.put_off(event.taken_at, own_until), Next::At(_));
+        let can_wait = matches!(self.tools.live.get().retry.put_off(event.taken_at, own_until), Next::At(_));
         can_wait.then_some(Shut { until, services })
     }
 
@@ -99,7 +99,7 @@ impl EventActor {
     pub(super) fn hold_bot_back(&mut self, event: &InboxEvent, shut: Shut, context: &mut Context<Self>) {
         let bot = event.key.bot;
         log::debug!("bot {bot} is held back: all its services are closed");
-        let taken_before = self.tools.retry.looked_for_before(shut.until);
+        let taken_before = self.tools.live.get().retry.looked_for_before(shut.until);
         for dropped in self.lanes.shut(event.id, taken_before) {
             self.events.remove(&dropped);
         }

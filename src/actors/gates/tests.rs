@@ -10,7 +10,7 @@ const FAILED: Signal = Signal::Failed { not_before: None };
 fn gates(rate: u32) -> Gates {
     let hour = Duration::from_secs(3600);
     let policy = GatePolicy { failures: 2, open: hour, max_open: hour, max_retry_after: hour };
-    Gates::new("event-0".into(), policy, RateLimit::per_second(rate))
+    Gates::new("event-0".into(), move || (policy, RateLimit::per_second(rate)))
 }
 
 /// As it is written down of a service since a moment.

@@ -7,9 +7,13 @@ use serde_json::Value;
 use super::Links;
 use crate::{
     actors::EVENT_LOG,
+    logging::{self, Logged},
     store::{Bot, NotCallable, Outgoing},
     zulip::{Posted, RestClient, Site},
 };
+
+/// The most characters of a reply that are logged.
+const LOGGED_CHARS_MAX: usize = 2000;
 
 /// Where replies go.
 #[derive(Clone)]
@@ -33,9 +37,12 @@ impl Outlet {
     pub(super) async fn post(&self, links: &Links, reply: &Outgoing) -> Posted {
         match self {
             Self::Log => {
-                let said = Value::from(String::from_utf8_lossy(&reply.content));
-                log::info!(target: EVENT_LOG, "reply of bot {} to {}: {said}", reply.bot_id, reply.destination);
-                Posted::Done
+                let said = shown(&String::from_utf8_lossy(&reply.content));
+                let line = format_args!("reply of bot {} to {}: {said}", reply.bot_id, reply.destination);
+                match logging::info(EVENT_LOG, line) {
+                    Logged::Well => Posted::Done,
+                    Logged::Dropped => Posted::Dropped,
+                }
             }
             Self::Nowhere => {
                 let Outgoing { bot_id, destination, .. } = reply;
@@ -66,5 +73,30 @@ async fn post_as(
     match bot {
         Ok(bot) => rest.post_message(&bot, &site.realm_host(&bot.realm_string_id), reply).await,
         Err(reason) => Posted::Refused { detail: reason.to_string() },
+    }
+}
+
+/// The text of a reply as the log shows it: in quotes, the beginning if it is long.
+fn shown(content: &str) -> String {
+    match content.char_indices().nth(LOGGED_CHARS_MAX) {
+        None => Value::from(content).to_string(),
+        Some((end, _)) => {
+            let chars = content.chars().count();
+            format!("{} (the first {LOGGED_CHARS_MAX} of {chars} characters)", Value::from(&content[..end]))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_reply_is_cut_and_says_so() {
+        let most = "ü".repeat(LOGGED_CHARS_MAX);
+        assert_eq!(shown(&most), format!("\"{most}\""));
+        let cut = format!("\"{most}\" (the first 2000 of 2002 characters)");
+        assert_eq!(shown(&format!("{most}\n\n")), cut);
+        assert_eq!(shown("a\n\"b\""), r#""a\n\"b\"""#);
     }
 }

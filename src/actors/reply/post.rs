@@ -43,16 +43,21 @@ impl ReplyActor {
                 return PostResult::Posted;
             }
             Posted::Refused { detail } | Posted::Unauthorized { detail } => return give_up(reply, detail),
+            Posted::Dropped => {
+                count("dropped");
+                return PostResult::GivenUp("standard error did not take it".into());
+            }
             Posted::NotDone { detail, not_before } => (detail, not_before),
             Posted::Unknown { detail } => {
                 count("outcome_unknown");
                 (detail, None)
             }
         };
+        let settings = self.links.live.get();
         let attempt = reply.attempts.unsigned_abs().saturating_add(1);
-        let wait = Millis::try_from(delay(&self.links.retry, attempt).as_millis()).unwrap_or(Millis::MAX);
+        let wait = Millis::try_from(delay(&settings.retry, attempt).as_millis()).unwrap_or(Millis::MAX);
         let due = now().saturating_add(wait).max(not_before.unwrap_or(Millis::MIN));
-        let patience = Millis::try_from(self.links.give_up_after.as_millis()).unwrap_or(Millis::MAX);
+        let patience = Millis::try_from(settings.reply.give_up_after.as_millis()).unwrap_or(Millis::MAX);
         if due > reply.created_at.saturating_add(patience) {
             return give_up(reply, format!("{detail}; reply.give_up_after has passed"));
         }

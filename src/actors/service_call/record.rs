@@ -64,7 +64,9 @@ impl Assignment {
                     let record = self.record(&service.name, CallOutcome::Waiting { due });
                     with_failure(record, failure, excerpt)
                 }
-                Next::Exhausted => self.fail(service, failure, excerpt, self.tools.retry.exhausted()),
+                Next::Exhausted => {
+                    self.fail(service, failure, excerpt, self.tools.live.get().retry.exhausted())
+                }
                 Next::TooLate => self.fail(service, failure, excerpt, WAITS_TOO_LONG),
             },
             Verdict::Final(failure) if failure.is_gone() => {
@@ -77,7 +79,7 @@ impl Assignment {
     /// Its gate may be closed for longer than the call would wait by itself.
     fn next(&self, not_before: Option<Millis>) -> Next {
         let not_before = not_before.max(self.pass.closed_until());
-        self.tools.retry.next(self.attempt_number(), self.event.taken_at, now(), not_before)
+        self.tools.live.get().retry.next(self.attempt_number(), self.event.taken_at, now(), not_before)
     }
 
     /// A failure for good of the attempt that was just made.

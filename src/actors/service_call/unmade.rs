@@ -102,19 +102,19 @@ impl Assignment {
 
     /// The endpoint was not reached for, and has no part in it.
     pub(super) fn defer_by_this_machine(&self, service: &Service, failure: Failure) -> CallRecord {
-        let (client, now) = (&self.tools.client, now());
+        let (client, now) = (self.tools.client.get(), now());
         let until = if failure.fault == Fault::NoFiles {
             client.ran_out_of_files();
             now.saturating_add(NO_FILES_DELAY_MS)
         } else {
             client.could_not_connect(&failure.detail);
-            self.tools.retry.deferred_until(self.event.taken_at, now)
+            self.tools.live.get().retry.deferred_until(self.event.taken_at, now)
         };
         self.put_off(service, until, failure.fault, failure.detail)
     }
 
     fn put_off(&self, service: &Service, until: Millis, fault: Fault, detail: String) -> CallRecord {
-        match self.tools.retry.put_off(self.event.taken_at, until) {
+        match self.tools.live.get().retry.put_off(self.event.taken_at, until) {
             Next::At(due) => {
                 count("put_off");
                 log::debug!(target: EVENT_LOG, "{}: {} is put off: {detail}", self.turn.key, shown(service));

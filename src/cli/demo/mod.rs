@@ -13,7 +13,7 @@ use self::bots::SampleBot;
 use super::{output::say, random_key, send::sample_event};
 use crate::{
     config::Config,
-    daemon::{Daemon, Signals},
+    daemon::{self, Daemon, Signals},
     exit::{Exit, Failed},
     store::{BotSummary, NewBot, NewEvent, NewService},
 };
@@ -43,7 +43,9 @@ impl Demo {
         let folder = tempfile::tempdir().map_err(|error| Failed::new(Exit::Internal, error))?;
         let endpoints = bots::Endpoints::start()?;
         let token = random_key()?;
-        let daemon = Daemon::start(config(folder.path(), &token)?).await?;
+        let config = config(folder.path(), &token)?;
+        let live = daemon::live(&config)?;
+        let daemon = Daemon::start(config, live).await?;
         let registered = register(&daemon, &endpoints).await?;
         let events = sample_events(&registered);
         say(format!(

@@ -1,7 +1,13 @@
-//! The log, on standard error, and what libraries may not say in it.
+//! Which lines there are: what the operator wants, and what libraries may not say.
+
+use std::env;
 
 use env_logger::Logger;
 use log::{LevelFilter, Log, Metadata, Record};
+
+use crate::config::log::{FILTER, is_filter};
+
+const VARIABLE: &str = "RUST_LOG";
 
 /// What libraries say at the level of information is of no use to an operator.
 const QUIET: &str = "sqlx=warn,sea_orm_migration=warn,actix_server=warn,lapin=warn,tracing=warn";
@@ -19,36 +25,44 @@ const CAPS: [(&str, LevelFilter); 7] = [
     ("sqlx_postgres::options", LevelFilter::Off),
 ];
 
-/// Logs to standard error. `RUST_LOG` wins over the given filter.
-pub(crate) fn start(filter: &str) {
-    let wanted = std::env::var("RUST_LOG").unwrap_or_else(|_| filter.to_owned());
-    let logger = Discreet(logger(&wanted));
-    log::set_max_level(logger.0.filter());
-    // It fails only if a logger was set before, and this is the only place.
-    let _ = log::set_boxed_logger(Box::new(logger));
-}
+/// A filter that keeps to [`CAPS`].
+pub(super) struct Filter(Logger);
 
-fn logger(filter: &str) -> Logger {
-    env_logger::Builder::new().parse_filters(&format!("{QUIET},{filter}")).format_timestamp_millis().build()
-}
-
-/// A logger that keeps to [`CAPS`].
-struct Discreet(Logger);
-
-impl Log for Discreet {
-    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        may_be_said(metadata) && self.0.enabled(metadata)
-    }
-
-    fn log(&self, record: &Record<'_>) {
-        if may_be_said(record.metadata()) {
-            self.0.log(record);
+impl Filter {
+    /// That of `RUST_LOG`, or else the given one.
+    ///
+    /// # Errors
+    /// What is wrong with `RUST_LOG`.
+    pub(super) fn wanted(filter: &str) -> Result<Self, String> {
+        match env::var_os(VARIABLE).filter(|wanted| !wanted.is_empty()) {
+            None => Ok(Self::new(filter)),
+            Some(wanted) => match wanted.to_str().filter(|wanted| is_filter(wanted)) {
+                Some(wanted) => Ok(Self::new(wanted)),
+                None => Err(format!("{VARIABLE} = {}: must be {FILTER}", wanted.display())),
+            },
         }
     }
 
-    fn flush(&self) {
-        self.0.flush();
+    fn new(filter: &str) -> Self {
+        Self(env_logger::Builder::new().parse_filters(&format!("{QUIET},{filter}")).build())
     }
+
+    pub(super) fn max_level(&self) -> LevelFilter {
+        self.0.filter()
+    }
+
+    pub(super) fn is_enabled(&self, metadata: &Metadata<'_>) -> bool {
+        may_be_said(metadata) && self.0.enabled(metadata)
+    }
+
+    pub(super) fn matches(&self, record: &Record<'_>) -> bool {
+        self.is_enabled(record.metadata())
+    }
+}
+
+/// Whether `RUST_LOG` wins over the configuration.
+pub(crate) fn is_overridden() -> bool {
+    env::var_os(VARIABLE).is_some_and(|wanted| !wanted.is_empty())
 }
 
 fn may_be_said(metadata: &Metadata<'_>) -> bool {
@@ -62,7 +76,7 @@ mod tests {
     use super::*;
 
     fn is_said(filter: &str, target: &str, level: Level) -> bool {
-        Discreet(logger(filter)).enabled(&Metadata::builder().target(target).level(level).build())
+        Filter::new(filter).is_enabled(&Metadata::builder().target(target).level(level).build())
     }
 
     #[test]
