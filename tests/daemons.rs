@@ -391,6 +391,21 @@ async fn clocks_that_differ_by_half_a_minute_do_no_harm() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn endpoints_are_told_the_machines_time_and_the_operator_that_it_differs() {
+    const AHEAD_SECONDS: i64 = 600;
+    let endpoint = Endpoint::start(|_, _| Answer::Json(json!({}))).await;
+    let fleet = Fleet::new(&endpoint, 1).await;
+    let config = fleet.config.sibling().fail_points(&format!("clock=return({})", AHEAD_SECONDS * 1000));
+    let outhook = Outhook::start(&config).await;
+    fleet.publish(&[channel_event(1, 1, 1, "t", "x")]).await;
+    fleet.finished(1).await;
+    let told: i64 = endpoint.requests()[0].header("webhook-timestamp").unwrap().parse().unwrap();
+    let now = fleet.db.count("SELECT CAST(extract(epoch FROM now()) AS bigint)").await;
+    assert!((told - now - AHEAD_SECONDS).abs() < 60, "{told} at {now}");
+    outhook.wait_for_log("the clocks of this machine and of PostgreSQL differ by -600 s").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_daemon_that_drains_hands_over_bots_whose_calls_have_ended() {
     let hung: Arc<Mutex<Option<i64>>> = Arc::default();
     let hangs = Arc::clone(&hung);

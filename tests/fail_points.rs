@@ -30,7 +30,15 @@ const MESSAGES: i64 = 4;
 const OLD: i64 = 900;
 
 /// Steps that only commands take.
-const OF_COMMANDS: [Step; 4] = [Step::Replay, Step::ReplayLetter, Step::DropLetters, Step::ChangePause];
+const OF_COMMANDS: [Step; 7] = [
+    Step::Replay,
+    Step::ReplayLetter,
+    Step::DropLetters,
+    Step::ChangePause,
+    Step::AddBot,
+    Step::AddService,
+    Step::RemoveService,
+];
 
 /// `reply.in_flight`.
 const REPLIES_IN_FLIGHT: usize = 4;
@@ -363,7 +371,30 @@ async fn commands_are_whole(storage: Storage) {
         let resumed = abort_command(&config, &point(Step::ChangePause), &["services", "resume", "1"]).await;
         let told = if moment == "after" { "service 1 was not paused" } else { "service 1 is called again" };
         assert_eq!(resumed.success().stdout.trim(), told);
+        accounts_are_whole(moment, &config, &db).await;
     }
+}
+
+/// A bot is added with its owner, and a service removed with what is known of it, or neither.
+async fn accounts_are_whole(moment: &str, config: &Config, db: &Db) {
+    let point = |step: Step| format!("{moment}-{}", step.name());
+    let bot = ["bots", "add", "--email", "new@x.org", "--name", "New", "--owner-email", "owner@x.org"];
+    let again = abort_command(config, &point(Step::AddBot), &bot).await;
+    assert_eq!(again.status, if moment == "after" { 64 } else { 0 }, "{}", again.stderr);
+    let people = "SELECT count(*) FROM zerver_userprofile WHERE email IN ('new@x.org', 'owner@x.org')";
+    assert_eq!(db.count(people).await, 2, "{moment}");
+
+    let id = db.count("SELECT id FROM zerver_userprofile WHERE email = 'new@x.org'").await.to_string();
+    let service = ["services", "add", "--bot", &id, "--name", "new", "--url", "http://127.0.0.1:9/"];
+    abort_command(config, &point(Step::AddService), &service).await.success();
+    let services = "SELECT count(*) FROM zerver_service WHERE name = 'new'";
+    assert_eq!(db.count(services).await, if moment == "after" { 2 } else { 1 });
+
+    let id = db.count("SELECT min(id) FROM zerver_service WHERE name = 'new'").await.to_string();
+    config.cli(&["services", "pause", &id]).await.success();
+    abort_command(config, &point(Step::RemoveService), &["services", "remove", &id]).await;
+    assert_eq!(db.count(&format!("SELECT count(*) FROM zerver_service WHERE id = {id}")).await, 0);
+    assert_eq!(db.count(&format!("SELECT count(*) FROM outhook_gate WHERE service_id = {id}")).await, 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

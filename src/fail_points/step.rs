@@ -51,12 +51,18 @@ pub(crate) enum Step {
     DropLetters,
     /// A service is paused or resumed, by a command.
     ChangePause,
+    /// A bot is added, by a command.
+    AddBot,
+    /// A service is added, by a command.
+    AddService,
+    /// A service is removed, by a command.
+    RemoveService,
 }
 
 impl Step {
     /// All of them.
     #[cfg(test)]
-    pub(crate) const ALL: [Self; 24] = [
+    pub(crate) const ALL: [Self; 27] = [
         Self::Join,
         Self::Bury,
         Self::ClaimPartitions,
@@ -81,6 +87,9 @@ impl Step {
         Self::ReplayLetter,
         Self::DropLetters,
         Self::ChangePause,
+        Self::AddBot,
+        Self::AddService,
+        Self::RemoveService,
     ];
 
     /// Its name in that of a fail point.
@@ -110,6 +119,9 @@ impl Step {
             Self::ReplayLetter => "replay-letter",
             Self::DropLetters => "drop-letters",
             Self::ChangePause => "change-pause",
+            Self::AddBot => "add-bot",
+            Self::AddService => "add-service",
+            Self::RemoveService => "remove-service",
         }
     }
 }

@@ -2,15 +2,9 @@
 
 use std::iter;
 
-use entity::{
-    outhook::gate,
-    zulip::{BOT_TYPE_OUTGOING_WEBHOOK, realm, service, user_profile},
-};
+use entity::{outhook::gate, zulip::BOT_TYPE_OUTGOING_WEBHOOK};
 use outhook_core::identity::{BotId, Millis, ServiceId};
-use sea_orm::{
-    ActiveEnum, ActiveModelTrait, ActiveValue::Set, ColumnTrait, ConnectionTrait, DbErr, EntityTrait,
-    FromQueryResult, QueryFilter, QueryOrder,
-};
+use sea_orm::{ActiveEnum, ConnectionTrait, DbErr, FromQueryResult};
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -310,89 +304,5 @@ impl Store {
             ORDER BY s.id";
         let query = statement(self.backend(), sql, [gate::Reason::Resumed.to_value().into()]);
         Ok(ServiceRow::find_by_statement(query).all(self.db()).await?)
-    }
-
-    /// Creates a bot in outhook's own tables.
-    pub(crate) async fn add_bot(&self, bot: NewBot) -> Result<BotId, StoreError> {
-        let [key, owner_key] = bot.api_keys;
-        let owner = match bot.owner_email {
-            Some(email) => Some(self.find_or_add_person(email, owner_key).await?),
-            None => None,
-        };
-        let profile = user_profile::ActiveModel {
-            is_bot: Set(true),
-            bot_type: Set(Some(BOT_TYPE_OUTGOING_WEBHOOK)),
-            bot_owner_id: Set(owner),
-            ..self.new_profile(bot.email, bot.name, key).await?
-        };
-        Ok(profile.insert(self.db()).await?.id.into())
-    }
-
-    /// Whether an account has this address.
-    pub(crate) async fn knows_email(&self, email: &str) -> Result<bool, StoreError> {
-        let found = user_profile::Entity::find()
-            .filter(user_profile::Column::DeliveryEmail.eq(email))
-            .one(self.db())
-            .await?;
-        Ok(found.is_some())
-    }
-
-    async fn find_or_add_person(&self, email: String, api_key: String) -> Result<i32, StoreError> {
-        let known = user_profile::Entity::find()
-            .filter(user_profile::Column::DeliveryEmail.eq(&email))
-            .one(self.db())
-            .await?;
-        if let Some(person) = known {
-            return Ok(person.id);
-        }
-        let name = email.split('@').next().unwrap_or_default().to_owned();
-        Ok(self.new_profile(email, name, api_key).await?.insert(self.db()).await?.id)
-    }
-
-    async fn new_profile(
-        &self,
-        email: String,
-        name: String,
-        api_key: String,
-    ) -> Result<user_profile::ActiveModel, StoreError> {
-        let realm = realm::Entity::find().order_by_asc(realm::Column::Id).one(self.db()).await?;
-        Ok(user_profile::ActiveModel {
-            realm_id: Set(realm.map_or(1, |realm| realm.id)),
-            recipient_id: Set(None),
-            delivery_email: Set(email.clone()),
-            email: Set(email),
-            full_name: Set(name),
-            is_bot: Set(false),
-            bot_type: Set(None),
-            bot_owner_id: Set(None),
-            api_key: Set(api_key),
-            is_active: Set(true),
-            ..Default::default()
-        })
-    }
-
-    /// Creates a service in outhook's own tables; `None` if there is no such bot.
-    pub(crate) async fn add_service(&self, new: NewService) -> Result<Option<ServiceId>, StoreError> {
-        let bot = i32::try_from(new.bot).unwrap_or(-1);
-        let profile = user_profile::Entity::find_by_id(bot).one(self.db()).await?;
-        if !profile.is_some_and(|profile| profile.is_bot) {
-            return Ok(None);
-        }
-        let model = service::ActiveModel {
-            name: Set(new.name),
-            user_profile_id: Set(bot),
-            base_url: Set(new.url),
-            token: Set(new.token),
-            interface: Set(new.interface),
-            ..Default::default()
-        };
-        Ok(Some(model.insert(self.db()).await?.id))
-    }
-
-    /// Removes a service from outhook's own tables; `false` if there was none.
-    pub(crate) async fn remove_service(&self, service: ServiceId) -> Result<bool, StoreError> {
-        let result = service::Entity::delete_by_id(service).exec(self.db()).await?;
-        gate::Entity::delete_by_id(service).exec(self.db()).await?;
-        Ok(result.rows_affected > 0)
     }
 }

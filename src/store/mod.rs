@@ -11,7 +11,8 @@
 //! | `settle` | one transaction for the outcomes of many calls |
 //! | `outbox` | replies to post |
 //! | `due_replies` | handing out the replies whose time has come, bots taking turns |
-//! | `directory` | bots and their services, read and (own tables only) written |
+//! | `directory` | bots and their services |
+//! | `accounts` | adding and removing them, in outhook's own tables |
 //! | `organizations` | the organizations of a Zulip server |
 //! | `places` | the channels and people of a Zulip server |
 //! | `backup` | whether Zulip's own backup can read outhook's tables |
@@ -31,6 +32,7 @@
 //! unknown. Jobs run on the runtime that opened the pool, whoever asks for them: a connection opened from an
 //! EventActor's arbiter would die with it.
 
+mod accounts;
 mod backup;
 mod connect;
 mod daemons;
