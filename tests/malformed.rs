@@ -166,7 +166,7 @@ async fn a_refused_event_is_told_the_same_true_reason_on_every_way_in() {
             "`message.id` must be an integer",
         ),
         (format!("\u{feff}{{{message},\"user_profile_id\":1}}"), "it begins with a byte order mark"),
-        (format!(r#"{{{message},"user_profile_id":1}} x"#), "trailing characters at line 1 column 55"),
+        (format!(r#"{{{message},"user_profile_id":1}} x"#), "trailing characters at line 1 column 56"),
     ];
     for (body, reason) in &refused {
         let sent = stored.cli_with_input(&["send", "--file", "-"], body.as_bytes()).await;

@@ -206,7 +206,8 @@ fn steps(url: &Url, egress: &Egress, resolver: &NameServers) -> Vec<(&'static st
     steps
 }
 
-fn target(url: &Url) -> (&str, u16) {
+/// The host and the port that are called.
+pub(super) fn target(url: &Url) -> (&str, u16) {
     (url.host_str().unwrap_or_default(), url.port_or_known_default().unwrap_or_default())
 }
 

@@ -1,29 +1,21 @@
 //! Which services lead to this machine itself, so that their calls fail as `blocked`.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::SocketAddr,
-};
-
 use futures_util::{StreamExt, stream};
 use outhook_core::egress::{Egress, OwnAddresses};
 
 use super::Found;
 use crate::{
-    cli::open_store,
+    cli::check_url::target,
     config::Config,
     exit::Failed,
     http::{Interfaces, Resolver, addresses_of},
-    store::ServiceRow,
+    store::{self, ServiceRow},
 };
 
-/// Hosts that are looked up at a time.
+/// Services whose hosts are looked up at a time.
 const LOOKUPS_MAX: usize = 64;
 /// Services that are named; the others are counted.
 const NAMED_MAX: usize = 20;
-
-/// A host and a port of endpoints.
-type Target = (String, u16);
 
 pub(super) async fn check(config: &Config) -> Result<Found, Failed> {
     let own = Interfaces::read().map_err(Failed::unavailable)?.own();
@@ -42,7 +34,7 @@ pub(super) async fn check(config: &Config) -> Result<Found, Failed> {
 }
 
 async fn list(config: &Config) -> Result<Vec<ServiceRow>, Failed> {
-    let store = open_store(config).await?;
+    let store = store::open(&config.database).await?;
     let services = store.list_services().await;
     store.close().await;
     Ok(services?)
@@ -55,30 +47,16 @@ async fn leading_here<'s>(
     services: &'s [ServiceRow],
     resolver: &Resolver,
 ) -> Vec<&'s ServiceRow> {
-    let mut of_target: BTreeMap<Target, Vec<&ServiceRow>> = BTreeMap::new();
-    for service in services {
-        let Some(target) = target(egress, &service.url) else { continue };
-        of_target.entry(target).or_default().push(service);
-    }
-    let targets: Vec<&Target> = of_target.keys().collect();
-    let looks = targets.into_iter().map(async |target: &Target| {
-        let addresses = addresses_of(resolver, &target.0, target.1).await.unwrap_or_default();
-        leads_here(egress, own, &target.0, &addresses).then(|| target.clone())
-    });
-    let here: BTreeSet<Target> =
-        stream::iter(looks).buffer_unordered(LOOKUPS_MAX).filter_map(async |found| found).collect().await;
-    let found = of_target.into_iter().filter(|(target, _)| here.contains(target));
-    let mut found: Vec<&ServiceRow> = found.flat_map(|(_, services)| services).collect();
-    found.sort_by_key(|service| service.id);
-    found
+    let looks = services
+        .iter()
+        .map(async |service| leads_here(egress, own, &service.url, resolver).await.then_some(service));
+    stream::iter(looks).buffered(LOOKUPS_MAX).filter_map(async |found| found).collect().await
 }
 
-fn target(egress: &Egress, url: &str) -> Option<Target> {
-    let url = egress.endpoint(url).ok()?;
-    Some((url.host_str()?.to_owned(), url.port_or_known_default()?))
-}
-
-fn leads_here(egress: &Egress, own: &OwnAddresses, host: &str, addresses: &[SocketAddr]) -> bool {
+async fn leads_here(egress: &Egress, own: &OwnAddresses, url: &str, resolver: &Resolver) -> bool {
+    let Ok(url) = egress.endpoint(url) else { return false };
+    let (host, port) = target(&url);
+    let addresses = addresses_of(resolver, host, port).await.unwrap_or_default();
     let may_dial =
         |own: &OwnAddresses| addresses.iter().any(|address| egress.permit(host, *address, own).is_ok());
     may_dial(&OwnAddresses::NONE) && !may_dial(own)
