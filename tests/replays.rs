@@ -333,6 +333,7 @@ async fn what_cannot_be_replayed_is_told_with_its_reason_and_changes_nothing_on_
 #[tokio::test(flavor = "multi_thread")]
 async fn a_wrong_use_of_the_commands_ends_with_64() {
     let config = Config::sqlite();
+    config.cli(&["migrate"]).await.success();
     for arguments in [
         &["deliveries", "replay"][..],
         &["deliveries", "replay", "--bot", "1", "7"],

@@ -43,6 +43,7 @@ pub async fn one_bot(config: &Config, url: &str, interface: &str) -> (i64, i64) 
 
 /// Makes a bot by the product's command, and returns its id.
 pub async fn add_bot(config: &Config) -> i64 {
+    config.cli(&["migrate"]).await.success();
     let name = unique("bot");
     let email = format!("{name}@example.org");
     created(config, &["bots", "add", "--email", &email, "--name", &name, "--json"]).await
