@@ -141,7 +141,8 @@ impl Case {
     async fn wait_for_timer(&self, outhook: &Outhook) {
         if self.place.ends_with(".timer") {
             eventually("the timer's panic", PATIENCE * 2, || async {
-                outhook.log().iter().any(|line| line.contains("panic at")).then_some(())
+                // Until this line, the actor is not yet known to be down.
+                outhook.log().iter().any(|line| line.contains("is built again")).then_some(())
             })
             .await;
             outhook.ready().await;
