@@ -107,6 +107,7 @@ async fn refused_credentials_and_wrong_queue_arguments_end_the_start_with_69() {
     let config = Config::sqlite().queue(&queue.url, &queue.name);
     let mut outhook = Outhook::run(&config);
     assert_eq!(outhook.wait().await.code(), Some(69));
+    outhook.wait_for_log("the queue is not durable").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -371,12 +371,14 @@ async fn commands_are_whole(storage: Storage) {
         let resumed = abort_command(&config, &point(Step::ChangePause), &["services", "resume", "1"]).await;
         let told = if moment == "after" { "service 1 was not paused" } else { "service 1 is called again" };
         assert_eq!(resumed.success().stdout.trim(), told);
-        accounts_are_whole(moment, &config, &db).await;
+        accounts_are_whole(moment, storage).await;
     }
 }
 
 /// A bot is added with its owner, and a service removed with what is known of it, or neither.
-async fn accounts_are_whole(moment: &str, config: &Config, db: &Db) {
+async fn accounts_are_whole(moment: &str, storage: Storage) {
+    let config = &storage.config().await;
+    let db = &setup::tables(config).await;
     let point = |step: Step| format!("{moment}-{}", step.name());
     let bot = ["bots", "add", "--email", "new@x.org", "--name", "New", "--owner-email", "owner@x.org"];
     let again = abort_command(config, &point(Step::AddBot), &bot).await;

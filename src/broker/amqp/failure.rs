@@ -94,6 +94,13 @@ impl Place {
 
     fn remedy(&self, code: u16, said: &str, needs: Permission) -> Option<String> {
         let Self { user, vhost, queue } = self;
+        if said.contains(NOT_DURABLE) {
+            return Some(
+                "the queue is not durable, so a restart of the broker loses what is on it; delete it, and \
+                outhook declares a durable one"
+                    .into(),
+            );
+        }
         let lacks = match code {
             _ if !said.contains(FOR_WANT_OF_PERMISSION) => return None,
             ACCESS_REFUSED => format!("it lacks the {} permission", needs.name()),
@@ -117,6 +124,14 @@ fn pattern(name: &str) -> String {
 /// A word of a shell.
 fn quoted(word: &str) -> String {
     format!("'{}'", word.replace('\'', r"'\''"))
+}
+
+/// How RabbitMQ refuses to take a queue for a durable one.
+const NOT_DURABLE: &str = "inequivalent arg 'durable'";
+
+/// Whether a queue is refused because a restart of the broker empties it.
+pub(super) fn is_not_durable(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::ProtocolError(refusal) if refusal.get_message().to_string().contains(NOT_DURABLE))
 }
 
 /// The reply code of a refusal.

@@ -14,7 +14,7 @@ use lapin::{
 };
 
 use super::{
-    failure::{Failure, Permission, Place, code},
+    failure::{Failure, Permission, Place, code, is_not_durable},
     socket::Socket,
 };
 use crate::{broker::BrokerError, config::connection_url::ConnectionUrl};
@@ -53,6 +53,7 @@ impl Link {
         let open = async {
             let (connection, socket) = connect(uri).await?;
             let channel = with_queue(&connection, connection.create_channel().await?, queue).await?;
+            require_durable(&connection, queue).await?;
             let looks = connection.create_channel().await?;
             Ok((connection, channel, looks, socket))
         };
@@ -174,10 +175,23 @@ async fn with_queue(connection: &Connection, channel: Channel, queue: &str) -> R
         Err(error) => return Err(error),
     }
     let channel = connection.create_channel().await?;
-    // Durable and nothing else, as Zulip declares it.
-    let options = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
-    channel.queue_declare(queue.into(), options, FieldTable::default()).await?;
+    declare(&channel, queue).await?;
     Ok(channel)
+}
+
+/// Durable and nothing else, as Zulip declares it.
+async fn declare(channel: &Channel, queue: &str) -> Result<Queue, Error> {
+    let options = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
+    channel.queue_declare(queue.into(), options, FieldTable::default()).await
+}
+
+/// Refuses a queue that a restart of the broker empties. A passive declaration says nothing of that; RabbitMQ
+/// compares an active one with the queue, its durability before its arguments, which may be any.
+async fn require_durable(connection: &Connection, queue: &str) -> Result<(), Error> {
+    match declare(&connection.create_channel().await?, queue).await {
+        Err(error) if is_not_durable(&error) => Err(error),
+        Ok(_) | Err(_) => Ok(()),
+    }
 }
 
 async fn look_for(channel: &Channel, queue: &str) -> Result<Queue, Error> {
