@@ -6,18 +6,20 @@ mod health;
 mod metrics;
 
 use std::{
-    net::SocketAddr,
+    any::Any,
+    net::{Shutdown, SocketAddr},
+    os::fd::AsFd,
     sync::{Arc, OnceLock},
     time::Duration,
 };
 
 use actix_web::{
     App, FromRequest, Handler, HttpResponse, HttpServer, Resource, Responder,
-    dev::ServerHandle,
+    dev::{Extensions, ServerHandle},
     http::{KeepAlive, header::ALLOW},
     web,
 };
-use tokio::sync::Semaphore;
+use tokio::{net::TcpStream, sync::Semaphore, task::JoinHandle};
 
 use crate::{
     actors::queue::QueueActor, config, exit::Failed, health::Health, mailbox::Mailbox, store::Store,
@@ -29,6 +31,34 @@ const CONNECTIONS_MAX: usize = 64;
 
 /// How long a client may take to send the header section of its request, and to close its connection.
 const CLIENT_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// The longest life of a connection, which has one request: actix-http has no deadline for one whose chunked body
+/// does not end.
+const CONNECTION_LIFE: Duration = Duration::from_secs(15);
+
+/// Ends a connection at the end of its life; nothing if it has ended before.
+struct Lifetime(JoinHandle<()>);
+
+impl Lifetime {
+    fn begin(connection: &dyn Any, data: &mut Extensions) {
+        let stream = connection
+            .downcast_ref::<TcpStream>()
+            .and_then(|stream| stream.as_fd().try_clone_to_owned().ok());
+        if let Some(stream) = stream.map(std::net::TcpStream::from) {
+            data.insert(Self(actix::spawn(async move {
+                tokio::time::sleep(CONNECTION_LIFE).await;
+                // It may have ended just now.
+                let _ = stream.shutdown(Shutdown::Both);
+            })));
+        }
+    }
+}
+
+impl Drop for Lifetime {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
 
 /// A running admin server.
 pub(crate) struct Server {
@@ -69,6 +99,7 @@ impl Server {
                 .service(web::resource("/v1/events").post(events::post).default_service(only(POST)))
         })
         .workers(1)
+        .on_connect(Lifetime::begin)
         .max_connections(CONNECTIONS_MAX)
         // One request a connection: actix-http bounds the time for the header section of the first only.
         .keep_alive(KeepAlive::Disabled)
