@@ -4,7 +4,17 @@ use thiserror::Error;
 
 /// A chunked body of which a part has arrived.
 #[derive(Debug)]
-pub(super) enum Chunks {
+pub(super) struct Chunks {
+    part: Part,
+    /// The byte before the next one, as far as line breaks go.
+    previous: u8,
+    /// Whether every line has ended as it must.
+    is_clean: bool,
+}
+
+/// What comes next.
+#[derive(Debug)]
+enum Part {
     /// A size, as far as it has arrived.
     Size(Option<u64>),
     /// Behind a size: extensions, which say nothing to us.
@@ -32,7 +42,7 @@ pub(super) enum ChunkFault {
 
 impl Chunks {
     pub(super) fn new() -> Self {
-        Self::Size(None)
+        Self { part: Part::Size(None), previous: 0, is_clean: true }
     }
 
     /// Takes what has arrived, appends what of it belongs to the body, and returns what comes behind the end.
@@ -42,19 +52,21 @@ impl Chunks {
         body: &mut Vec<u8>,
     ) -> Result<&'a [u8], ChunkFault> {
         while let Some((first, rest)) = bytes.split_first() {
-            bytes = match self {
-                Self::Over => return Ok(bytes),
-                Self::Data(missing) => {
+            bytes = match &mut self.part {
+                Part::Over => return Ok(bytes),
+                Part::Data(missing) => {
                     let count = usize::try_from(*missing).unwrap_or(usize::MAX).min(bytes.len());
                     body.extend_from_slice(&bytes[..count]);
                     *missing -= count as u64;
                     if *missing == 0 {
-                        *self = Self::DataEnd;
+                        self.part = Part::DataEnd;
                     }
                     &bytes[count..]
                 }
                 _ => {
-                    self.step(*first)?;
+                    self.is_clean &= (self.previous == b'\r') == (*first == b'\n');
+                    self.previous = *first;
+                    self.part.step(*first)?;
                     rest
                 }
             };
@@ -62,6 +74,22 @@ impl Chunks {
         Ok(bytes)
     }
 
+    /// Whether the last chunk has arrived. What may follow it is decoration.
+    pub(super) fn is_whole(&self) -> bool {
+        matches!(self.part, Part::Trailers { .. } | Part::Over)
+    }
+
+    pub(super) fn is_over(&self) -> bool {
+        matches!(self.part, Part::Over)
+    }
+
+    /// Whether lines end as they must (RFC 9112 §7.1): else the two sides may not mean the same by what follows.
+    pub(super) fn is_clean(&self) -> bool {
+        self.is_clean
+    }
+}
+
+impl Part {
     /// Takes a byte that belongs to no chunk's data. A lone LF ends a line here as in the header section.
     fn step(&mut self, byte: u8) -> Result<(), ChunkFault> {
         match (&mut *self, byte) {
@@ -76,7 +104,7 @@ impl Chunks {
                 (None, None) if matches!(byte, b' ' | b'\t') => {}
                 _ => return Err(ChunkFault::NoSize),
             },
-            (Self::DataEnd, b'\n') => *self = Self::new(),
+            (Self::DataEnd, b'\n') => *self = Self::Size(None),
             (Self::DataEnd, b'\r') => {}
             (Self::DataEnd, _) => return Err(ChunkFault::End),
             (Self::Trailers { is_empty_line: true }, b'\n') => *self = Self::Over,
@@ -85,15 +113,6 @@ impl Chunks {
             (Self::Extension(_) | Self::Data(_) | Self::Over, _) => {}
         }
         Ok(())
-    }
-
-    /// Whether the last chunk has arrived. What may follow it is decoration.
-    pub(super) fn is_whole(&self) -> bool {
-        matches!(self, Self::Trailers { .. } | Self::Over)
-    }
-
-    pub(super) fn is_over(&self) -> bool {
-        matches!(self, Self::Over)
     }
 }
 
@@ -152,6 +171,23 @@ mod tests {
         let (_, _, behind) = take("0\r\n\r\nmore", 20).expect("chunks");
         assert_eq!(behind, "more");
         assert_eq!(take("A\r\n0123456789\r\n0\r\n\r\n", 5).expect("chunks").0, "0123456789");
+    }
+
+    #[test]
+    fn lines_that_end_otherwise_are_not_clean() {
+        for (text, is_clean) in [
+            ("4\r\nsoup\r\n0\r\n\r\n", true),
+            ("4;a\r\nsoup\r\n0\r\nx: y\r\n\r\n", true),
+            ("4\nsoup\r\n0\r\n\r\n", false),
+            ("4\r\nsoup\n0\r\n\r\n", false),
+            ("4\r\nsoup\r\r\n0\r\n\r\n", false),
+            ("4;a\rb\r\nsoup\r\n0\r\n\r\n", false),
+            ("4\r\nsoup\r\n0\r\n\n", false),
+        ] {
+            for piece in [1, text.len()] {
+                assert_eq!(take(text, piece).expect("chunks").1.is_clean(), is_clean, "{text:?}");
+            }
+        }
     }
 
     #[test]

@@ -8,7 +8,7 @@ use thiserror::Error;
 /// Most bytes of a header section.
 pub(super) const BYTES_MAX: usize = 131_072;
 /// Most header lines of a response.
-const LINES_MAX: usize = 96;
+const LINES_MAX: usize = 2000;
 /// More than a reason can show of a line.
 const QUOTED_BYTES_MAX: usize = 4096;
 

@@ -29,6 +29,8 @@ pub(super) fn inflate(body: Vec<u8>, encoding: &str, bytes_max: usize) -> Result
         _ if body.is_empty() => Ok(body),
         // Some servers say so of what they did not compress.
         "gzip" | "x-gzip" if body.starts_with(&GZIP_MAGIC) => gunzip(&body, bytes_max),
+        // And of this, too.
+        "deflate" if looks_like_json(&body) => Ok(body),
         // Both forms are in use under this name; the one that begins with zlib's header is the right one.
         "deflate" if body.first().is_some_and(|first| first & 0x0f == 8) => {
             read(ZlibDecoder::new(body.as_slice()), bytes_max)
@@ -36,6 +38,11 @@ pub(super) fn inflate(body: Vec<u8>, encoding: &str, bytes_max: usize) -> Result
         "deflate" => read(DeflateDecoder::new(body.as_slice()), bytes_max),
         _ => Ok(body),
     }
+}
+
+/// Whether a body is the text of JSON: what is deflated is no text.
+fn looks_like_json(body: &[u8]) -> bool {
+    std::str::from_utf8(body).is_ok_and(|text| text.trim_start().starts_with(['{', '[', '"']))
 }
 
 /// The coding that a header names beside `identity`, in lower case.
@@ -122,6 +129,14 @@ mod tests {
         for encoding in ["gzip", "x-gzip", "GZip", " gzip ", "identity, gzip", "gzip,"] {
             assert_eq!(inflate(gzip(b"{}"), encoding, 2), Ok(b"{}".to_vec()), "{encoding}");
             assert_eq!(inflate(b"{}".to_vec(), encoding, 2), Ok(b"{}".to_vec()), "{encoding}");
+        }
+    }
+
+    #[test]
+    fn what_says_that_it_is_coded_and_is_json_is_taken_as_it_is() {
+        for coding in ["gzip", "x-gzip", "deflate", "br"] {
+            let body = b" {\"content\": \"soup\"}".to_vec();
+            assert_eq!(inflate(body.clone(), coding, 100), Ok(body), "{coding}");
         }
     }
 

@@ -2,6 +2,9 @@
 
 use url::Url;
 
+/// No shorter part of a path is a secret worth the name.
+const SECRET_BYTES_MIN: usize = 16;
+
 /// The place that a `Location` names, seen from the URL that was called (RFC 9110 §10.2.2). It is shown without
 /// what may be a secret: user information, query and fragment.
 pub(super) fn leads_to(called: &Url, location: &str) -> String {
@@ -11,7 +14,18 @@ pub(super) fn leads_to(called: &Url, location: &str) -> String {
     // Only a URL that has no user information refuses this.
     let _ = place.set_username("");
     let _ = place.set_password(None);
-    place.into()
+    without_segments_of(called, place.into())
+}
+
+/// Hides what is long enough to be the secret of an endpoint: many carry it in the path, and a redirect to https
+/// repeats that.
+fn without_segments_of(called: &Url, mut place: String) -> String {
+    for segment in
+        called.path_segments().into_iter().flatten().filter(|segment| segment.len() >= SECRET_BYTES_MIN)
+    {
+        place = place.replace(segment, "[hidden]");
+    }
+    place
 }
 
 #[cfg(test)]
@@ -37,5 +51,12 @@ mod tests {
         ] {
             assert_eq!(leads_to(&called, location), expected, "{location}");
         }
+    }
+
+    #[test]
+    fn a_secret_of_the_path_is_hidden() {
+        let called = Url::parse("http://bot.example/services/T0/XXXXXXXXXXXXXXXXXXXXXXXX").expect("a URL");
+        let place = leads_to(&called, "https://bot.example/services/T0/XXXXXXXXXXXXXXXXXXXXXXXX/");
+        assert_eq!(place, "https://bot.example/services/T0/[hidden]/");
     }
 }

@@ -185,13 +185,15 @@ impl Response {
             .take(bytes, &mut body)
             .map_err(|fault| io::Error::new(io::ErrorKind::InvalidData, fault))?;
         let is_last = chunks.is_whole() && !was_whole;
-        let is_over = chunks.is_over();
+        let (is_over, is_clean) = (chunks.is_over(), chunks.is_clean());
         chunks::write(&body, &mut self.written);
         if is_last {
             self.written.extend_from_slice(chunks::LAST);
         }
-        if is_over {
+        if is_over && is_clean {
             self.is_over(rest);
+        } else if is_over {
+            self.state = State::Broken(not_clean());
         }
         Ok(())
     }
