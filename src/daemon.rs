@@ -72,7 +72,7 @@ pub(crate) async fn run(
 /// # Errors
 /// What is wrong with them.
 pub(crate) fn live(config: &Config) -> Result<Live, Failed> {
-    let interfaces = Interfaces::read().map_err(Failed::unavailable)?;
+    let interfaces = Interfaces::for_calls(&config.egress).map_err(Failed::unavailable)?;
     Settings::new(config, interfaces).map(Live::new).map_err(Failed::usage)
 }
 

@@ -143,6 +143,13 @@ async fn missing_rights_end_the_start_with_their_grants() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_sequence_that_may_not_be_used_ends_the_start_with_its_grant() {
+    let (config, db, role) = forbidden(&[]).await;
+    db.exec("CREATE SEQUENCE counter OWNED BY outhook_event.message_id").await;
+    is_refused(&config, &[&format!("GRANT USAGE ON SEQUENCE public.counter TO {role};")]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_right_to_create_tables_is_named_when_there_are_some_to_create() {
     let postgres = Postgres::shared().await;
     let (url, role) = (postgres.database().await, unique("lesser"));

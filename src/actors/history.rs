@@ -47,8 +47,8 @@ pub(crate) struct HistoryActor {
 /// What came of a batch.
 enum Batch {
     Pruned(Pruned),
-    /// The statements that grant the rights that are missing.
-    Forbidden(Vec<String>),
+    /// The role lacks the rights; what an operator is told.
+    Forbidden(Option<String>),
 }
 
 impl HistoryActor {
@@ -74,9 +74,7 @@ impl HistoryActor {
         let before = now() - Millis::try_from(self.kept_for().as_millis()).unwrap_or(Millis::MAX);
         let job = async move {
             match store.prune(expiring, before, place, BATCH_ROWS_MAX).await {
-                Err(error) if error.is_missing_right() => {
-                    Ok(Batch::Forbidden(store.missing_history_grants().await?))
-                }
+                Err(error) if error.is_missing_right() => Ok(Batch::Forbidden(store.keeps_history().await?)),
                 pruned => pruned.map(Batch::Pruned),
             }
         };
@@ -115,12 +113,10 @@ impl HistoryActor {
                     None => self.end_kind(),
                 }
             }
-            Ended::Done(Batch::Forbidden(grants)) => {
-                if !std::mem::replace(&mut self.is_forbidden, true) {
-                    log::warn!(
-                        "nothing is deleted after history.keep, as outhook's role may not; a superuser lets it by: {}",
-                        grants.join(" ")
-                    );
+            Ended::Done(Batch::Forbidden(sentence)) => {
+                let is_news = !std::mem::replace(&mut self.is_forbidden, true);
+                if let Some(sentence) = sentence.filter(|_| is_news) {
+                    log::warn!("{sentence}");
                 }
                 self.end_kind()
             }

@@ -25,6 +25,18 @@ enum Found {
     Doubtful(String),
 }
 
+impl Found {
+    /// It works, but there may be something to say.
+    fn but(self, doubt: Option<String>) -> Self {
+        match (self, doubt) {
+            (Self::Well(said) | Self::Doubtful(said), Some(doubt)) => {
+                Self::Doubtful(format!("{said}; {doubt}"))
+            }
+            (found, None) => found,
+        }
+    }
+}
+
 /// Looks at everything outhook depends on, and reports every fault in one run.
 pub(super) async fn execute(config: Config) -> Result<Exit, Failed> {
     let results = [
@@ -51,7 +63,7 @@ pub(super) async fn execute(config: Config) -> Result<Exit, Failed> {
 
 async fn check_database(config: &Config) -> Result<Found, Failed> {
     let database = &config.database;
-    let DatabaseUrl::Sqlite(path) = &database.url else { return check_tables(config).await.map(Found::Well) };
+    let DatabaseUrl::Sqlite(path) = &database.url else { return check_tables(config).await };
     if store::examine_file(path)? == FileState::Missing {
         return if database.auto_migrate {
             Ok(Found::Well(format!("{} does not exist yet: `outhook run` creates it", database.url)))
@@ -60,21 +72,20 @@ async fn check_database(config: &Config) -> Result<Found, Failed> {
         };
     }
     let works = check_tables(config).await?;
-    Ok(match store::exposure(path) {
-        Some(exposure) => Found::Doubtful(format!("{works}; {exposure}")),
-        None => Found::Well(works),
-    })
+    Ok(works.but(store::exposure(path)))
 }
 
-async fn check_tables(config: &Config) -> Result<String, Failed> {
+async fn check_tables(config: &Config) -> Result<Found, Failed> {
     let store = store::open(&config.database).await?;
     let pending = store.pending_migrations(&config.database).await?.names.len();
     if !config.database.auto_migrate {
         store.require_tables(&config.database).await?;
     }
     store.require_rights().await?;
+    let kept = store.keeps_history().await?;
     store.close().await;
-    Ok(format!("{} answers, {pending} migrations are pending", config.database.url))
+    let answers = format!("{} answers, {pending} migrations are pending", config.database.url);
+    Ok(Found::Well(answers).but(kept))
 }
 
 async fn check_queue(config: &Config) -> Result<String, Failed> {
@@ -88,7 +99,7 @@ async fn check_queue(config: &Config) -> Result<String, Failed> {
 }
 
 async fn check_route(config: &Config) -> Result<Found, Failed> {
-    let interfaces = Interfaces::read().map_err(Failed::unavailable)?;
+    let interfaces = Interfaces::for_calls(&config.egress).map_err(Failed::unavailable)?;
     let route = Route::new(&config.egress, interfaces).map_err(Failed::usage)?;
     let (Some(proxy), Some(url)) = (route.proxy, &config.egress.proxy) else {
         return Ok(Found::Well("straight".into()));

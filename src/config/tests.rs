@@ -346,7 +346,6 @@ fn plain_http_carries_api_keys_to_another_machine_only_if_allowed() {
         "http://[::1]:9991",
         "http://[::ffff:127.0.0.1]",
         "http://localhost:9991",
-        "http://zulip.localhost",
         "http://LocalHost./",
     ] {
         assert_eq!(site(url, "").err(), None, "{url}");
@@ -360,6 +359,7 @@ fn plain_http_carries_api_keys_to_another_machine_only_if_allowed() {
         "http://zulip",
         "http://localhost.example.org",
         "http://notlocalhost",
+        "http://zulip.localhost",
     ] {
         let faults = site(url, "").expect_err(url).to_string();
         assert!(faults.starts_with(&format!("reply.site = \"{url}")), "{faults}");

@@ -3,9 +3,12 @@
 
 use super::signals::Hangups;
 use crate::{
+    admin,
     config::{Change, Config, ConfigFile, Written},
+    http::Interfaces,
     logging,
     settings::{LIVE, Live, Settings},
+    zulip::Site,
 };
 
 /// Where the daemon logs by its own filter.
@@ -38,9 +41,13 @@ impl Reloader {
 
     /// Nothing is changed before all of it is known to be valid.
     async fn read(&self) -> Result<(Config, Settings), String> {
-        let (file, interfaces) = (self.file.clone(), self.live.get().route.interfaces.clone());
+        let file = self.file.clone();
         let read = move || {
             let config = file.load().map_err(|error| error.to_string())?;
+            // A restart would refuse these, too.
+            admin::check_token(&config.admin).map_err(|fault| fault.message)?;
+            Site::new(&config.zulip).map_err(|fault| fault.to_string())?;
+            let interfaces = Interfaces::for_calls(&config.egress).map_err(|error| error.to_string())?;
             let settings = Settings::new(&config, interfaces).map_err(|error| error.to_string())?;
             Ok((config, settings))
         };

@@ -40,6 +40,10 @@ pub(super) async fn open_database(config: &Config, health: &Health) -> Result<St
                     log::info!("{applied} migrations were applied to the database");
                 }
                 health.database_answers(START);
+                // A right that only the history needs is none without which nothing goes on.
+                if let Some(sentence) = store.keeps_history().await? {
+                    log::warn!("{sentence}");
+                }
                 return Ok(store);
             }
             Err(OpenError::Store(error)) if error.is_away() => {

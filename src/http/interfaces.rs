@@ -11,6 +11,8 @@ use nix::ifaddrs::{InterfaceAddress, getifaddrs};
 use outhook_core::egress::OwnAddresses;
 use thiserror::Error;
 
+use crate::config::egress::Egress;
+
 /// How old what is known may be: addresses come and go while outhook runs.
 const AGE_MAX: Duration = Duration::from_secs(5);
 
@@ -43,6 +45,14 @@ impl Interfaces {
     /// If it does not tell.
     pub(crate) fn read() -> Result<Self, InterfacesError> {
         Ok(Self::with(read)?)
+    }
+
+    /// The addresses that calls may not reach: none behind a proxy, which decides alone.
+    ///
+    /// # Errors
+    /// As [`Interfaces::read`].
+    pub(crate) fn for_calls(egress: &Egress) -> Result<Self, InterfacesError> {
+        if egress.proxy.is_some() { Ok(Self::with(|| Ok(OwnAddresses::NONE))?) } else { Self::read() }
     }
 
     fn with(read: Read) -> io::Result<Self> {

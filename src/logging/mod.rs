@@ -21,6 +21,7 @@ use log::{Level, Log, Metadata, Record};
 
 pub(crate) use self::filter::is_overridden;
 use self::{filter::Filter, stderr::Stderr};
+use crate::escape::escaped_in_log;
 
 /// How long the end of the process waits for standard error to take the last lines.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
@@ -83,7 +84,8 @@ pub(crate) fn info(target: &str, text: fmt::Arguments<'_>) -> Logged {
 
 /// Tells the person, whatever the filter is.
 pub(crate) fn complain(message: &str) {
-    write(LOGGER.get(), format!("outhook: {message}\n"));
+    let lines = message.lines().map(|line| format!("{}\n", escaped_in_log(line)));
+    write(LOGGER.get(), format!("outhook: {}", lines.collect::<String>()));
 }
 
 /// Waits a moment until what was logged is written.

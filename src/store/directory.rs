@@ -253,8 +253,20 @@ impl Store {
         Ok(self.find_profile(bot).await?.ok_or(NotCallable::Unknown).and_then(Profile::callable))
     }
 
+    /// The right to read whether an organization is deactivated may vanish, and only this needs it.
     async fn find_profile(&self, bot: BotId) -> Result<Option<Profile>, StoreError> {
-        let deactivated = if self.reads_deactivated().await? { "r.deactivated" } else { "NULL" };
+        let reads_deactivated = self.reads_deactivated().await?;
+        match self.read_profile(bot, reads_deactivated).await {
+            Err(error) if reads_deactivated && error.is_missing_right() => {
+                let reads_deactivated = self.look_for_deactivated().await?;
+                self.read_profile(bot, reads_deactivated).await
+            }
+            found => found,
+        }
+    }
+
+    async fn read_profile(&self, bot: BotId, reads_deactivated: bool) -> Result<Option<Profile>, StoreError> {
+        let deactivated = if reads_deactivated { "r.deactivated" } else { "NULL" };
         let sql = format!(
             "SELECT CAST(u.id AS BIGINT) AS id, CAST(u.realm_id AS BIGINT) AS realm_id,
                 CAST(u.recipient_id AS BIGINT) AS recipient_id, u.delivery_email, u.email, u.full_name,

@@ -7,7 +7,7 @@ use outhook_core::identity::{EventId, Millis};
 use sea_orm::{ConnectionTrait, DbBackend, DbErr, FromQueryResult};
 
 use super::{
-    Lock, Store, StoreError,
+    Length, Lock, Store, StoreError,
     gates::delete_of_removed_services,
     pool::Transaction,
     sql::{among, ids, statement},
@@ -18,7 +18,7 @@ use crate::fail_points::Step;
 /// replayed, and no two replays get the same number. Any number will do, as long as it is only outhook's
 /// ("outhook" in ASCII, then a number).
 pub(super) const HISTORY_LOCK: Lock =
-    Lock { number: 0x6f75_7468_6f6f_6b02, patience: Duration::from_secs(5) };
+    Lock { number: 0x6f75_7468_6f6f_6b02, patience: Duration::from_secs(5), length: Length::Usual };
 
 /// What is kept for a time only.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

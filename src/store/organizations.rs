@@ -14,10 +14,21 @@ impl Store {
     /// Whether organizations can be seen to be deactivated: outhook's own tables have no such column, and an
     /// earlier version of outhook asked for no right to read it.
     pub(super) async fn reads_deactivated(&self) -> Result<bool, StoreError> {
-        self.inner.reads_deactivated.get_or_try_init(|| self.look_for_deactivated()).await.copied()
+        let known = *self.inner.reads_deactivated.lock();
+        match known {
+            Some(reads) => Ok(reads),
+            None => self.look_for_deactivated().await,
+        }
     }
 
-    async fn look_for_deactivated(&self) -> Result<bool, StoreError> {
+    /// Looks anew whether they can be seen, and remembers it.
+    pub(super) async fn look_for_deactivated(&self) -> Result<bool, StoreError> {
+        let reads = self.may_read_deactivated().await?;
+        *self.inner.reads_deactivated.lock() = Some(reads);
+        Ok(reads)
+    }
+
+    async fn may_read_deactivated(&self) -> Result<bool, StoreError> {
         if self.backend() != DbBackend::Postgres {
             return Ok(false);
         }

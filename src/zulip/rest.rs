@@ -90,7 +90,7 @@ pub(crate) struct Settings {
 #[derive(Deserialize)]
 struct ApiError {
     msg: Option<String>,
-    code: Option<String>,
+    code: Option<serde_json::Value>,
     /// Seconds, with a fraction: the same as in the header, which a proxy may take away.
     #[serde(rename = "retry-after")]
     retry_after: Option<serde_json::Value>,
@@ -224,11 +224,15 @@ fn unsent(error: &SendRequestError) -> Posted {
     }
 }
 
+fn shown(code: serde_json::Value) -> String {
+    code.as_str().map_or_else(|| code.to_string(), str::to_owned)
+}
+
 fn read_answer(status: u16, not_before: Option<Millis>, body: &[u8], secrets: &[&str]) -> Posted {
     let error: Option<ApiError> = serde_json::from_slice(body).ok();
     let not_before = not_before.max(error.as_ref().and_then(ApiError::not_before));
-    let said =
-        error.map(|error| [error.code, error.msg].into_iter().flatten().collect::<Vec<_>>().join(": "));
+    let said = error
+        .map(|error| [error.code.map(shown), error.msg].into_iter().flatten().collect::<Vec<_>>().join(": "));
     // Zulip, and what is in front of it, may give back what they were sent.
     let said = excerpt(said.unwrap_or_default().as_bytes(), secrets);
     let detail = format!("Zulip answered with status {status} {}", String::from_utf8_lossy(&said));

@@ -38,7 +38,8 @@ async fn check_names_the_statements_that_a_dump_lacks() {
     config.cli(&["migrate"]).await.success();
     Postgres::dump(&zulip.zulips_url).await.unwrap();
 
-    zulip.db.exec("REVOKE SELECT ON zulip.outhook_migration FROM zulip").await;
+    let revoke = format!("REVOKE SELECT ON zulip.outhook_migration FROM {}", zulip.zulips_role());
+    zulip.db.exec(&revoke).await;
     let fault = Postgres::dump(&zulip.zulips_url).await.unwrap_err();
     assert!(fault.contains("permission denied"), "{fault}");
     let after = line_of_check(&config).await;

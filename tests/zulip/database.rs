@@ -108,6 +108,10 @@ impl Zulip {
         config.text("zulip.external_host", "chat.example.org")
     }
 
+    pub(super) fn zulips_role(&self) -> &str {
+        &self.roles[0]
+    }
+
     /// The role of outhook.
     pub(super) fn role(&self) -> &str {
         &self.roles[1]

@@ -19,23 +19,29 @@ pub(super) fn check(config: &Config) -> Result<Found, Failed> {
     let faults: Vec<String> = [
         admin::check_token(&config.admin).map_err(|fault| fault.message),
         Site::new(&config.zulip).map(drop).map_err(|fault| fault.to_string()),
-        check_database(&config.database.url),
     ]
     .into_iter()
     .filter_map(Result::err)
     .collect();
-    if faults.is_empty() {
-        return Ok(Found::Well("all that are named can be used".into()));
+    let database = check_database(&config.database.url);
+    match (faults.as_slice(), database) {
+        ([], Ok(())) => Ok(Found::Well("all that are named can be used".into())),
+        ([], Err(fault)) => Err(Failed::unavailable(fault)),
+        (faults, Ok(())) => Err(Failed::usage(faults.join("; "))),
+        (faults, Err(fault)) => Err(Failed::usage(format!("{}; {fault}", faults.join("; ")))),
     }
-    Err(Failed::usage(faults.join("; ")))
 }
 
 /// SQLite writes the file, and others beside it.
 fn check_database(url: &DatabaseUrl) -> Result<(), String> {
     let DatabaseUrl::Sqlite(path) = url else { return Ok(()) };
     for file in with_neighbors(path) {
-        let fault =
-            |error: io::Error| format!("database.url {}: it can't be written: {error}", file.display());
+        let fault = |error: io::Error| {
+            format!(
+                "{} can't be written ({error}): let outhook's user write to it and to its folder",
+                file.display()
+            )
+        };
         match OpenOptions::new().append(true).open(&file) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             opened => drop(opened.map_err(fault)?),
@@ -43,7 +49,10 @@ fn check_database(url: &DatabaseUrl) -> Result<(), String> {
     }
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     try_folder(folder).map_err(|error| {
-        format!("database.url: no file can be made in the folder {}: {error}", folder.display())
+        format!(
+            "no file can be made in the folder {} ({error}): let outhook's user write to it",
+            folder.display()
+        )
     })
 }
 

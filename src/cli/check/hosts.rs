@@ -23,15 +23,21 @@ struct Host {
     is_of_organization: bool,
 }
 
-/// Asks for every host, and reports the first that is not served.
+/// Asks for every host, and reports all that are not served.
 pub(super) async fn check(config: &Config, site: &Url) -> Result<Found, Failed> {
     let (hosts, is_cut) = hosts(config).await?;
     let rest = RestClient::new(site.clone(), client_config());
     let ask = async |host: Host| (rest.server_settings(&host.name).await, host);
     let answers: Vec<_> = stream::iter(hosts).map(ask).buffered(REQUESTS_MAX).collect().await;
-    let (mut version, mut empty, mut served) = (String::new(), Vec::new(), 0);
+    let (mut version, mut unserved, mut empty, mut served) = (String::new(), Vec::new(), Vec::new(), 0);
     for (answer, host) in answers {
-        let Settings { zulip_version, realm_name } = answer.map_err(|fault| unserved(site, &host, &fault))?;
+        let Settings { zulip_version, realm_name } = match answer {
+            Ok(settings) => settings,
+            Err(fault) => {
+                unserved.push(describe(site, &host, &fault));
+                continue;
+            }
+        };
         if host.is_of_organization && realm_name.is_none() {
             empty.push(host.name);
         }
@@ -40,19 +46,20 @@ pub(super) async fn check(config: &Config, site: &Url) -> Result<Found, Failed> 
     let cut = is_cut.then(|| format!(" (of more than {ORGANIZATIONS_MAX} organizations the first)"));
     let cut = cut.unwrap_or_default();
     let found = format!("{site} is Zulip {version}, hosts that it serves: {served}{cut}");
-    Ok(match empty.as_slice() {
-        [] => Found::Well(found),
-        _ => Found::Doubtful(format!(
-            "{found}; but it names no organization at {}: set zulip.external_host and zulip.realm_hosts as \
-             EXTERNAL_HOST and REALM_HOSTS are set in Zulip",
+    let mut faults = unserved;
+    if !empty.is_empty() {
+        faults.push(format!(
+            "it names no organization at {}: set zulip.external_host and zulip.realm_hosts as EXTERNAL_HOST and \
+             REALM_HOSTS are set in Zulip",
             empty.join(", ")
-        )),
-    })
+        ));
+    }
+    if faults.is_empty() { Ok(Found::Well(found)) } else { Err(Failed::unavailable(faults.join("; "))) }
 }
 
-fn unserved(site: &Url, host: &Host, fault: &str) -> Failed {
+fn describe(site: &Url, host: &Host, fault: &str) -> String {
     let host = if host.name.is_empty() { String::new() } else { format!(", asked as {}", host.name) };
-    Failed::unavailable(format!("{site}{host}: {fault}"))
+    format!("{site}{host}: {fault}")
 }
 
 /// The external host alone if the database does not tell: that is a fault of its own.

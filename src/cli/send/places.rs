@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use outhook_core::identity::BotId;
+use outhook_core::{identity::BotId, json::with_surrogates_replaced};
 use serde_json::{Map, Value, json};
 
 use crate::{
@@ -74,7 +74,7 @@ impl Places {
 
     /// That the reply to an event would be posted where somebody reads it.
     pub(super) async fn check(&mut self, bot: BotId, payload: &[u8]) -> Result<(), Failed> {
-        let destination = Destination::of_event(payload);
+        let destination = Destination::of_event(&with_surrogates_replaced(payload));
         let place = match &destination {
             Destination::Stream { to, .. } => format!("channel {to}"),
             Destination::Direct { to } => format!("{to:?}"),
