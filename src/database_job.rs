@@ -32,7 +32,17 @@ pub(crate) enum Ended<T> {
 impl DatabaseJob {
     /// A line whose jobs are called `name` by whoever is told of trouble.
     pub(crate) fn new(name: &'static str, health: &Health) -> Self {
-        Self { name, health: health.clone(), backoff: Backoff::for_servers(), is_under_way: false }
+        Self::with_backoff(name, health, Backoff::for_servers())
+    }
+
+    /// The same with other waits.
+    pub(crate) fn with_backoff(name: &'static str, health: &Health, backoff: Backoff) -> Self {
+        Self { name, health: health.clone(), backoff, is_under_way: false }
+    }
+
+    /// There is nothing left to do on this line that could show whether the database answers.
+    pub(crate) fn rest(&self) {
+        self.health.withdraw(self.name);
     }
 
     /// Whether a job is under way, or the wait after one.
@@ -119,7 +129,8 @@ impl DatabaseJob {
                         });
                     }
                     Err(error) => {
-                        line(actor).is_under_way = false;
+                        // A refusal is an answer.
+                        line(actor).succeeded();
                         then(actor, Ended::Failed(error), context);
                     }
                 }

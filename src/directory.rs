@@ -57,6 +57,11 @@ impl Directory {
         Self { store, health, bots, waiting: Arc::default() }
     }
 
+    /// Where to tell of trouble.
+    pub(crate) fn health(&self) -> &Health {
+        &self.health
+    }
+
     /// The same as [`Directory::find`], as it is now.
     pub(crate) async fn find_anew(&self, bot: BotId) -> Result<Arc<Bot>, NotCallable> {
         self.bots.invalidate(&bot).await;

@@ -64,6 +64,7 @@ impl Case {
     fn all(storage: Storage) -> impl Iterator<Item = Self> {
         // SQLite has one daemon, which joins with all partitions.
         let needs_peers = [
+            Step::RenewLease,
             Step::Bury,
             Step::ClaimPartitions,
             Step::ReleasePartitions,

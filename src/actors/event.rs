@@ -30,6 +30,7 @@ use super::{flag::FlagActor, queue::QueueActor, reply::ReplyActor, service_call:
 use crate::{
     blame::Blame,
     fail_points,
+    health::Running,
     http::KEEP_ALIVE,
     mailbox::{Mailbox, takes_mail},
     messages::{
@@ -106,8 +107,9 @@ struct Held {
 }
 
 enum Phase {
-    /// The rows of the shard are not free yet: offers are dropped, they stay rows.
-    TakingOver,
+    /// The rows of the shard are not free yet: offers are dropped, they stay rows. Health sees how long that
+    /// takes.
+    TakingOver(#[expect(dead_code, reason = "kept until it is over")] Running),
     Working,
     /// Nothing new is begun; answered when the last call has ended.
     Draining(Option<oneshot::Sender<()>>),
@@ -122,6 +124,7 @@ impl EventActor {
         tools: CallTools,
         links: Links,
     ) -> Self {
+        let takes_over = tools.directory.health().database_job("take-over");
         Self {
             shard,
             lanes: Lanes::new(limits()),
@@ -141,7 +144,7 @@ impl EventActor {
             turns: generation << 32,
             leaving: Partitions::NONE,
             recent: Recent::new(RECENT_MAX),
-            phase: Phase::TakingOver,
+            phase: Phase::TakingOver(takes_over),
             awaits_permit: false,
             awaits_patient: false,
             awaits_files: false,
@@ -221,7 +224,7 @@ impl Handler<ShardTakenOver> for EventActor {
     type Result = ();
 
     fn handle(&mut self, _: ShardTakenOver, _: &mut Context<Self>) {
-        if matches!(self.phase, Phase::TakingOver) {
+        if matches!(self.phase, Phase::TakingOver(_)) {
             self.phase = Phase::Working;
         }
         self.pass_on_leaving();

@@ -19,6 +19,7 @@ use outhook_core::{
 use self::sightings::Sightings;
 use super::{event::EventActor, flag::FlagActor, queue::QueueActor, reply::ReplyActor};
 use crate::{
+    backoff::Backoff,
     database_job::{DatabaseJob, Ended},
     fail_points,
     health::Health,
@@ -38,6 +39,14 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 const SESSION_GRACE: Duration = Duration::from_millis(500);
 /// After the own session was lost, the others have probably lost theirs too, and get so long to come back.
 const RETURN_GRACE: Duration = Duration::from_secs(3);
+
+/// A daemon without a session is dead only if its lease has not moved for so long either, which is renewed at
+/// least once a second.
+const SILENCE: Duration = Duration::from_millis(1_500);
+/// How soon a session that could not be opened is tried again: the others wait for it.
+const SESSION_BACKOFF: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_millis(500));
+/// For how long other daemons may keep this one from changing anything before an operator hears of it.
+const BLOCKED_MAX: Duration = Duration::from_secs(10);
 
 /// Under which it complains of a lease that has run out.
 const LEASE: &str = "lease";
@@ -59,11 +68,25 @@ pub(crate) struct LeaseActor {
     looking: DatabaseJob,
     /// Changes what the last look showed to be wrong.
     changing: DatabaseJob,
+    /// How often a change has begun or ended: a look beside one may have seen what was before it.
+    changes: u64,
+    /// Since when other daemons' locks have kept this one from changing anything.
+    blocked_since: Option<Instant>,
+    releasing: DatabaseJob,
     opening: DatabaseJob,
     /// A look soon is arranged.
     looks_soon: bool,
     /// Something has changed since the look that is under way began.
     looks_again: bool,
+}
+
+/// What came of a change.
+enum Change<T> {
+    Made(T),
+    /// Somebody else holds a lock.
+    Blocked,
+    /// The others have taken over; the next look tells.
+    Fenced,
 }
 
 /// What LeaseActor works with.
@@ -104,7 +127,10 @@ impl LeaseActor {
             giving: Partitions::NONE,
             looking: job("look"),
             changing: job("change"),
-            opening: job("session"),
+            changes: 0,
+            blocked_since: None,
+            releasing: job("release"),
+            opening: DatabaseJob::with_backoff("session", &links.health, SESSION_BACKOFF),
             looks_soon: false,
             looks_again: false,
             links,
@@ -127,19 +153,23 @@ impl LeaseActor {
     /// Renews the lease and looks at the others, also beside a change: burying a daemon with much work may take
     /// longer than the lease.
     fn look(&mut self, context: &mut Context<Self>) {
+        if !self.tenure.holds() && !self.links.health.is_draining() {
+            self.links.health.database_is_away(LEASE, &"the lease has run out");
+        }
         if self.looking.is_under_way() {
             self.looks_again = true;
             return;
         }
-        if !self.tenure.holds() && !self.links.health.is_draining() {
-            self.links.health.database_is_away(LEASE, &"the lease has run out");
-        }
         let (store, daemon, lease) = (self.links.store.clone(), self.tenure.daemon(), self.links.lease);
-        let began = Instant::now();
+        let (began, changes) = (Instant::now(), self.changes);
         let job = async move {
-            match store.renew_lease(daemon, lease).await {
-                Err(StoreError::Fenced) => Ok(None),
-                renewed => renewed.map(Some),
+            // Whatever database.timeout is, the lease must not run out while one look hangs.
+            match tokio::time::timeout(lease / 3, store.renew_lease(daemon, lease)).await {
+                Err(_) => {
+                    Err(StoreError::Ended("the database has not answered within a third of the lease".into()))
+                }
+                Ok(Err(StoreError::Fenced)) => Ok(None),
+                Ok(renewed) => renewed.map(Some),
             }
         };
         self.looking.begin_stubbornly(
@@ -148,19 +178,21 @@ impl LeaseActor {
             job,
             move |actor, seen, context| match seen {
                 Some(_) if daemon != actor.tenure.daemon() => {}
-                Some(Some(sighting)) => actor.seen(&sighting, began, context),
+                Some(Some(sighting)) => actor.seen(&sighting, (began, changes), context),
                 Some(None) => actor.join_again(context),
                 None => actor.look(context),
             },
         );
     }
 
-    fn seen(&mut self, sighting: &Sighting, began: Instant, context: &mut Context<Self>) {
+    fn seen(&mut self, sighting: &Sighting, (began, changes): (Instant, u64), context: &mut Context<Self>) {
         self.renewed(began + self.links.lease);
         let dead = self.find_dead(sighting);
         if self.changing.is_under_way() {
             // What it leaves to do is seen afterwards.
             self.looks_again = true;
+        } else if changes != self.changes {
+            self.look(context);
         } else if self.session_since.is_some() {
             self.act(sighting, dead, context);
         } else {
@@ -192,6 +224,7 @@ impl LeaseActor {
         }
         let Shares { claim, release, intake } = self.roster(sighting).shares(self.tenure.daemon());
         self.set_intake(intake == Intake::Take);
+        self.release(context);
         // Also what a predecessor had begun to give up or was granted without hearing of it, and what is not
         // this daemon's any more, should it think so.
         let mine = self.tenure.partitions();
@@ -239,7 +272,9 @@ impl LeaseActor {
         let connected = self.session_since.map_or(Duration::ZERO, |since| since.elapsed());
         let has_returned = !self.has_lost_session || connected >= RETURN_GRACE;
         let is_dead = |daemon: &SeenDaemon| {
-            self.sightings.missing_for(daemon.id) >= Some(SESSION_GRACE) && has_returned
+            self.sightings.missing_for(daemon.id) >= Some(SESSION_GRACE)
+                && self.sightings.silent_for(daemon.id) >= SILENCE
+                && has_returned
                 || self.sightings.silent_for(daemon.id) >= self.links.lease && connected >= self.links.lease
         };
         others.iter().filter(|daemon| is_dead(daemon)).copied().collect()
@@ -252,22 +287,31 @@ impl LeaseActor {
         context: &mut Context<Self>,
         then: impl FnOnce(&mut Self, T, &mut Context<Self>) + 'static,
     ) {
+        // Another daemon changes something; the next look tells what is left to do. But not for ever.
+        let is_patient = self.blocked_since.is_none_or(|since| since.elapsed() < BLOCKED_MAX);
         let job = async move {
             match job.await {
-                // Another daemon changes something; the next look tells what is left to do.
-                Err(error) if error.is_lock_timeout() => Ok(None),
-                Err(StoreError::Fenced) => Ok(None),
-                done => done.map(Some),
+                Err(error) if error.is_lock_timeout() && is_patient => Ok(Change::Blocked),
+                Err(StoreError::Fenced) => Ok(Change::Fenced),
+                done => done.map(Change::Made),
             }
         };
+        self.changes += 1;
         self.changing.begin(
             context,
             |actor| &mut actor.changing,
             job,
             |actor, ended, context| {
+                actor.changes += 1;
                 match ended {
-                    Ended::Done(Some(value)) => then(actor, value, context),
-                    Ended::Done(None) => {}
+                    Ended::Done(Change::Made(value)) => {
+                        actor.blocked_since = None;
+                        then(actor, value, context);
+                    }
+                    Ended::Done(Change::Blocked) => {
+                        actor.blocked_since.get_or_insert_with(Instant::now);
+                    }
+                    Ended::Done(Change::Fenced) => {}
                     Ended::Again => actor.looks_again = true,
                     Ended::Failed(error) => log::error!("daemons and partitions can't be changed: {error}"),
                 }

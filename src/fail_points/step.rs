@@ -5,6 +5,8 @@
 pub(crate) enum Step {
     /// A daemon's row is written.
     Join,
+    /// A daemon's lease is renewed.
+    RenewLease,
     /// A dead daemon's partitions and rows are made free.
     Bury,
     /// Free partitions become a daemon's own.
@@ -62,8 +64,9 @@ pub(crate) enum Step {
 impl Step {
     /// All of them.
     #[cfg(test)]
-    pub(crate) const ALL: [Self; 27] = [
+    pub(crate) const ALL: [Self; 28] = [
         Self::Join,
+        Self::RenewLease,
         Self::Bury,
         Self::ClaimPartitions,
         Self::ReleasePartitions,
@@ -96,6 +99,7 @@ impl Step {
     pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Join => "join",
+            Self::RenewLease => "renew-lease",
             Self::Bury => "bury",
             Self::ClaimPartitions => "claim-partitions",
             Self::ClaimIntake => "claim-intake",

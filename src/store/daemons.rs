@@ -17,11 +17,11 @@ use sea_orm::{ConnectionTrait, DbBackend, DbErr, QueryResult};
 
 pub(crate) use self::session::{News, Session};
 use self::{
-    owners::{disown, orphan, own},
+    owners::{disown, orphan, own, partitions_of},
     session::{HAS_SESSION, announce_change},
 };
 use super::{
-    Lock, Store, StoreError,
+    Length, Lock, Store, StoreError,
     outbox::free_replies,
     pool::Transaction,
     rows::{Suspicion, free_events},
@@ -36,7 +36,8 @@ use crate::{
 /// Behind which whoever changes daemons and partitions stands: each such transaction locks many rows. This lock
 /// comes before that of the daemon's row, for which whoever expires it waits. The patience is short, because
 /// whoever renews the lease must not be held up.
-const CHANGE_LOCK: Lock = Lock { number: 0x6f75_7468_6f6f_6b03, patience: Duration::from_millis(500) };
+const CHANGE_LOCK: Lock =
+    Lock { number: 0x6f75_7468_6f6f_6b03, patience: Duration::from_millis(500), length: Length::Long };
 
 /// What one daemon sees of all.
 #[derive(Debug, Clone)]
@@ -105,21 +106,21 @@ impl Store {
         daemon: DaemonId,
         lease: Duration,
     ) -> Result<Sighting, StoreError> {
-        self.read(move |store| async move {
+        self.write(Step::RenewLease, move |transaction| async move {
             let sql = format!(
                 "UPDATE outhook_daemon SET alive_until = {POSTGRES_CLOCK} + $2 WHERE id = $1
                  RETURNING {POSTGRES_CLOCK} AS clock"
             );
             let values = [daemon.into(), millis(lease).into()];
-            let renewed = store.db().query_one_raw(statement(DbBackend::Postgres, sql, values)).await?;
+            let renewed = transaction.query_one_raw(statement(DbBackend::Postgres, sql, values)).await?;
             let Some(renewed) = renewed else { return Err(StoreError::Fenced) };
             clock::follow(renewed.try_get("", "clock")?);
-            let daemons = store.see_daemons().await?;
+            let daemons = see_daemons(&transaction).await?;
             Ok(Sighting {
                 taker: daemons.iter().find(|daemon| daemon.takes_deliveries).map(|daemon| daemon.id),
                 daemons,
-                free: store.partitions_of(None).await?,
-                owned: store.partitions_of(Some(daemon)).await?,
+                free: partitions_of(&transaction, None).await?,
+                owned: partitions_of(&transaction, Some(daemon)).await?,
             })
         })
         .await
@@ -197,15 +198,15 @@ impl Store {
         })
         .await
     }
+}
 
-    async fn see_daemons(&self) -> Result<Vec<SeenDaemon>, DbErr> {
-        let sql = format!(
-            "SELECT d.id, d.is_leaving, d.takes_deliveries, d.alive_until, {HAS_SESSION} AS has_session
-             FROM outhook_daemon d ORDER BY d.id"
-        );
-        let rows = self.db().query_all_raw(statement(DbBackend::Postgres, sql, [])).await?;
-        rows.iter().map(seen_daemon).collect()
-    }
+async fn see_daemons(transaction: &Transaction) -> Result<Vec<SeenDaemon>, DbErr> {
+    let sql = format!(
+        "SELECT d.id, d.is_leaving, d.takes_deliveries, d.alive_until, {HAS_SESSION} AS has_session
+         FROM outhook_daemon d ORDER BY d.id"
+    );
+    let rows = transaction.query_all_raw(statement(DbBackend::Postgres, sql, [])).await?;
+    rows.iter().map(seen_daemon).collect()
 }
 
 fn seen_daemon(row: &QueryResult) -> Result<SeenDaemon, DbErr> {
@@ -241,10 +242,8 @@ async fn bury(transaction: &Transaction, dead: Option<&[SeenDaemon]>) -> Result<
     let backend = transaction.get_database_backend();
     let rows = match dead {
         Some(dead) => {
-            let sql = format!(
-                "DELETE FROM outhook_daemon d USING unnest($1, $2) AS seen (id, alive_until)
-                 WHERE d.id = seen.id AND (d.alive_until = seen.alive_until OR NOT {HAS_SESSION}) RETURNING d.id"
-            );
+            let sql = "DELETE FROM outhook_daemon d USING unnest($1, $2) AS seen (id, alive_until)
+                WHERE d.id = seen.id AND d.alive_until = seen.alive_until RETURNING d.id";
             let seen = [
                 bigints(dead.iter().map(|daemon| daemon.id)),
                 bigints(dead.iter().map(|daemon| daemon.alive_until)),

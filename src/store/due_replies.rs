@@ -67,7 +67,7 @@ impl Store {
     /// [`Store::free_replies`] sets it right.
     pub(crate) async fn take_due_replies(&self, places: Places) -> Result<DueReplies, StoreError> {
         let store = self.clone();
-        self.write(Step::TakeReplies, move |transaction| async move {
+        self.write_behind(self.outbox_lock(), Step::TakeReplies, move |transaction| async move {
             let now = now();
             // So there is a bot without posts under way for each place, or these are all bots.
             let bots_max = places.free.saturating_add(distinct(&places.in_flight));

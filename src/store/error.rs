@@ -116,9 +116,10 @@ pub(super) fn leaves_connection_sound(error: &SqlxError) -> bool {
 
 /// SQLSTATEs of a connection that is of no more use: connection trouble (08), no connections left (53300),
 /// read-only (25006: after a failover this is the wrong server), a transaction that lasted too long (25P03,
-/// 25P04), a server that shuts down, has crashed or starts (57P01 to 57P03), an internal error (XX).
-const CLOSING_SQLSTATES: [&str; 9] =
-    ["08", "53300", "25006", "25P03", "25P04", "57P01", "57P02", "57P03", "XX"];
+/// 25P04), a server that shuts down, has crashed or starts (57P01 to 57P03), an internal error (XX), and plans or
+/// statements that it remembers and that no longer fit the tables (0A000, 26000, 42P05).
+const CLOSING_SQLSTATES: [&str; 12] =
+    ["08", "53300", "25006", "25P03", "25P04", "57P01", "57P02", "57P03", "XX", "0A000", "26000", "42P05"];
 
 enum Weight {
     Away,
@@ -129,9 +130,12 @@ enum Weight {
 /// SQLSTATE classes and codes that pass by themselves: connection trouble (08), no resources (53, which
 /// includes a full disk), an operator's intervention such as a shutdown (57), system errors (58), read-only
 /// for now (25006), a transaction that lasted too long (25P03, 25P04), serialization failure and deadlock
-/// (40001, 40P01), lock not available (55P03).
-const PASSING_SQLSTATES: [&str; 10] =
-    ["08", "53", "57", "58", "25006", "25P03", "25P04", "40001", "40P01", "55P03"];
+/// (40001, 40P01), lock not available (55P03), an internal error (XX), and what a new connection mends: a cached
+/// plan or statement that no longer fits its tables (0A000, 26000, 42P05).
+const PASSING_SQLSTATES: [&str; 14] = [
+    "08", "53", "57", "58", "25006", "25P03", "25P04", "40001", "40P01", "55P03", "XX", "0A000", "26000",
+    "42P05",
+];
 
 /// SQLSTATEs of locks that could not be had: lock not available, deadlock.
 const LOCK_TIMEOUTS: [&str; 2] = ["55P03", "40P01"];
@@ -153,6 +157,8 @@ const PASSING_SQLITE_CODES: [i64; 10] = [5, 6, 7, 8, 10, 11, 13, 14, 15, 26];
 
 fn weigh(error: &DbErr) -> Weight {
     match (error, driver_error(error)) {
+        // Whatever keeps a connection from being made, it is not the fault of what is to be stored.
+        (DbErr::Conn(_), Some(error)) if matches!(weigh_sqlx(error), Weight::Refused) => Weight::Away,
         (_, Some(error)) => weigh_sqlx(error),
         (DbErr::ConnectionAcquire(_) | DbErr::Conn(_), None) => Weight::Away,
         _ => Weight::Refused,

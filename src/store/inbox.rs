@@ -4,7 +4,7 @@ mod admit;
 mod event;
 mod insert;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use outhook_core::{
     event::{Header, Malformed},
@@ -102,12 +102,13 @@ impl Store {
     ) -> Result<Stored, StoreError> {
         let store = self.clone();
         self.write(Step::StoreDeliveries, move |transaction| async move {
-            if again {
-                free_known_events(&transaction, &intake.events).await?;
-            }
             let mine = store.partitions();
             let has_others = intake.events.iter().any(|event| !mine.hold(event.header.bot));
+            let keys: Vec<EventKey> =
+                if again { intake.events.iter().map(NewEvent::key).collect() } else { Vec::new() };
             let stored = insert_events(&transaction, intake.events, mine).await?;
+            // Behind the insert, which waits for a first try whose commit is still under way.
+            free_known_events(&transaction, &keys, &stored).await?;
             let mut letters = unknown_overflow(&transaction, intake.overflow).await?;
             letters.extend(intake.dead);
             insert_dead_letters(&transaction, letters, letters_per_bot).await?;
@@ -168,13 +169,18 @@ impl Store {
     }
 }
 
-async fn free_known_events(transaction: &Transaction, events: &[NewEvent]) -> Result<(), DbErr> {
+/// Makes those of these events due that were stored before and that nobody may hold.
+async fn free_known_events(
+    transaction: &Transaction,
+    keys: &[EventKey],
+    stored: &Stored,
+) -> Result<(), DbErr> {
     let backend = transaction.get_database_backend();
     let sql = "UPDATE outhook_event SET due = $4
         WHERE bot_id = $1 AND message_id = $2 AND replay = $3 AND state = 0 AND due IS NULL";
-    for event in events {
-        let values =
-            [event.header.bot.into(), event.header.message.into(), event.replay.into(), now().into()];
+    let held: HashSet<EventKey> = stored.held.iter().map(|taken| taken.event.key).collect();
+    for key in keys.iter().filter(|key| !held.contains(key)) {
+        let values = [key.bot.into(), key.message.into(), key.replay.into(), now().into()];
         transaction.execute_raw(statement(backend, sql, values)).await?;
     }
     Ok(())

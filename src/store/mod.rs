@@ -67,8 +67,9 @@ mod wake;
 use std::{future::Future, sync::Arc, time::Duration};
 
 use outhook_core::partition::Partitions;
+use parking_lot::Mutex;
 use sea_orm::{ConnectionTrait, DbBackend, DbErr, RuntimeErr};
-use tokio::{runtime::Handle, sync::OnceCell};
+use tokio::runtime::Handle;
 
 use self::{
     pool::{Pool, Transaction},
@@ -112,7 +113,7 @@ struct Inner {
     /// Runtime of the main arbiter.
     runtime: Handle,
     /// See [`Store::reads_deactivated`].
-    reads_deactivated: OnceCell<bool>,
+    reads_deactivated: Mutex<Option<bool>>,
 }
 
 /// An advisory lock behind which some transactions stand in line, for as long as their patience.
@@ -121,12 +122,25 @@ struct Lock {
     number: i64,
     /// For this lock and any other.
     patience: Duration,
+    length: Length,
 }
+
+/// How long a transaction may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Length {
+    /// The deadline of a job.
+    Usual,
+    /// [`LONG`] times that: it may touch every unfinished event.
+    Long,
+}
+
+/// See [`Length::Long`].
+const LONG: u32 = 30;
 
 impl Store {
     /// Wraps a pool; its jobs will run on the current runtime.
     fn new(pool: Pool) -> Self {
-        let inner = Inner { pool, runtime: Handle::current(), reads_deactivated: OnceCell::new() };
+        let inner = Inner { pool, runtime: Handle::current(), reads_deactivated: Mutex::new(None) };
         Self { inner: Arc::new(inner), tenure: None }
     }
 
@@ -166,7 +180,7 @@ impl Store {
         Fut: Future<Output = Result<T, StoreError>> + Send + 'static,
         T: Send + 'static,
     {
-        self.job(work(self.clone())).await
+        self.job(self.inner.pool.deadline(), work(self.clone())).await
     }
 
     /// Does work in a transaction and commits it, within the deadline of a job. The only way to commit, so that
@@ -181,7 +195,17 @@ impl Store {
         Fut: Future<Output = Result<T, StoreError>> + Send + 'static,
         T: Send + 'static,
     {
-        self.transact(None, step, work).await
+        self.transact((None, Length::Usual), step, work).await
+    }
+
+    /// The same for a transaction that may touch every unfinished event.
+    async fn write_at_length<T, F, Fut>(&self, step: Step, work: F) -> Result<T, StoreError>
+    where
+        F: FnOnce(Transaction) -> Fut + Send + 'static,
+        Fut: Future<Output = Result<T, StoreError>> + Send + 'static,
+        T: Send + 'static,
+    {
+        self.transact((None, Length::Long), step, work).await
     }
 
     /// The same, once no other transaction is behind this lock. On SQLite, whoever writes is alone anyway.
@@ -191,19 +215,29 @@ impl Store {
         Fut: Future<Output = Result<T, StoreError>> + Send + 'static,
         T: Send + 'static,
     {
-        self.transact(Some(lock), step, work).await
+        self.transact((Some(lock), lock.length), step, work).await
     }
 
-    async fn transact<T, F, Fut>(&self, lock: Option<Lock>, step: Step, work: F) -> Result<T, StoreError>
+    async fn transact<T, F, Fut>(
+        &self,
+        (lock, length): (Option<Lock>, Length),
+        step: Step,
+        work: F,
+    ) -> Result<T, StoreError>
     where
         F: FnOnce(Transaction) -> Fut + Send + 'static,
         Fut: Future<Output = Result<T, StoreError>> + Send + 'static,
         T: Send + 'static,
     {
         let store = self.clone();
-        self.job(async move {
+        let deadline = match length {
+            Length::Usual => self.inner.pool.deadline(),
+            Length::Long => self.inner.pool.deadline() * LONG,
+        };
+        self.job(deadline, async move {
             let transaction = store.inner.pool.begin().await?;
             let worked = async {
+                store.take_time(length, deadline, &transaction).await?;
                 store.stand_behind(lock, &transaction).await?;
                 store.look_at_daemon(&transaction).await?;
                 work(transaction.clone()).await
@@ -219,8 +253,21 @@ impl Store {
         .await
     }
 
+    async fn take_time(
+        &self,
+        length: Length,
+        deadline: Duration,
+        transaction: &Transaction,
+    ) -> Result<(), DbErr> {
+        if length == Length::Long && self.has_peers() {
+            let limit = format!("SET LOCAL statement_timeout = {}", deadline.as_millis());
+            transaction.execute_unprepared(&limit).await?;
+        }
+        Ok(())
+    }
+
     async fn stand_behind(&self, lock: Option<Lock>, transaction: &Transaction) -> Result<(), DbErr> {
-        let Some(Lock { number, patience }) = lock.filter(|_| self.has_peers()) else { return Ok(()) };
+        let Some(Lock { number, patience, .. }) = lock.filter(|_| self.has_peers()) else { return Ok(()) };
         let patience = patience.as_millis();
         let wait = format!("SET LOCAL lock_timeout = {patience}; SELECT pg_advisory_xact_lock({number})");
         transaction.execute_unprepared(&wait).await?;
@@ -237,16 +284,18 @@ impl Store {
     /// Past the deadline the work is dropped, and with it its connection is closed.
     async fn job<T: Send + 'static>(
         &self,
+        deadline: Duration,
         work: impl Future<Output = Result<T, StoreError>> + Send + 'static,
     ) -> Result<T, StoreError> {
-        let deadline = self.inner.pool.deadline();
-        let task = self.inner.runtime.spawn(tokio::time::timeout(deadline, work));
-        match task.await {
-            Ok(Ok(Err(error))) if error.is_missing_right() => Err(self.explain_missing_rights(error).await),
-            Ok(Ok(done)) => done,
-            Ok(Err(_)) => Err(pool::late(deadline).into()),
-            Err(error) => Err(StoreError::Ended(error.to_string())),
-        }
+        let store = self.clone();
+        let job = async move {
+            match tokio::time::timeout(deadline, work).await {
+                Ok(Err(error)) if error.is_missing_right() => Err(store.explain_missing_rights(error).await),
+                Ok(done) => done,
+                Err(_) => Err(pool::late(deadline).into()),
+            }
+        };
+        self.inner.runtime.spawn(job).await.unwrap_or_else(|error| Err(StoreError::Ended(error.to_string())))
     }
 }
 

@@ -1,5 +1,7 @@
 //! The outbox: replies that were committed with the outcome of their call and are to be posted.
 
+use std::time::Duration;
+
 use entity::outhook::reply;
 use outhook_core::{
     identity::{BotId, Conversation, EventId, Millis, ServiceId},
@@ -8,11 +10,14 @@ use outhook_core::{
 use sea_orm::{ActiveEnum, ConnectionTrait, DbBackend, DbErr, FromQueryResult, Statement, Value};
 
 use super::{
-    Store, StoreError,
+    Length, Lock, Store, StoreError,
     pool::Transaction,
     sql::{bigints, byte_strings, clean, in_partitions, members, now, statement, texts},
 };
-use crate::fail_points::Step;
+use crate::{fail_points::Step, tenure::Tenure};
+
+/// Behind which a daemon takes replies; its number is added. Any number will do, as long as it is only outhook's.
+const OUTBOX_LOCKS: i64 = 0x6f75_7468_6f6f_6b05;
 
 /// A message for the outbox.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -94,10 +99,21 @@ impl Store {
         .await
     }
 
+    /// Behind which this daemon takes replies and frees them: a first try whose commit is still under way would
+    /// leave replies that nobody holds.
+    pub(super) fn outbox_lock(&self) -> Lock {
+        let daemon = self.tenure.as_ref().map_or(0, Tenure::daemon);
+        Lock {
+            number: OUTBOX_LOCKS.wrapping_add(daemon << 8),
+            patience: Duration::from_secs(5),
+            length: Length::Usual,
+        }
+    }
+
     /// Makes every pending reply of this daemon's bots due that is not: whoever held them has failed.
     pub(crate) async fn free_replies(&self) -> Result<(), StoreError> {
         let store = self.clone();
-        self.write(Step::FreeReplies, move |transaction| async move {
+        self.write_behind(self.outbox_lock(), Step::FreeReplies, move |transaction| async move {
             free_replies(&transaction, store.partitions()).await?;
             Ok(())
         })

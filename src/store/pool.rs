@@ -63,6 +63,8 @@ struct Idle {
 struct Grant {
     places: usize,
     refused_at: Option<Instant>,
+    /// An operator knows that it is fewer than configured.
+    is_told: bool,
 }
 
 /// An open connection, counted for as long as it exists.
@@ -93,7 +95,7 @@ impl Pool {
             places: Arc::new(Semaphore::new(max)),
             idle: Mutex::default(),
             open: Arc::default(),
-            grant: Mutex::new(Grant { places: max, refused_at: None }),
+            grant: Mutex::new(Grant { places: max, refused_at: None, is_told: false }),
         };
         Self { inner: Arc::new(inner) }
     }
@@ -135,7 +137,11 @@ impl Pool {
         if self.inner.grant.lock().places < 2 {
             return;
         }
-        if let Ok(place) = Arc::clone(&self.inner.places).acquire_owned().await {
+        let place = Arc::clone(&self.inner.places).acquire_owned().await;
+        // Others may have been refused a connection meanwhile.
+        if let Ok(place) = place
+            && self.inner.grant.lock().places > 1
+        {
             let idle = self.inner.idle.lock().pop();
             if let Some(idle) = idle {
                 idle.connection.close(self.patience()).await;
@@ -187,10 +193,10 @@ impl Pool {
     }
 
     fn give_place_up(&self, place: OwnedSemaphorePermit, error: &SqlxError) {
-        let is_news = self.inner.grant.lock().refused_at.is_none();
         self.forget(place);
-        if is_news {
-            let open = self.inner.open.load(SeqCst);
+        if !std::mem::replace(&mut self.inner.grant.lock().is_told, true) {
+            // The session is one more.
+            let open = self.inner.open.load(SeqCst) + 1;
             log::warn!(
                 "PostgreSQL grants no more than the {open} connections that are open, and outhook works with these: raise \
                  the limit of the role, server or pooler, or lower database.max_connections, which is {} ({error})",

@@ -50,7 +50,6 @@ fn complete(options: PgConnectOptions, url: &Url) -> PgConnectOptions {
 
 fn says_ssl_mode(url: &Url) -> bool {
     url.query_pairs().any(|(key, _)| key == "sslmode" || key == "ssl-mode")
-        || std::env::var_os("PGSSLMODE").is_some()
 }
 
 /// Whether nothing between here and the server could listen or lie.

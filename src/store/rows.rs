@@ -103,7 +103,7 @@ impl Store {
 
     /// Makes every unfinished event of these partitions due that is not: whoever held them has failed.
     pub(crate) async fn free_events(&self, partitions: Partitions) -> Result<u64, StoreError> {
-        self.write(Step::FreeEvents, move |transaction| async move {
+        self.write_at_length(Step::FreeEvents, move |transaction| async move {
             let freed = free_events(&transaction, partitions, Suspicion::None).await?;
             Ok(freed)
         })

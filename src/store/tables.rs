@@ -100,6 +100,8 @@ impl Store {
         &self,
         work: impl AsyncFnOnce(&DatabaseConnection) -> Result<T, DbErr>,
     ) -> Result<T, StoreError> {
+        // The ORM's pool tries again and again to connect; this tells at once why it can't.
+        self.db().query_one_raw(statement(self.backend(), "SELECT 1", [])).await?;
         let db = self.db().connector().orm().await?;
         let done = work(&db).await;
         db.close().await?;

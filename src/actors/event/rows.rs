@@ -54,7 +54,7 @@ impl EventActor {
     /// Passes on what is leaving and has nothing under way.
     pub(super) fn pass_on_leaving(&mut self) {
         // A new generation speaks for its predecessor's events only when these are settled.
-        if self.leaving.is_empty() || matches!(self.phase, Phase::TakingOver) {
+        if self.leaving.is_empty() || matches!(self.phase, Phase::TakingOver(_)) {
             return;
         }
         let bots = self.events.values().map(|held| held.event.key.bot);

@@ -1,10 +1,10 @@
 //! Partitions that come and go.
 
-use actix::{ActorFutureExt, AsyncContext, Context, WrapFuture};
+use actix::Context;
 use outhook_core::partition::Partitions;
 
 use super::LeaseActor;
-use crate::messages::partitions::LetGo;
+use crate::{messages::partitions::LetGo, store::StoreError};
 
 impl LeaseActor {
     pub(super) fn gained(&mut self, gained: Partitions) {
@@ -26,24 +26,41 @@ impl LeaseActor {
     }
 
     pub(super) fn give_back(&mut self, partitions: Partitions, context: &mut Context<Self>) {
-        let given = partitions.and(self.leaving).without(self.giving);
-        if given.is_empty() {
+        self.giving = self.giving.or(partitions.and(self.leaving));
+        self.release(context);
+    }
+
+    /// Releases what is to be given back, one transaction after another.
+    pub(super) fn release(&mut self, context: &mut Context<Self>) {
+        let given = self.giving;
+        if given.is_empty() || self.releasing.is_under_way() {
             return;
         }
-        self.giving = self.giving.or(given);
         let (store, daemon) = (self.store(), self.tenure.daemon());
-        let release = async move { store.release_partitions(daemon, given).await };
-        context.spawn(release.into_actor(self).map(move |released, actor, context| {
-            actor.giving = actor.giving.without(given);
-            match released {
-                Ok(()) => {
+        let job = async move {
+            match store.release_partitions(daemon, given).await {
+                // Another daemon changes something: after the next look.
+                Err(error) if error.is_lock_timeout() => Ok(false),
+                // They have taken over: there is nothing left to give.
+                Err(StoreError::Fenced) => Ok(false),
+                released => released.map(|()| true),
+            }
+        };
+        self.releasing.begin_stubbornly(
+            context,
+            |actor| &mut actor.releasing,
+            job,
+            move |actor, released, context| match released {
+                Some(true) => {
                     actor.leaving = actor.leaving.without(given);
+                    actor.giving = actor.giving.without(given);
                     log::info!("{} partitions were given back", given.len());
                     actor.look(context);
+                    actor.release(context);
                 }
-                // They stay among those that are leaving, and are asked for again.
-                Err(error) => log::debug!("giving partitions back: {error}"),
-            }
-        }));
+                Some(false) => {}
+                None => actor.release(context),
+            },
+        );
     }
 }

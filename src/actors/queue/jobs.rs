@@ -155,6 +155,9 @@ impl QueueActor {
     /// A job is over, with or without a result.
     pub(super) fn go_on_after(&mut self, kind: Kind, context: &mut Context<Self>) {
         self.lines.of(kind).is_at_rest = true;
+        if self.deliveries.is_empty() {
+            self.lines.storing.job.rest();
+        }
         if kind != Kind::Store {
             self.newcomers.forget();
         }

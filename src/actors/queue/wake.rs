@@ -56,7 +56,10 @@ impl QueueActor {
                 }
                 Ended::Done(None) => {}
                 Ended::Again => actor.watch_file(context),
-                Ended::Failed(error) => log::error!("the database file can't be watched: {error}"),
+                Ended::Failed(error) => {
+                    log::error!("the database file can't be watched: {error}");
+                    context.run_later(WATCH_AGAIN, Self::watch_file);
+                }
             },
         );
     }

@@ -44,12 +44,15 @@ impl Store {
         })
         .await
     }
+}
 
-    /// What a daemon owns, or nobody.
-    pub(super) async fn partitions_of(&self, owner: Option<DaemonId>) -> Result<Partitions, DbErr> {
-        let sql = "SELECT id FROM outhook_partition WHERE owner IS NOT DISTINCT FROM $1";
-        partitions(&self.db().query_all_raw(statement(DbBackend::Postgres, sql, [owner.into()])).await?)
-    }
+/// What a daemon owns, or nobody.
+pub(super) async fn partitions_of(
+    transaction: &Transaction,
+    owner: Option<DaemonId>,
+) -> Result<Partitions, DbErr> {
+    let sql = "SELECT id FROM outhook_partition WHERE owner IS NOT DISTINCT FROM $1";
+    partitions(&transaction.query_all_raw(statement(DbBackend::Postgres, sql, [owner.into()])).await?)
 }
 
 /// Makes those of these partitions a daemon's own that nobody owns, and returns them.

@@ -140,9 +140,12 @@ async fn open(postgres: &PostgresConnector, daemon: DaemonId) -> Result<Option<S
 
 /// What keeps the driver from connecting, of which it says only that it takes too long.
 async fn cause(postgres: &PostgresConnector, error: SqlxError) -> SqlxError {
-    match (&error, postgres.options.connect().await) {
-        (SqlxError::PoolTimedOut, Err(cause)) => cause,
-        _ => error,
+    if !matches!(error, SqlxError::PoolTimedOut) {
+        return error;
+    }
+    match tokio::time::timeout(SESSION_TIMEOUT, postgres.options.connect()).await {
+        Ok(Err(cause)) => cause,
+        Ok(Ok(_)) | Err(_) => error,
     }
 }
 
