@@ -16,7 +16,7 @@ pub struct Header {
     pub bot: BotId,
     /// `message.id`.
     pub message: MessageId,
-    /// A stable digest of where the message was written: (`stream_id`, topic [folded](folded)), or the
+    /// A stable digest of where the message was written: (`stream_id`, topic folded as Zulip compares), or the
     /// sorted ids in `display_recipient`; if that can't be read `recipient_id`, else the bot as a whole.
     pub conversation: Conversation,
 }

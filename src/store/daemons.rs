@@ -1,8 +1,8 @@
 //! Who works on this database, and for which bots.
 //!
-//! A daemon is a row. It counts as alive while it keeps moving `alive_until`, and it holds an advisory lock in a session of its own, by which the others see at once
-//! that its process is gone. To declare it dead, they delete its row; it can write nothing after that
-//! ([`Store::begin`] looks).
+//! A daemon is a row. It counts as alive while it keeps moving `alive_until`, and it holds an advisory lock in a
+//! session of its own, by which the others see at once that its process is gone. To declare it dead, they delete
+//! its row; it can write nothing after that ([`Store::write`] looks).
 
 mod owners;
 mod session;

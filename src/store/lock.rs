@@ -20,7 +20,7 @@ use super::{
 pub(super) const LOCK: &str = ".lock";
 
 /// The right to work on an SQLite file, until dropped: not before SQLite has closed it, see
-/// [`create`](super::sqlite::create).
+/// [`create`].
 #[derive(Debug)]
 #[expect(dead_code, reason = "kept open")]
 pub(crate) struct FileLock {
