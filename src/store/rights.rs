@@ -1,6 +1,6 @@
 //! What outhook's role may do, and the statements that grant what is missing.
 
-use sea_orm::{ConnectionTrait, DbBackend, FromQueryResult};
+use sea_orm::{ConnectionTrait, DbBackend, Value};
 
 use super::{
     OpenError, Store, StoreError,
@@ -85,30 +85,11 @@ const OF_HISTORY: [Need; 4] = [
     of_table("outhook_dead_letter", "DELETE"),
 ];
 
-/// A right that the role lacks.
-#[derive(FromQueryResult)]
-struct Missing {
-    /// Quoted, with its schema.
-    relation: String,
-    privilege: String,
-    /// Empty for the whole table.
-    columns: String,
-    role: String,
-}
-
-impl Missing {
-    fn grant(&self) -> String {
-        let Self { relation, privilege, columns, role } = self;
-        let columns = if columns.is_empty() { String::new() } else { format!(" ({columns})") };
-        format!("GRANT {privilege}{columns} ON {relation} TO {role};")
-    }
-}
-
-/// Tables and columns that do not exist are left out: no grant makes them.
+/// Rights to tables and columns that the role lacks. Those that do not exist are left out: no grant makes them.
 const MISSING: &str = "
-    SELECT format('%I.%I', s.nspname, c.relname) AS relation, n.privilege,
-        COALESCE(string_agg(quote_ident(NULLIF(n.col, '')), ', ' ORDER BY n.place), '') AS columns,
-        quote_ident(current_user) AS role
+    SELECT format('GRANT %s%s ON %I.%I TO %I;', n.privilege,
+        ' (' || string_agg(quote_ident(NULLIF(n.col, '')), ', ' ORDER BY n.place) || ')',
+        s.nspname, c.relname, current_user) AS statement
     FROM unnest($1, $2, $3) WITH ORDINALITY AS n (tab, privilege, col, place)
     JOIN pg_class c ON c.oid = to_regclass(n.tab)
     JOIN pg_namespace s ON s.oid = c.relnamespace
@@ -146,7 +127,7 @@ impl Store {
 
     /// What it means that the role may not delete what is kept no longer, if it may not.
     pub(crate) async fn keeps_history(&self) -> Result<Option<String>, StoreError> {
-        let grants = self.missing_grants(&OF_HISTORY.iter().collect::<Vec<_>>()).await?;
+        let grants = self.missing_grants(OF_HISTORY.iter()).await?;
         Ok((!grants.is_empty()).then(|| {
             let grants = grants.join(" ");
             format!("outhook's role may not delete what [history] keeps no longer, so it stays; a superuser lets it by: {grants}")
@@ -168,42 +149,37 @@ impl Store {
     }
 
     async fn all_missing_grants(&self) -> Result<Vec<String>, StoreError> {
-        let mut grants = self.missing_grants(&Self::needs()).await?;
-        if self.has_peers() {
-            let missing = statement(DbBackend::Postgres, MISSING_SEQUENCES, []);
-            for row in self.db().query_all_raw(missing).await? {
-                grants.push(row.try_get("", "statement")?);
-            }
-        }
+        let mut grants = self.missing_grants(OF_OUTHOOK.iter().chain(&OF_ZULIP)).await?;
+        grants.extend(self.grants(MISSING_SEQUENCES, []).await?);
         Ok(grants)
     }
 
-    fn needs() -> Vec<&'static Need> {
-        OF_OUTHOOK.iter().chain(&OF_ZULIP).collect()
-    }
-
-    async fn missing_grants(&self, needs: &[&Need]) -> Result<Vec<String>, StoreError> {
-        if !self.has_peers() {
-            return Ok(Vec::new());
-        }
-        let each = || needs.iter().flat_map(|need| need.columns.iter().map(move |column| (need, *column)));
+    async fn missing_grants(
+        &self,
+        needs: impl Iterator<Item = &'static Need> + Clone,
+    ) -> Result<Vec<String>, StoreError> {
+        let each = || {
+            needs.clone().flat_map(|need| need.columns.iter().map(move |column| (need, (*column).to_owned())))
+        };
         let values = [
             texts(each().map(|(need, _)| need.table.to_owned())),
             texts(each().map(|(need, _)| need.privilege.to_owned())),
-            texts(each().map(|(_, column)| column.to_owned())),
+            texts(each().map(|(_, column)| column)),
         ];
-        let rows = self.db().query_all_raw(statement(DbBackend::Postgres, MISSING, values)).await?;
-        let missing =
-            rows.iter().map(|row| Missing::from_query_result(row, "")).collect::<Result<Vec<_>, _>>()?;
-        Ok(missing.iter().map(Missing::grant).collect())
+        self.grants(MISSING, values).await
     }
 
     async fn missing_create(&self) -> Result<Option<String>, StoreError> {
+        Ok(self.grants(MISSING_CREATE, []).await?.pop())
+    }
+
+    /// The statements that a query for missing rights names: none on SQLite, which has no rights.
+    async fn grants<const N: usize>(&self, sql: &str, values: [Value; N]) -> Result<Vec<String>, StoreError> {
         if !self.has_peers() {
-            return Ok(None);
+            return Ok(Vec::new());
         }
-        let row = self.db().query_one_raw(statement(DbBackend::Postgres, MISSING_CREATE, [])).await?;
-        Ok(row.map(|row| row.try_get("", "statement")).transpose()?)
+        let rows = self.db().query_all_raw(statement(DbBackend::Postgres, sql, values)).await?;
+        Ok(rows.iter().map(|row| row.try_get("", "statement")).collect::<Result<_, _>>()?)
     }
 }
 
