@@ -127,15 +127,10 @@ enum Weight {
     Refused,
 }
 
-/// SQLSTATE classes and codes that pass by themselves: connection trouble (08), no resources (53, which
-/// includes a full disk), an operator's intervention such as a shutdown (57), system errors (58), read-only
-/// for now (25006), a transaction that lasted too long (25P03, 25P04), serialization failure and deadlock
-/// (40001, 40P01), lock not available (55P03), an internal error (XX), and what a new connection mends: a cached
-/// plan or statement that no longer fits its tables (0A000, 26000, 42P05).
-const PASSING_SQLSTATES: [&str; 14] = [
-    "08", "53", "57", "58", "25006", "25P03", "25P04", "40001", "40P01", "55P03", "XX", "0A000", "26000",
-    "42P05",
-];
+/// SQLSTATE classes and codes that pass by themselves, beside those of [`CLOSING_SQLSTATES`], which a new connection
+/// mends: no resources (53, which includes a full disk), an operator's intervention such as a shutdown (57),
+/// system errors (58), serialization failure and deadlock (40001, 40P01), lock not available (55P03).
+const PASSING_SQLSTATES: [&str; 6] = ["53", "57", "58", "40001", "40P01", "55P03"];
 
 /// SQLSTATEs of locks that could not be had: lock not available, deadlock.
 const LOCK_TIMEOUTS: [&str; 2] = ["55P03", "40P01"];
@@ -194,7 +189,8 @@ fn weigh_code(error: &dyn DatabaseError) -> Weight {
         let primary = code.parse::<i64>().map_or(0, |code| code & 0xff);
         (PASSING_SQLITE_CODES.contains(&primary), DENIED_SQLITE_CODES.contains(&primary))
     } else {
-        (starts_with_any(&code, &PASSING_SQLSTATES), starts_with_any(&code, &DENIED_SQLSTATES))
+        let passes = starts_with_any(&code, &CLOSING_SQLSTATES) || starts_with_any(&code, &PASSING_SQLSTATES);
+        (passes, starts_with_any(&code, &DENIED_SQLSTATES))
     };
     match (passing, denied) {
         (true, _) => Weight::Away,
