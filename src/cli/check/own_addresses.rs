@@ -18,10 +18,10 @@ const LOOKUPS_MAX: usize = 64;
 const NAMED_MAX: usize = 20;
 
 pub(super) async fn check(config: &Config) -> Result<Found, Failed> {
-    let own = Interfaces::read().map_err(Failed::unavailable)?.own();
     if config.egress.proxy.is_some() {
         return Ok(Found::Well("left to the proxy".into()));
     }
+    let own = Interfaces::read().map_err(Failed::unavailable)?.own();
     if own.public().next().is_none() {
         return Ok(Found::Well("it has no public address".into()));
     }
