@@ -72,6 +72,10 @@ async fn a_connection_that_falls_silent_is_replaced() {
     relay.silence();
     scene.outhook.misses("broker").await;
     scene.outhook.ready().await;
+    eventually("the queue to have both consumers", RESUMES_WITHIN, || async {
+        (queue.consumers().await == 2).then_some(())
+    })
+    .await;
     // Some are dealt to the consumer of the silent connection, for as long as the broker believes in it.
     queue.publish_all(&(2..=11).map(body).collect::<Vec<_>>()).await;
     scene.finished(2).await;

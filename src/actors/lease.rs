@@ -16,7 +16,7 @@ use outhook_core::{
     partition::{Intake, Partitions, Roster, Shares},
 };
 
-use self::sightings::Sightings;
+use self::sightings::{SESSION_GRACE, Sightings};
 use super::{event::EventActor, flag::FlagActor, queue::QueueActor, reply::ReplyActor};
 use crate::{
     backoff::Backoff,
@@ -35,14 +35,6 @@ use crate::{
 
 /// The longest time between two looks at the other daemons.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// A daemon without a session for so long has ended: one that only lost its connection is back sooner.
-const SESSION_GRACE: Duration = Duration::from_millis(500);
-/// After the own session was lost, the others have probably lost theirs too, and get so long to come back.
-const RETURN_GRACE: Duration = Duration::from_secs(3);
-
-/// A daemon without a session is dead only if its lease has not moved for so long either, which is renewed at
-/// least once a second.
-const SILENCE: Duration = Duration::from_millis(1_500);
 /// How soon a session that could not be opened is tried again: the others wait for it.
 const SESSION_BACKOFF: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_millis(500));
 /// For how long other daemons may keep this one from changing anything before an operator hears of it.
@@ -55,10 +47,7 @@ const LEASE: &str = "lease";
 pub(crate) struct LeaseActor {
     links: Links,
     tenure: Tenure,
-    /// Since when the session has stood.
-    session_since: Option<Instant>,
-    /// The session was lost once.
-    has_lost_session: bool,
+    has_session: bool,
     sightings: Sightings,
     /// Given up, and not yet given back.
     leaving: Partitions,
@@ -120,8 +109,7 @@ impl LeaseActor {
         let job = |name| DatabaseJob::new(name, &links.health);
         Self {
             tenure: links.current.get(),
-            session_since: None,
-            has_lost_session: false,
+            has_session: false,
             sightings: Sightings::default(),
             leaving: Partitions::NONE,
             giving: Partitions::NONE,
@@ -193,7 +181,7 @@ impl LeaseActor {
             self.looks_again = true;
         } else if changes != self.changes {
             self.look(context);
-        } else if self.session_since.is_some() {
+        } else if self.has_session {
             self.act(sighting, dead, context);
         } else {
             // The others may be about to declare this daemon dead.
@@ -203,7 +191,7 @@ impl LeaseActor {
 
     /// Without a session the others do not wait for the lease to run out.
     fn renewed(&mut self, holds_until: Instant) {
-        let had_run_out = self.session_since.is_some() && self.tenure.renew(holds_until);
+        let had_run_out = self.has_session && self.tenure.renew(holds_until);
         if self.tenure.holds() {
             self.links.health.database_answers(LEASE);
         }
@@ -262,22 +250,14 @@ impl LeaseActor {
         }
     }
 
-    /// Those whose process has ended, and those that have been silent for too long. After the database was
-    /// away all seem to be so, and get time to come back: that of a lease to renew theirs.
+    /// Those whose process has ended, and those that have been silent for too long.
     fn find_dead(&mut self, sighting: &Sighting) -> Vec<SeenDaemon> {
         let me = self.tenure.daemon();
-        let others: Vec<SeenDaemon> =
+        let mut others: Vec<SeenDaemon> =
             sighting.daemons.iter().filter(|daemon| daemon.id != me).copied().collect();
         self.sightings.look(&others, Instant::now());
-        let connected = self.session_since.map_or(Duration::ZERO, |since| since.elapsed());
-        let has_returned = !self.has_lost_session || connected >= RETURN_GRACE;
-        let is_dead = |daemon: &SeenDaemon| {
-            self.sightings.missing_for(daemon.id) >= Some(SESSION_GRACE)
-                && self.sightings.silent_for(daemon.id) >= SILENCE
-                && has_returned
-                || self.sightings.silent_for(daemon.id) >= self.links.lease && connected >= self.links.lease
-        };
-        others.iter().filter(|daemon| is_dead(daemon)).copied().collect()
+        others.retain(|daemon| self.sightings.is_dead(daemon.id, self.links.lease));
+        others
     }
 
     /// Changes one thing in the database.
@@ -377,7 +357,7 @@ impl LeaseActor {
         self.links.current.set(tenure.clone());
         self.tenure = tenure;
         (self.leaving, self.giving) = (Partitions::NONE, Partitions::NONE);
-        self.session_since = None;
+        self.has_session = false;
         self.links.queue.send(Stop);
         self.links.flag.send(Stop);
         self.links.events.iter().for_each(|actor| actor.send(Stop));

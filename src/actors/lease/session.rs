@@ -5,7 +5,10 @@ use std::time::Instant;
 use actix::{ActorFutureExt, AsyncContext, Context, WrapFuture};
 use outhook_core::identity::DaemonId;
 
-use super::{LeaseActor, SESSION_GRACE};
+use super::{
+    LeaseActor,
+    sightings::{SESSION_GRACE, Sightings},
+};
 use crate::{
     messages::settled::DueAt,
     store::{News, Session, now},
@@ -24,7 +27,7 @@ impl LeaseActor {
                 match opened {
                     _ if daemon != actor.tenure.daemon() => {}
                     Some(session) => {
-                        actor.session_since = Some(Instant::now());
+                        actor.has_session = true;
                         // What was put into the inbox before is found by looking now.
                         actor.heard(News::Inbox, context);
                         actor.heard(News::Daemons, context);
@@ -54,8 +57,8 @@ impl LeaseActor {
             }
             Err(error) => {
                 log::debug!("the session of daemon {daemon}: {error}");
-                actor.session_since = None;
-                actor.has_lost_session = true;
+                actor.has_session = false;
+                actor.sightings = Sightings::after_loss();
                 actor.tenure.holds_no_longer_than(Instant::now() + SESSION_GRACE / 2);
                 actor.open_session(context);
             }
