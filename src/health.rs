@@ -29,6 +29,27 @@ struct Inner {
     broker: Part,
     is_draining: AtomicBool,
     mailboxes: Mutex<Vec<Arc<MailboxStats>>>,
+    pulses: Mutex<BTreeMap<String, Pulse>>,
+}
+
+/// What shows that an actor does its work. It beats whenever some is done and whenever there is none to do.
+#[derive(Clone)]
+pub(crate) struct Pulse {
+    last_beat: Arc<Mutex<Instant>>,
+    without: &'static str,
+}
+
+impl Pulse {
+    /// Work has been done, or there is none.
+    pub(crate) fn beat(&self) {
+        *self.last_beat.lock() = Instant::now();
+    }
+
+    fn fault(&self, actor: &str) -> Option<String> {
+        let silent_for = self.last_beat.lock().elapsed();
+        (silent_for >= STALL)
+            .then(|| format!("actor {actor}: {} for {} s", self.without, silent_for.as_secs()))
+    }
 }
 
 /// A part outside the process, which several actors use: it is away for as long as one of them complains.
@@ -184,6 +205,13 @@ impl Health {
         self.inner.mailboxes.lock().clone()
     }
 
+    /// The pulse of a new generation of an actor; `without` says what it has not done if that stops.
+    pub(crate) fn pulse(&self, actor: String, without: &'static str) -> Pulse {
+        let pulse = Pulse { last_beat: Arc::new(Mutex::new(Instant::now())), without };
+        self.inner.pulses.lock().insert(actor, pulse.clone());
+        pulse
+    }
+
     /// What keeps the process from working, each named; empty if it is ready.
     pub(crate) fn faults(&self) -> Vec<String> {
         let mut faults: Vec<String> =
@@ -199,6 +227,7 @@ impl Health {
                 faults.push(format!("actor {name}: has handled none of {depth} messages for {seconds} s"));
             }
         }
+        faults.extend(self.inner.pulses.lock().iter().filter_map(|(actor, pulse)| pulse.fault(actor)));
         if self.is_draining() {
             faults.push("outhook: draining".into());
         }
@@ -238,6 +267,19 @@ mod tests {
         health.inner.database.state.lock().under_way.insert(0, ("settle", began));
         assert_eq!(health.faults(), ["database: job settle has not ended for 10 s"]);
         drop(running);
+        assert!(health.faults().is_empty());
+    }
+
+    #[test]
+    fn an_actor_whose_pulse_stops_is_named_until_it_beats() {
+        let health = Health::default();
+        health.database_answers("reader");
+        health.broker_answers();
+        let pulse = health.pulse("event-0".into(), "has begun no call");
+        assert!(health.faults().is_empty());
+        *pulse.last_beat.lock() = Instant::now().checked_sub(STALL).expect("a time before");
+        assert_eq!(health.faults(), ["actor event-0: has begun no call for 10 s"]);
+        pulse.beat();
         assert!(health.faults().is_empty());
     }
 }

@@ -32,6 +32,7 @@ mod outcomes;
 mod panics;
 mod poison;
 mod processed;
+mod progress;
 mod proxy;
 mod reconnect;
 mod reload;

@@ -208,6 +208,11 @@ impl Lanes {
         Offered::Held { evicted }
     }
 
+    /// Whether an event may begin: after [`Lanes::next_event`] has given all out, none may.
+    pub fn has_ready_event(&self) -> bool {
+        self.open() < self.limits.open_total && self.event_turns.has_next(self.failing_spare() > 0)
+    }
+
     /// The next event whose calls may begin; answer with [`Lanes::opened`].
     pub fn next_event(&mut self) -> Option<EventId> {
         while self.open() < self.limits.open_total {

@@ -7,6 +7,7 @@
 mod begin;
 mod calls;
 mod gates;
+mod progress;
 mod rows;
 
 use std::{
@@ -25,7 +26,7 @@ use outhook_core::{
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
-use self::{calls::RunningCall, gates::HeldBack};
+use self::{calls::RunningCall, gates::HeldBack, progress::Progress};
 use super::{flag::FlagActor, queue::QueueActor, reply::ReplyActor, service_call::CallTools};
 use crate::{
     blame::Blame,
@@ -75,6 +76,7 @@ pub(crate) struct EventActor {
     /// The last events whose turn ended, so that one that was read before is not run again as it was then.
     recent: Recent<Instant>,
     phase: Phase,
+    progress: Progress,
     awaits_permit: bool,
     awaits_patient: bool,
     awaits_files: bool,
@@ -125,6 +127,7 @@ impl EventActor {
         links: Links,
     ) -> Self {
         let takes_over = tools.directory.health().database_job("take-over");
+        let progress = Progress::new(shard, tools.directory.health());
         Self {
             shard,
             lanes: Lanes::new(limits()),
@@ -145,6 +148,7 @@ impl EventActor {
             leaving: Partitions::NONE,
             recent: Recent::new(RECENT_MAX),
             phase: Phase::TakingOver(takes_over),
+            progress,
             awaits_permit: false,
             awaits_patient: false,
             awaits_files: false,
@@ -217,6 +221,7 @@ impl Actor for EventActor {
         self.report();
         self.take_over(context);
         Self::tidy_regularly(context);
+        self.check_progress_regularly(context);
     }
 }
 
@@ -268,6 +273,7 @@ impl Handler<LanesRead> for EventActor {
         if !self.is_working() {
             return;
         }
+        self.progress.moved();
         for page in pages {
             let tickets: Vec<Ticket> = page.events.iter().map(InboxEvent::ticket).collect();
             let (bot, conversation) = (page.want.bot, page.want.conversation);
@@ -285,6 +291,7 @@ impl Handler<BotsRead> for EventActor {
         if !self.is_working() {
             return;
         }
+        self.progress.moved();
         let mine = self.tenure.partitions();
         // A bot that is being given up takes nothing more in.
         for page in pages.into_iter().filter(|page| mine.hold(page.bot)) {

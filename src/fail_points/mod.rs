@@ -36,6 +36,12 @@ pub(crate) fn is_unanswered(_step: Step) -> bool {
     false
 }
 
+/// Whether something gets lost here without a trace: `lost-lookup=1*return`.
+pub(crate) fn is_lost(_what: &str) -> bool {
+    fail::fail_point!(&format!("lost-{_what}"), |_| true);
+    false
+}
+
 /// A place in an actor, which can be told to `panic`.
 pub(crate) fn place(_name: &str) {
     fail::fail_point!(_name);

@@ -63,6 +63,7 @@ impl EventActor {
         };
         let call = RunningCall { bot, task: assignment.spawn() };
         self.calls.insert((event, service), call);
+        self.progress.moved();
     }
 
     fn await_files(&mut self, context: &mut Context<Self>) {

@@ -124,6 +124,9 @@ impl QueueActor {
     }
 
     pub(super) fn begin(&mut self, kind: Kind, context: &mut Context<Self>) {
+        if kind == Kind::Due {
+            self.pulse.beat();
+        }
         let line = self.lines.of(kind);
         (line.is_at_rest, line.last) = (false, (kind, Instant::now()));
         match kind {

@@ -35,7 +35,12 @@ impl QueueActor {
     pub(super) fn look_regularly(context: &mut Context<Self>) {
         context.run_later(LOOK_EVERY, |actor, context| {
             fail_points::place("QueueActor.timer");
-            actor.look(context);
+            if !actor.room.is_free() {
+                actor.pulse.beat();
+            }
+            if !fail_points::is_lost("look") {
+                actor.look(context);
+            }
             Self::look_regularly(context);
         });
     }
