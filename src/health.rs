@@ -32,7 +32,7 @@ struct Inner {
     pulses: Mutex<BTreeMap<String, Pulse>>,
 }
 
-/// What shows that an actor does its work. It beats whenever some is done and whenever there is none to do.
+/// Heartbeat of an actor: beats on progress and when idle.
 #[derive(Clone)]
 pub(crate) struct Pulse {
     last_beat: Arc<Mutex<Instant>>,
@@ -40,9 +40,14 @@ pub(crate) struct Pulse {
 }
 
 impl Pulse {
-    /// Work has been done, or there is none.
+    /// The actor has made progress, or is idle.
     pub(crate) fn beat(&self) {
-        *self.last_beat.lock() = Instant::now();
+        self.beat_at(Instant::now());
+    }
+
+    /// The actor made no progress after this time.
+    pub(crate) fn beat_at(&self, time: Instant) {
+        *self.last_beat.lock() = time;
     }
 
     fn fault(&self, actor: &str) -> Option<String> {
@@ -205,7 +210,7 @@ impl Health {
         self.inner.mailboxes.lock().clone()
     }
 
-    /// The pulse of a new generation of an actor; `without` says what it has not done if that stops.
+    /// The pulse of a new generation of an actor; `without` says what it has not done once the pulse stops.
     pub(crate) fn pulse(&self, actor: String, without: &'static str) -> Pulse {
         let pulse = Pulse { last_beat: Arc::new(Mutex::new(Instant::now())), without };
         self.inner.pulses.lock().insert(actor, pulse.clone());
@@ -227,8 +232,9 @@ impl Health {
                 faults.push(format!("actor {name}: has handled none of {depth} messages for {seconds} s"));
             }
         }
-        faults.extend(self.inner.pulses.lock().iter().filter_map(|(actor, pulse)| pulse.fault(actor)));
-        if self.is_draining() {
+        if !self.is_draining() {
+            faults.extend(self.inner.pulses.lock().iter().filter_map(|(actor, pulse)| pulse.fault(actor)));
+        } else {
             faults.push("outhook: draining".into());
         }
         faults
@@ -271,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn an_actor_whose_pulse_stops_is_named_until_it_beats() {
+    fn an_actor_without_pulse_is_named() {
         let health = Health::default();
         health.database_answers("reader");
         health.broker_answers();

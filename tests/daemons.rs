@@ -350,7 +350,7 @@ async fn a_database_that_restarts_makes_daemons_neither_bury_each_other_nor_repe
     daemons[1].signal("STOP").await;
     tokio::time::sleep(LEASE).await;
     postgres.start_again().await;
-    daemons[0].ready().await;
+    daemons[0].wait_for_log("the lease holds again").await;
     tokio::time::sleep(LEASE / 4).await;
     daemons[1].signal("CONT").await;
     let db = Db::of(&fleet.config).await;

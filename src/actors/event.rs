@@ -273,7 +273,6 @@ impl Handler<LanesRead> for EventActor {
         if !self.is_working() {
             return;
         }
-        self.progress.moved();
         for page in pages {
             let tickets: Vec<Ticket> = page.events.iter().map(InboxEvent::ticket).collect();
             let (bot, conversation) = (page.want.bot, page.want.conversation);
@@ -291,7 +290,6 @@ impl Handler<BotsRead> for EventActor {
         if !self.is_working() {
             return;
         }
-        self.progress.moved();
         let mine = self.tenure.partitions();
         // A bot that is being given up takes nothing more in.
         for page in pages.into_iter().filter(|page| mine.hold(page.bot)) {

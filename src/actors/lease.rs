@@ -168,14 +168,17 @@ impl LeaseActor {
                 Some(_) if daemon != actor.tenure.daemon() => {}
                 Some(Some(sighting)) => actor.seen(&sighting, (began, changes), context),
                 Some(None) => actor.join_again(context),
-                None => actor.look(context),
+                None => {
+                    actor.sightings.lose_sight();
+                    actor.look(context);
+                }
             },
         );
     }
 
     fn seen(&mut self, sighting: &Sighting, (began, changes): (Instant, u64), context: &mut Context<Self>) {
         self.renewed(began + self.links.lease);
-        let dead = self.find_dead(sighting);
+        let dead = self.find_dead(sighting, began);
         if self.changing.is_under_way() {
             // What it leaves to do is seen afterwards.
             self.looks_again = true;
@@ -251,11 +254,11 @@ impl LeaseActor {
     }
 
     /// Those whose process has ended, and those that have been silent for too long.
-    fn find_dead(&mut self, sighting: &Sighting) -> Vec<SeenDaemon> {
+    fn find_dead(&mut self, sighting: &Sighting, began: Instant) -> Vec<SeenDaemon> {
         let me = self.tenure.daemon();
         let mut others: Vec<SeenDaemon> =
             sighting.daemons.iter().filter(|daemon| daemon.id != me).copied().collect();
-        self.sightings.look(&others, Instant::now());
+        self.sightings.look(&others, began);
         others.retain(|daemon| self.sightings.is_dead(daemon.id, self.links.lease));
         others
     }
@@ -358,6 +361,7 @@ impl LeaseActor {
         self.tenure = tenure;
         (self.leaving, self.giving) = (Partitions::NONE, Partitions::NONE);
         self.has_session = false;
+        self.sightings.lose_sight();
         self.links.queue.send(Stop);
         self.links.flag.send(Stop);
         self.links.events.iter().for_each(|actor| actor.send(Stop));

@@ -36,10 +36,17 @@ pub(crate) fn is_unanswered(_step: Step) -> bool {
     false
 }
 
-/// Whether something gets lost here without a trace: `lost-lookup=1*return`.
+/// Whether something is silently left out: `lost-look=4*return`.
 pub(crate) fn is_lost(_what: &str) -> bool {
     fail::fail_point!(&format!("lost-{_what}"), |_| true);
     false
+}
+
+/// Something that takes as many seconds as it is told to: `lost-lookup=12*return`.
+pub(crate) async fn hang(what: &str) {
+    while is_lost(what) {
+        tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+    }
 }
 
 /// A place in an actor, which can be told to `panic`.

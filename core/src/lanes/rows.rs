@@ -110,11 +110,6 @@ impl Lanes {
         wants
     }
 
-    /// Whether rows are wanted that have not come yet.
-    pub fn awaits_rows(&self) -> bool {
-        self.bots.values().any(|bot| bot.refilling || bot.lanes.values().any(|lane| lane.pulling))
-    }
-
     /// Whether bots whose last call failed wait to ask for rows that could begin: see
     /// [`Lanes::let_patient_ask`].
     pub fn has_patient(&self) -> bool {

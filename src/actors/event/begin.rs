@@ -24,11 +24,13 @@ impl EventActor {
     pub(super) fn begin(&mut self, event: EventId, context: &mut Context<Self>) {
         let Some(held) = self.events.get(&event) else { return };
         let bot = held.event.key.bot;
-        self.progress.lookup_began();
+        let lookup = self.progress.begin_lookup();
         let directory = self.tools.directory.clone();
         let (held, tools) = (Arc::clone(&held.event), Rc::clone(&self.tools));
         let find = async move {
             let found = directory.find(bot).await;
+            fail_points::hang("lookup").await;
+            drop(lookup);
             let is_poison = match &found {
                 Ok(bot) if held.is_suspect => {
                     let part = Part::Requests { payload: held.payload.clone() };
@@ -39,10 +41,6 @@ impl EventActor {
             (found, is_poison)
         };
         context.spawn(find.into_actor(self).map(move |(found, is_poison), actor, context| {
-            if fail_points::is_lost("lookup") {
-                return;
-            }
-            actor.progress.lookup_ended();
             actor.open(event, found, is_poison, context);
         }));
     }

@@ -5,10 +5,7 @@ use std::time::Instant;
 use actix::{ActorFutureExt, AsyncContext, Context, WrapFuture};
 use outhook_core::identity::DaemonId;
 
-use super::{
-    LeaseActor,
-    sightings::{SESSION_GRACE, Sightings},
-};
+use super::{LeaseActor, sightings::SESSION_GRACE};
 use crate::{
     messages::settled::DueAt,
     store::{News, Session, now},
@@ -58,7 +55,7 @@ impl LeaseActor {
             Err(error) => {
                 log::debug!("the session of daemon {daemon}: {error}");
                 actor.has_session = false;
-                actor.sightings = Sightings::after_loss();
+                actor.sightings.lose_sight();
                 actor.tenure.holds_no_longer_than(Instant::now() + SESSION_GRACE / 2);
                 actor.open_session(context);
             }

@@ -15,22 +15,30 @@ use crate::store::SeenDaemon;
 
 /// The most that the time between two looks counts.
 const GAP_MAX: Duration = LOOK_EVERY.saturating_mul(2);
-/// A daemon without a session for so long has ended: one that only lost its connection is back sooner.
+/// A process that only lost its session is back within this time.
 pub(super) const SESSION_GRACE: Duration = Duration::from_millis(500);
-/// A daemon without a session is dead only if its lease has not moved for so long either, which is renewed at
-/// least once a second.
+/// A daemon without a session has also stopped to renew its lease if it is dead. It renews it once a second.
 const SILENCE: Duration = Duration::from_millis(1_500);
-/// After the own session was lost, the others have probably lost theirs too. They get this long to come back,
-/// from the first look that shows the database to answer again.
+/// After this daemon lost sight of the database, the others probably did too. They get this long to come back, from
+/// the first look that succeeds again.
 const RETURN_GRACE: Duration = Duration::from_secs(3);
 
 #[derive(Debug, Default)]
 pub(super) struct Sightings {
     daemons: HashMap<DaemonId, Seen>,
-    first_look: Option<Instant>,
     looked_at: Option<Instant>,
-    /// How long after the first look nobody is found dead for want of a session.
-    grace: Duration,
+    sight: Sight,
+}
+
+/// Whether this daemon has always seen the others.
+#[derive(Debug, Default, Clone, Copy)]
+enum Sight {
+    #[default]
+    Always,
+    /// It lost sight of the database at this time.
+    LostAt(Instant),
+    /// Its first look afterwards began at this time.
+    BackAt(Instant),
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -41,16 +49,21 @@ struct Seen {
 }
 
 impl Sightings {
-    /// For a daemon whose own session was lost and is back. What was seen before the loss counts no more.
-    pub(super) fn after_loss() -> Self {
-        Self { grace: RETURN_GRACE, ..Self::default() }
+    /// The own session was lost, or a look has failed.
+    pub(super) fn lose_sight(&mut self) {
+        self.sight = Sight::LostAt(Instant::now());
+        self.daemons.values_mut().for_each(|seen| seen.missing_since = None);
     }
 
-    /// Notes what a look has shown.
-    pub(super) fn look(&mut self, daemons: &[SeenDaemon], now: Instant) {
-        let gap = self.looked_at.map_or(Duration::ZERO, |at| now.duration_since(at)).min(GAP_MAX);
-        self.first_look.get_or_insert(now);
-        self.looked_at = Some(now);
+    /// Notes what a look has shown that began at a time. A look that began before a loss shows what was before it.
+    pub(super) fn look(&mut self, daemons: &[SeenDaemon], began: Instant) {
+        match self.sight {
+            Sight::LostAt(lost_at) if began <= lost_at => return,
+            Sight::LostAt(_) => self.sight = Sight::BackAt(began),
+            Sight::Always | Sight::BackAt(_) => {}
+        }
+        let gap = self.looked_at.map_or(Duration::ZERO, |at| began.duration_since(at)).min(GAP_MAX);
+        self.looked_at = Some(began);
         let seen = daemons.iter().map(|daemon| {
             let before = self.daemons.get(&daemon.id);
             let unchanged = before.filter(|seen| seen.alive_until == daemon.alive_until);
@@ -58,7 +71,7 @@ impl Sightings {
             let seen = Seen {
                 alive_until: daemon.alive_until,
                 silent_for: unchanged.map_or(Duration::ZERO, |seen| seen.silent_for + gap),
-                missing_since: (!daemon.has_session).then(|| missing_since.unwrap_or(now)),
+                missing_since: (!daemon.has_session).then(|| missing_since.unwrap_or(began)),
             };
             (daemon.id, seen)
         });
@@ -67,13 +80,15 @@ impl Sightings {
 
     /// Whether the last look shows that a daemon's process has ended, or that it was silent for a whole lease.
     pub(super) fn is_dead(&self, daemon: DaemonId, lease: Duration) -> bool {
-        let Some(seen) = self.daemons.get(&daemon) else { return false };
-        let until_last_look =
-            |since: Option<Instant>| Some(self.looked_at?.saturating_duration_since(since?));
-        let has_ended = until_last_look(seen.missing_since) >= Some(SESSION_GRACE)
-            && seen.silent_for >= SILENCE
-            && until_last_look(self.first_look) >= Some(self.grace);
-        has_ended || seen.silent_for >= lease
+        let (Some(seen), Some(looked_at)) = (self.daemons.get(&daemon), self.looked_at) else { return false };
+        let since = |time: Instant| looked_at.saturating_duration_since(time);
+        let can_tell = match self.sight {
+            Sight::Always => true,
+            Sight::LostAt(_) => false,
+            Sight::BackAt(time) => since(time) >= RETURN_GRACE,
+        };
+        let has_ended = seen.missing_since.map(since) >= Some(SESSION_GRACE) && seen.silent_for >= SILENCE;
+        can_tell && (has_ended || seen.silent_for >= lease)
     }
 
     /// Whether some daemon has no session.
@@ -96,7 +111,7 @@ mod tests {
         SeenDaemon { has_session: false, ..daemon(alive_until) }
     }
 
-    /// How many looks, after the first, find the daemon dead.
+    /// How many looks follow the first until one finds the daemon dead.
     fn looks_until_dead(sightings: &mut Sightings, mut now: Instant, daemon: SeenDaemon) -> u32 {
         for looks in 0..100 {
             sightings.look(&[daemon], now);
@@ -109,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn a_daemon_that_renews_is_never_dead_whatever_its_clock_says() {
+    fn who_renews_is_alive_whatever_the_clock_says() {
         let (mut sightings, mut now) = (Sightings::default(), Instant::now());
         for alive_until in [1_000, 2_000, -500_000, 900_000, 3_000].repeat(8) {
             now += LOOK_EVERY;
@@ -119,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn a_database_that_stood_still_for_a_minute_makes_nobody_dead() {
+    fn a_database_that_stalls_kills_nobody() {
         let (mut sightings, now) = (Sightings::default(), Instant::now());
         sightings.look(&[daemon(1_000)], now);
         let looks = looks_until_dead(&mut sightings, now + Duration::from_secs(60), daemon(1_000));
@@ -127,14 +142,22 @@ mod tests {
     }
 
     #[test]
-    fn a_process_that_has_ended_is_found_dead_long_before_its_lease() {
+    fn an_ended_process_is_dead_before_its_lease() {
         let looks = looks_until_dead(&mut Sightings::default(), Instant::now(), without_session(1_000));
         assert_eq!(looks, 2);
     }
 
     #[test]
-    fn after_a_loss_the_others_get_time_from_the_first_look() {
-        let looks = looks_until_dead(&mut Sightings::after_loss(), Instant::now(), without_session(1_000));
-        assert_eq!(looks, 3);
+    fn after_a_loss_the_others_get_time() {
+        let mut sightings = Sightings::default();
+        let before = Instant::now();
+        sightings.look(&[daemon(1_000)], before);
+        sightings.lose_sight();
+        sightings.look(&[without_session(1_000)], before);
+        let back = Instant::now() + Duration::from_secs(60);
+        assert_eq!(looks_until_dead(&mut sightings, back, without_session(1_000)), 3);
+        sightings.lose_sight();
+        let back = back + Duration::from_secs(600);
+        assert_eq!(looks_until_dead(&mut sightings, back, without_session(1_000)), 3, "a second loss, too");
     }
 }

@@ -94,7 +94,8 @@ impl QueueActor {
         }
         // What needs both lines at rest must not wait for ever.
         if self.is_draining || !self.leaving.is_empty() || !self.shards_to_free.is_empty() {
-            return;
+            // It waits for jobs, which are watched themselves.
+            return self.pulse.beat();
         }
         if self.lines.storing.is_at_rest && self.may_store() {
             self.begin(Kind::Store, context);
@@ -105,6 +106,7 @@ impl QueueActor {
             self.begin(kind, context);
         }
         if !self.room.is_free() {
+            self.pulse.beat();
             self.await_room(context);
         }
     }
@@ -124,9 +126,6 @@ impl QueueActor {
     }
 
     pub(super) fn begin(&mut self, kind: Kind, context: &mut Context<Self>) {
-        if kind == Kind::Due {
-            self.pulse.beat();
-        }
         let line = self.lines.of(kind);
         (line.is_at_rest, line.last) = (false, (kind, Instant::now()));
         match kind {
@@ -162,6 +161,7 @@ impl QueueActor {
             self.lines.storing.job.rest();
         }
         if kind != Kind::Store {
+            self.pulse.beat();
             self.newcomers.forget();
         }
         self.begin_jobs(context);

@@ -35,9 +35,6 @@ impl QueueActor {
     pub(super) fn look_regularly(context: &mut Context<Self>) {
         context.run_later(LOOK_EVERY, |actor, context| {
             fail_points::place("QueueActor.timer");
-            if !actor.room.is_free() {
-                actor.pulse.beat();
-            }
             if !fail_points::is_lost("look") {
                 actor.look(context);
             }
