@@ -136,6 +136,14 @@ async fn missing_rights_end_the_start_with_their_grants() {
         (&["REVOKE INSERT ON outhook_event FROM ROLE"], "GRANT INSERT ON public.outhook_event"),
         (&["REVOKE UPDATE ON outhook_gate FROM ROLE"], "GRANT UPDATE ON public.outhook_gate"),
         (&["REVOKE ALL ON outhook_daemon FROM ROLE"], "GRANT DELETE ON public.outhook_daemon"),
+        (
+            &["REVOKE ALL ON ALL TABLES IN SCHEMA public FROM ROLE"],
+            "GRANT SELECT ON public.outhook_migration",
+        ),
+        (
+            &["REVOKE USAGE ON SCHEMA public FROM ROLE", "REVOKE USAGE ON SCHEMA public FROM PUBLIC"],
+            "GRANT USAGE ON SCHEMA public",
+        ),
     ] {
         let (config, _, role) = forbidden(statements).await;
         is_refused(&config, &[&format!("{grant} TO {role};")]).await;

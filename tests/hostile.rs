@@ -227,7 +227,7 @@ fn sockets(outhook: &Outhook) -> usize {
 fn config() -> Config {
     Config::sqlite()
         .set("retry.max_retries", "0")
-        .text("http.timeout", "5s")
+        .text("http.timeout", "8s")
         .set("http.max_response_bytes", &RESPONSE_BYTES_MAX.to_string())
         .set("actors.calls_per_bot", &CALLS_PER_BOT.to_string())
 }

@@ -117,13 +117,23 @@ impl Migrator {
 
     /// The names of the applied migrations. Not the library's list, which fails at one that it does not know.
     async fn applied(db: &DatabaseConnection) -> Result<Vec<String>, DbErr> {
-        if !SchemaManager::new(db).has_table(MIGRATION_TABLE).await? {
+        if !has_migration_table(db).await? {
             return Ok(Vec::new());
         }
         let sql = format!("SELECT version FROM {MIGRATION_TABLE} ORDER BY version");
         let rows = db.query_all_raw(Statement::from_string(db.get_database_backend(), sql)).await?;
         rows.iter().map(|row| row.try_get("", "version")).collect()
     }
+}
+
+/// The library asks the information schema, which hides tables that the role may not read.
+async fn has_migration_table(db: &DatabaseConnection) -> Result<bool, DbErr> {
+    if db.get_database_backend() != DbBackend::Postgres {
+        return SchemaManager::new(db).has_table(MIGRATION_TABLE).await;
+    }
+    let sql = format!("SELECT to_regclass('{MIGRATION_TABLE}') IS NOT NULL AS is_there");
+    let row = db.query_one_raw(Statement::from_string(DbBackend::Postgres, sql)).await?;
+    row.map_or(Ok(false), |row| row.try_get("", "is_there"))
 }
 
 fn names(migrator: Migrator) -> Vec<String> {

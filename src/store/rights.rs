@@ -115,7 +115,23 @@ const MISSING_CREATE: &str = "
     SELECT format('GRANT USAGE, CREATE ON SCHEMA %I TO %I;', current_schema(), current_user) AS statement
     WHERE NOT has_schema_privilege(current_schema(), 'CREATE')";
 
+/// The right to use the schemas of the search path, if the role may use none of them: it sees no table then.
+const MISSING_USAGE: &str = "
+    SELECT format('GRANT USAGE ON SCHEMA %I TO %I;', n.nspname, current_user) AS statement
+    FROM pg_namespace n
+    WHERE current_schema() IS NULL AND quote_ident(n.nspname) = ANY (string_to_array(
+        replace(current_setting('search_path'), '\"$user\"', quote_ident(current_user)), ', '))";
+
 impl Store {
+    /// Checks that the role sees the tables that there are.
+    ///
+    /// # Errors
+    /// [`OpenError::Unusable`] with the statements that grant what is missing.
+    pub(crate) async fn require_schema(&self) -> Result<(), OpenError> {
+        let grants = self.grants(MISSING_USAGE, []).await?;
+        if grants.is_empty() { Ok(()) } else { Err(OpenError::Unusable(lacks(&grants))) }
+    }
+
     /// Checks that the role may do what outhook does all the time.
     ///
     /// # Errors

@@ -64,7 +64,13 @@ impl Store {
     /// # Errors
     /// As [`Store::prepare_tables`].
     pub(crate) async fn pending_migrations(&self, config: &database::Database) -> Result<Pending, OpenError> {
-        let status = self.status(migrator(config)).await?;
+        self.require_schema().await?;
+        let status = match self.status(migrator(config)).await {
+            Err(error) if error.is_missing_right() => {
+                return Err(self.explain_missing_rights(error).await.into());
+            }
+            status => status?,
+        };
         if let Some(newer) = status.unknown.first() {
             return Err(OpenError::Unusable(format!(
                 "a newer version of outhook has upgraded {} (outhook {} does not know {newer}): install that \
