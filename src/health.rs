@@ -5,7 +5,7 @@ use std::{
     fmt,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicBool, Ordering::Relaxed},
     },
     time::{Duration, Instant},
 };
@@ -61,7 +61,7 @@ impl Pulse {
 #[derive(Default)]
 struct Part {
     state: Mutex<State>,
-    jobs: AtomicU64,
+    jobs: UnderWay,
 }
 
 #[derive(Default)]
@@ -69,8 +69,6 @@ struct State {
     has_answered: bool,
     /// By who complains, or about what.
     complaints: BTreeMap<&'static str, Complaint>,
-    /// What is asked of the part now, since when, by the number of the job.
-    under_way: BTreeMap<u64, (&'static str, Instant)>,
 }
 
 struct Complaint {
@@ -79,16 +77,44 @@ struct Complaint {
     is_orphan: bool,
 }
 
+/// Jobs under way, each since it began. Cheap to clone.
+#[derive(Clone, Default)]
+pub(crate) struct UnderWay {
+    jobs: Arc<Mutex<Jobs>>,
+}
+
+#[derive(Default)]
+struct Jobs {
+    next: u64,
+    /// By the numbers of the jobs, which rise with time.
+    began: BTreeMap<u64, (&'static str, Instant)>,
+}
+
+impl UnderWay {
+    /// A job of this name is under way, until what this returns is dropped.
+    pub(crate) fn begin(&self, name: &'static str) -> Running {
+        let mut jobs = self.jobs.lock();
+        let number = jobs.next;
+        jobs.next += 1;
+        jobs.began.insert(number, (name, Instant::now()));
+        Running { under_way: self.clone(), number }
+    }
+
+    /// The job that began first, with its name.
+    pub(crate) fn oldest(&self) -> Option<(&'static str, Instant)> {
+        self.jobs.lock().began.values().next().copied()
+    }
+}
+
 /// A job under way, until dropped.
 pub(crate) struct Running {
-    health: Health,
-    part: fn(&Health) -> &Part,
+    under_way: UnderWay,
     number: u64,
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
-        (self.part)(&self.health).state.lock().under_way.remove(&self.number);
+        self.under_way.jobs.lock().began.remove(&self.number);
     }
 }
 
@@ -117,15 +143,9 @@ impl Part {
         }
     }
 
-    fn begin(&self, name: &'static str) -> u64 {
-        let number = self.jobs.fetch_add(1, Relaxed);
-        self.state.lock().under_way.insert(number, (name, Instant::now()));
-        number
-    }
-
     fn fault(&self, part: &str) -> Option<String> {
         let state = self.state.lock();
-        let stalled = state.under_way.values().find(|(_, since)| since.elapsed() >= STALL);
+        let stalled = self.jobs.oldest().filter(|(_, since)| since.elapsed() >= STALL);
         match (state.complaints.values().next(), stalled) {
             (Some(complaint), _) => Some(format!("{part}: {}", complaint.reason)),
             (None, Some((name, since))) => {
@@ -157,8 +177,7 @@ impl Health {
 
     /// Something is asked of the database, until what this returns is dropped.
     pub(crate) fn database_job(&self, name: &'static str) -> Running {
-        let number = self.inner.database.begin(name);
-        Running { health: self.clone(), part: |health| &health.inner.database, number }
+        self.inner.database.jobs.begin(name)
     }
 
     /// `whom` is gone. What it complained of stands until anybody is answered.
@@ -232,10 +251,10 @@ impl Health {
                 faults.push(format!("actor {name}: has handled none of {depth} messages for {seconds} s"));
             }
         }
-        if !self.is_draining() {
-            faults.extend(self.inner.pulses.lock().iter().filter_map(|(actor, pulse)| pulse.fault(actor)));
-        } else {
+        if self.is_draining() {
             faults.push("outhook: draining".into());
+        } else {
+            faults.extend(self.inner.pulses.lock().iter().filter_map(|(actor, pulse)| pulse.fault(actor)));
         }
         faults
     }
@@ -270,7 +289,7 @@ mod tests {
         let running = health.database_job("settle");
         assert!(health.faults().is_empty());
         let began = Instant::now().checked_sub(STALL).expect("a time before");
-        health.inner.database.state.lock().under_way.insert(0, ("settle", began));
+        health.inner.database.jobs.jobs.lock().began.insert(0, ("settle", began));
         assert_eq!(health.faults(), ["database: job settle has not ended for 10 s"]);
         drop(running);
         assert!(health.faults().is_empty());

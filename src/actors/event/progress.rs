@@ -1,53 +1,31 @@
 //! Detects events that are ready but never called. Health already watches database jobs and mailboxes.
 
-use std::{
-    cell::RefCell,
-    collections::BTreeMap,
-    rc::Rc,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use actix::{AsyncContext, Context};
 
 use super::EventActor;
-use crate::health::{Health, Pulse};
+use crate::health::{Health, Pulse, Running, UnderWay};
 
 const CHECK_EVERY: Duration = Duration::from_secs(1);
 
 /// See the module.
 pub(super) struct Progress {
     pulse: Pulse,
-    lookups: Lookups,
-    last_lookup: u64,
+    /// Lookups of bots.
+    lookups: UnderWay,
     /// Since when an event could begin that does not.
     ready_since: Option<Instant>,
-}
-
-/// When each lookup of a bot began that has not ended.
-type Lookups = Rc<RefCell<BTreeMap<u64, Instant>>>;
-
-/// A lookup of a bot, until dropped.
-pub(super) struct Lookup {
-    lookups: Lookups,
-    number: u64,
-}
-
-impl Drop for Lookup {
-    fn drop(&mut self) {
-        self.lookups.borrow_mut().remove(&self.number);
-    }
 }
 
 impl Progress {
     pub(super) fn new(shard: usize, health: &Health) -> Self {
         let pulse = health.pulse(format!("event-{shard}"), "has ready events but has begun no call");
-        Self { pulse, lookups: Lookups::default(), last_lookup: 0, ready_since: None }
+        Self { pulse, lookups: UnderWay::default(), ready_since: None }
     }
 
-    pub(super) fn begin_lookup(&mut self) -> Lookup {
-        self.last_lookup += 1;
-        self.lookups.borrow_mut().insert(self.last_lookup, Instant::now());
-        Lookup { lookups: Rc::clone(&self.lookups), number: self.last_lookup }
+    pub(super) fn begin_lookup(&self) -> Running {
+        self.lookups.begin("lookup")
     }
 
     /// A call has begun.
@@ -58,8 +36,7 @@ impl Progress {
     fn check(&mut self, is_ready: bool) {
         let now = Instant::now();
         self.ready_since = is_ready.then(|| self.ready_since.unwrap_or(now));
-        // Numbers rise with time.
-        let oldest_lookup = self.lookups.borrow().values().next().copied();
+        let oldest_lookup = self.lookups.oldest().map(|(_, began)| began);
         self.pulse.beat_at(self.ready_since.into_iter().chain(oldest_lookup).min().unwrap_or(now));
     }
 }
