@@ -128,8 +128,7 @@ impl Store {
     /// # Errors
     /// [`OpenError::Unusable`] with the statements that grant what is missing.
     pub(crate) async fn require_schema(&self) -> Result<(), OpenError> {
-        let grants = self.grants(MISSING_USAGE, []).await?;
-        if grants.is_empty() { Ok(()) } else { Err(OpenError::Unusable(lacks(&grants))) }
+        require(&self.grants(MISSING_USAGE, []).await?)
     }
 
     /// Checks that the role may do what outhook does all the time.
@@ -137,8 +136,7 @@ impl Store {
     /// # Errors
     /// [`OpenError::Unusable`] with the statements that grant what is missing.
     pub(crate) async fn require_rights(&self) -> Result<(), OpenError> {
-        let grants = self.all_missing_grants().await?;
-        if grants.is_empty() { Ok(()) } else { Err(OpenError::Unusable(lacks(&grants))) }
+        require(&self.all_missing_grants().await?)
     }
 
     /// What it means that the role may not delete what is kept no longer, if it may not.
@@ -197,6 +195,10 @@ impl Store {
         let rows = self.db().query_all_raw(statement(DbBackend::Postgres, sql, values)).await?;
         Ok(rows.iter().map(|row| row.try_get("", "statement")).collect::<Result<_, _>>()?)
     }
+}
+
+fn require(missing: &[String]) -> Result<(), OpenError> {
+    if missing.is_empty() { Ok(()) } else { Err(OpenError::Unusable(lacks(missing))) }
 }
 
 fn lacks(grants: &[String]) -> String {

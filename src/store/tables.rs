@@ -64,13 +64,10 @@ impl Store {
     /// # Errors
     /// As [`Store::prepare_tables`].
     pub(crate) async fn pending_migrations(&self, config: &database::Database) -> Result<Pending, OpenError> {
-        self.require_schema().await?;
-        let status = match self.status(migrator(config)).await {
-            Err(error) if error.is_missing_right() => {
-                return Err(self.explain_missing_rights(error).await.into());
-            }
-            status => status?,
-        };
+        let status = self.status(migrator(config)).await?;
+        if status.is_new {
+            self.require_schema().await?;
+        }
         if let Some(newer) = status.unknown.first() {
             return Err(OpenError::Unusable(format!(
                 "a newer version of outhook has upgraded {} (outhook {} does not know {newer}): install that \
@@ -99,7 +96,11 @@ impl Store {
     async fn status(&self, migrator: Migrator) -> Result<Status, StoreError> {
         let deadline = self.db().deadline();
         let look = self.on_orm(async move |db| migrator.status(db).await);
-        tokio::time::timeout(deadline, look).await.unwrap_or_else(|_| Err(late(deadline).into()))
+        match tokio::time::timeout(deadline, look).await {
+            Ok(Err(error)) if error.is_missing_right() => Err(self.explain_missing_rights(error).await),
+            Ok(status) => status,
+            Err(_) => Err(late(deadline).into()),
+        }
     }
 
     pub(super) async fn on_orm<T>(
