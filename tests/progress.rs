@@ -45,9 +45,7 @@ async fn an_inbox_nobody_looks_at_is_noticed() {
 #[tokio::test(flavor = "multi_thread")]
 async fn calls_at_their_limit_are_no_fault() {
     let gate = Gate::new();
-    let held = gate.clone();
-    let endpoint =
-        Endpoint::start(move |_, _| Answer::Gated(held.clone(), Box::new(Answer::Json(json!({}))))).await;
+    let endpoint = gated_endpoint(&gate).await;
     let config = Config::sqlite().set("http.max_calls", "2").set("http.timeout", "\"60s\"");
     let scene = Scene::start(Inlet::Stored, config).await;
     let bots =
@@ -55,11 +53,7 @@ async fn calls_at_their_limit_are_no_fault() {
     let events: Vec<_> = (1..=8_i64).map(|n| direct_event(bots[n as usize % 2], n, n, "x")).collect();
     scene.send(&events).await;
     endpoint.wait_for(2).await;
-    // Longer than what counts as a standstill.
-    for _ in 0..120 {
-        assert_eq!(scene.outhook.get("/health/ready").await.0, 200);
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
+    scene.outhook.stays_ready().await;
     gate.open();
     scene.finished(8).await;
 }

@@ -42,7 +42,7 @@ pub(crate) fn is_lost(_what: &str) -> bool {
     false
 }
 
-/// Something that takes as many seconds as it is told to: `lost-lookup=12*return`.
+/// Hangs for a number of seconds: `lost-lookup=12*return`.
 pub(crate) async fn hang(what: &str) {
     while is_lost(what) {
         tokio::time::sleep(std::time::Duration::from_secs(1)).await;

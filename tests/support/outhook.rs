@@ -86,9 +86,18 @@ impl Outhook {
     /// Checks that it is not ready at any of many looks over some seconds: readiness that comes and goes tells
     /// nobody anything.
     pub async fn stays_unready(&self) {
-        for _ in 0..60 {
+        self.readiness_stays(503, 60).await;
+    }
+
+    /// Checks that it is ready at each of many looks, for longer than what counts as a standstill (10 s).
+    pub async fn stays_ready(&self) {
+        self.readiness_stays(200, 120).await;
+    }
+
+    async fn readiness_stays(&self, expected: u16, looks: usize) {
+        for _ in 0..looks {
             let (status, body) = self.get("/health/ready").await;
-            assert_eq!(status, 503, "{body}");
+            assert_eq!(status, expected, "{body}");
             tokio::time::sleep(std::time::Duration::from_millis(100)).await;
         }
     }

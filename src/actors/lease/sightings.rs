@@ -17,7 +17,7 @@ use crate::store::SeenDaemon;
 const GAP_MAX: Duration = LOOK_EVERY.saturating_mul(2);
 /// A process that only lost its session is back within this time.
 pub(super) const SESSION_GRACE: Duration = Duration::from_millis(500);
-/// A daemon without a session has also stopped to renew its lease if it is dead. It renews it once a second.
+/// A daemon without a session has also stopped renewing its lease if it is dead. It renews it once a second.
 const SILENCE: Duration = Duration::from_millis(1_500);
 /// After this daemon lost sight of the database, the others probably did too. They get this long to come back, from
 /// the first look that succeeds again.
